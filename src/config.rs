@@ -1,0 +1,620 @@
+//! `config.toml` → one [`Config`], every value checked.
+//!
+//! [`Config::parse`] reports *all* mistakes of a file at once, each with its key, its
+//! line and what would be right; nothing else in the program checks a setting again.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use toml::Spanned;
+
+use crate::db;
+
+/// Where `serve` looks without `--config`, in this order.
+pub const DEFAULT_PATHS: [&str; 2] = ["config.toml", "/etc/session-file-server/config.toml"];
+
+const DEFAULT_LISTEN: &str = "127.0.0.1:8000";
+/// The web server in front is in the socket's group; nobody else has business there.
+const DEFAULT_SOCKET_MODE: u32 = 0o660;
+/// Workers wait for the database, not for the processor: a few per core.
+const DEFAULT_WORKERS: usize = 8;
+const DEFAULT_DATABASE_URL: &str = "host=/run/postgresql dbname=sessionfiles";
+/// What Session's clients take to be the largest file: 10,000,000 bytes, encrypted and
+/// padded, with room to spare.
+const DEFAULT_MAX_SIZE: usize = 10_223_616;
+const DEFAULT_EXPIRY: Duration = Duration::from_secs(3 * WEEK);
+const DEFAULT_CLEANUP_INTERVAL: Duration = Duration::from_secs(15);
+
+const DAY: u64 = 24 * 60 * 60;
+const WEEK: u64 = 7 * DAY;
+/// Far beyond any use, and far below where PostgreSQL's timestamps end.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * DAY);
+
+/// Files are held in memory whole while they are received and sent.
+const MAX_SIZES: RangeInclusive<i64> = 1..=256 * 1024 * 1024;
+const WORKERS: RangeInclusive<i64> = 1..=256;
+/// 33 random bits remain below the longest prefix: enough for 25 tries to find a free one.
+const MAX_PREFIX_BITS: usize = 20;
+/// A Unix socket's address holds 108 bytes with its final zero (`man 7 unix`).
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Everything that an operator can set.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `listen`: where requests come in.
+    pub listen: Listen,
+    /// `socket_mode`: permissions of a Unix socket's file.
+    pub socket_mode: u32,
+    /// `workers`: threads that answer requests, each with a database connection.
+    pub workers: usize,
+    /// `log_level`
+    pub log_level: log::LevelFilter,
+    /// `database.url`
+    pub database: db::Settings,
+    /// The table `files`.
+    pub files: Files,
+}
+
+/// The table `files` of the configuration.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// `files.max_size`: the largest file, bytes.
+    pub max_size: usize,
+    /// `files.expiry`: how long a file lives.
+    pub expiry: Duration,
+    /// `files.max_ttl`: the most that `X-FS-TTL` may ask for; `None` ignores the header.
+    pub max_ttl: Option<Duration>,
+    /// `files.numeric_ids`: random decimal ids instead of content ids.
+    pub numeric_ids: bool,
+    /// `files.numeric_id_prefix`: the leading bits of every numeric id.
+    pub numeric_id_prefix: Vec<bool>,
+    /// `files.cleanup_interval`: the pause between two deletions of expired files.
+    pub cleanup_interval: Duration,
+}
+
+/// Where the server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// `host:port`, resolved when the server starts.
+    Tcp(String),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listen::Tcp(address) => f.write_str(address),
+            Listen::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        // The empty file has no mistakes: every key has a default that its own check admits.
+        Config::parse("", Path::new("config.toml")).expect("the defaults are valid")
+    }
+}
+
+impl Config {
+    /// Reads the file at `path`, or the first of [`DEFAULT_PATHS`] that exists, or none.
+    ///
+    /// # Errors
+    /// A text for the operator, one line per mistake.
+    pub fn load(path: Option<&Path>) -> Result<Config, String> {
+        let path = match path {
+            Some(path) => path.to_path_buf(),
+            None => match DEFAULT_PATHS.iter().find(|path| Path::new(path).exists()) {
+                Some(path) => PathBuf::from(path),
+                None => return Ok(Config::default()),
+            },
+        };
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
+        let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
+        Config::parse(&text, &absolute).map_err(|mistakes| {
+            let lines: Vec<String> = mistakes
+                .iter()
+                .map(|mistake| format!("{}:{mistake}", path.display()))
+                .collect();
+            lines.join("\n")
+        })
+    }
+
+    /// Reads the text of a configuration file; relative paths in it start at the folder
+    /// of `path`.
+    ///
+    /// # Errors
+    /// All mistakes, by line.
+    pub fn parse(text: &str, path: &Path) -> Result<Config, Vec<Mistake>> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut keys = Keys::parse(text)?;
+        let mut files = Files {
+            max_size: keys.take("files.max_size", DEFAULT_MAX_SIZE, |value| {
+                integer(value, MAX_SIZES, "bytes", "10_223_616")
+            }),
+            expiry: keys.take("files.expiry", DEFAULT_EXPIRY, duration),
+            max_ttl: None,
+            numeric_ids: keys.take("files.numeric_ids", false, boolean),
+            numeric_id_prefix: keys.take("files.numeric_id_prefix", Vec::new(), id_prefix),
+            cleanup_interval: keys.take(
+                "files.cleanup_interval",
+                DEFAULT_CLEANUP_INTERVAL,
+                cleanup_interval,
+            ),
+        };
+        files.max_ttl = keys.take("files.max_ttl", Some(files.expiry), max_ttl);
+        let config = Config {
+            listen: keys.take("listen", Listen::Tcp(DEFAULT_LISTEN.into()), |value| {
+                listen(value, folder)
+            }),
+            socket_mode: keys.take("socket_mode", DEFAULT_SOCKET_MODE, socket_mode),
+            workers: keys.take("workers", DEFAULT_WORKERS, |value| {
+                integer(value, WORKERS, "threads", "8")
+            }),
+            log_level: keys.take("log_level", log::LevelFilter::Info, log_level),
+            database: keys.take("database.url", db::Settings::default(), database_url),
+            files,
+        };
+        keys.finish().map(|()| config)
+    }
+}
+
+/// The default of `database.url`.
+pub fn default_database_url() -> &'static str {
+    DEFAULT_DATABASE_URL
+}
+
+// ----- each value's check: what a node of the file means, or a sentence about it -----
+
+fn integer(
+    value: &Node,
+    range: RangeInclusive<i64>,
+    unit: &str,
+    example: &str,
+) -> Result<usize, String> {
+    match value {
+        Node::Integer(number) if range.contains(number) => Ok(*number as usize),
+        other => Err(format!(
+            "{other} is not a whole number of {unit} from {} to {}; write for example {example}",
+            range.start(),
+            range.end()
+        )),
+    }
+}
+
+fn boolean(value: &Node) -> Result<bool, String> {
+    match value {
+        Node::Boolean(value) => Ok(*value),
+        other => Err(format!("{other} is neither true nor false")),
+    }
+}
+
+fn text<'a>(value: &'a Node, example: &str) -> Result<&'a str, String> {
+    match value {
+        Node::Text(text) => Ok(text),
+        other => Err(format!(
+            "{other} is not a text in quotes; write for example {example}"
+        )),
+    }
+}
+
+fn duration(value: &Node) -> Result<Duration, String> {
+    let example = r#""3 weeks", "12 h" or "90 s""#;
+    let text = text(value, example)?;
+    match humantime::parse_duration(text) {
+        Ok(duration) if (Duration::from_secs(1)..=LONGEST).contains(&duration) => Ok(duration),
+        Ok(_) => Err(format!("{value} is not between a second and 100 years")),
+        Err(_) => Err(format!(
+            "{value} is not a duration; write for example {example}"
+        )),
+    }
+}
+
+fn max_ttl(value: &Node) -> Result<Option<Duration>, String> {
+    match value {
+        Node::Integer(0) => Ok(None),
+        Node::Text(text) if text.trim() == "0" => Ok(None),
+        other => duration(other)
+            .map(Some)
+            .map_err(|error| format!("{error} (or 0, which ignores X-FS-TTL)")),
+    }
+}
+
+fn cleanup_interval(value: &Node) -> Result<Duration, String> {
+    match duration(value)? {
+        interval if interval <= Duration::from_secs(DAY) => Ok(interval),
+        _ => Err(format!("{value} is longer than a day")),
+    }
+}
+
+fn id_prefix(value: &Node) -> Result<Vec<bool>, String> {
+    let text = text(value, r#""01""#)?;
+    if text.len() > MAX_PREFIX_BITS || text.bytes().any(|bit| !matches!(bit, b'0' | b'1')) {
+        return Err(format!(
+            r#"{value} is not up to {MAX_PREFIX_BITS} binary digits; write for example "01""#
+        ));
+    }
+    Ok(text.bytes().map(|bit| bit == b'1').collect())
+}
+
+fn listen(value: &Node, folder: &Path) -> Result<Listen, String> {
+    let example = format!(r#""{DEFAULT_LISTEN}" or "unix:/run/session-file-server/http.sock""#);
+    let text = text(value, &example)?;
+    if let Some(path) = text.strip_prefix("unix:") {
+        let path = folder.join(path);
+        return match path.as_os_str().len() {
+            _ if text == "unix:" => Err(format!("{value} has no path; write {example}")),
+            length if length > MAX_SOCKET_PATH => Err(format!(
+                "the path {} is longer than the {MAX_SOCKET_PATH} bytes that a Unix socket's \
+                 path can have",
+                path.display()
+            )),
+            _ => Ok(Listen::Unix(path)),
+        };
+    }
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+            Ok(Listen::Tcp(text.to_string()))
+        }
+        _ => Err(format!(
+            "{value} is not an address with a port; write for example {example}"
+        )),
+    }
+}
+
+fn socket_mode(value: &Node) -> Result<u32, String> {
+    let example = r#""660""#;
+    let text = text(value, example)?;
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if (3..=4).contains(&text.len()) && mode <= 0o777 => Ok(mode),
+        _ => Err(format!(
+            "{value} is not three octal digits; write for example {example}"
+        )),
+    }
+}
+
+fn log_level(value: &Node) -> Result<log::LevelFilter, String> {
+    match text(value, r#""info""#)? {
+        "error" => Ok(log::LevelFilter::Error),
+        "warn" => Ok(log::LevelFilter::Warn),
+        "info" => Ok(log::LevelFilter::Info),
+        "debug" => Ok(log::LevelFilter::Debug),
+        "trace" => Ok(log::LevelFilter::Trace),
+        _ => Err(format!(
+            r#"{value} is none of "error", "warn", "info", "debug", "trace""#
+        )),
+    }
+}
+
+fn database_url(value: &Node) -> Result<db::Settings, String> {
+    let example = format!(r#""{DEFAULT_DATABASE_URL}" or "postgresql://user@host/sessionfiles""#);
+    // The url may hold a password: it is not repeated in the message.
+    db::Settings::parse(text(value, &example)?).map_err(|error| {
+        format!("not key=value pairs and not a URL ({error}); write for example {example}")
+    })
+}
+
+// ----- the file's keys, with their lines -----
+
+/// One mistake in a configuration file. Its text starts with the line.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mistake {
+    /// Counted from 1.
+    pub line: usize,
+    /// As `files.max_size`; empty where the file isn't TOML at all.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.key.as_str() {
+            "" => write!(f, "{}: {}", self.line, self.message),
+            key => write!(f, "{}: {key}: {}", self.line, self.message),
+        }
+    }
+}
+
+/// What a configuration file holds, until every key has been taken.
+struct Keys {
+    found: Vec<Found>,
+    known: Vec<&'static str>,
+    mistakes: Vec<Mistake>,
+}
+
+struct Found {
+    key: String,
+    line: usize,
+    value: Node,
+}
+
+impl Keys {
+    fn parse(text: &str) -> Result<Keys, Vec<Mistake>> {
+        let line_of = |offset: usize| text[..offset].matches('\n').count() + 1;
+        let root: Node = toml::from_str(text).map_err(|error| {
+            vec![Mistake {
+                line: error.span().map_or(1, |span| line_of(span.start)),
+                key: String::new(),
+                message: format!("not TOML: {}", error.message()),
+            }]
+        })?;
+        let mut found = Vec::new();
+        root.flatten("", &line_of, &mut found);
+        Ok(Keys {
+            found,
+            known: Vec::new(),
+            mistakes: Vec::new(),
+        })
+    }
+
+    /// The value of `key`, checked; the default where it is absent or a mistake.
+    fn take<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        check: impl FnOnce(&Node) -> Result<T, String>,
+    ) -> T {
+        self.known.push(key);
+        let Some(index) = self.found.iter().position(|found| found.key == key) else {
+            return default;
+        };
+        let Found { line, value, .. } = self.found.swap_remove(index);
+        check(&value).unwrap_or_else(|message| {
+            self.mistakes.push(Mistake {
+                line,
+                key: key.into(),
+                message,
+            });
+            default
+        })
+    }
+
+    /// What was not taken is unknown.
+    fn finish(mut self) -> Result<(), Vec<Mistake>> {
+        for found in &self.found {
+            let last = |key: &str| key.rsplit('.').next().map(str::to_string);
+            let meant = self.known.iter().find(|key| last(key) == last(&found.key));
+            let message = match meant {
+                Some(meant) => format!("unknown key; did you mean {meant}?"),
+                None => format!("unknown key; known are {}", self.known.join(", ")),
+            };
+            self.mistakes.push(Mistake {
+                line: found.line,
+                key: found.key.clone(),
+                message,
+            });
+        }
+        self.mistakes.sort();
+        match self.mistakes.is_empty() {
+            true => Ok(()),
+            false => Err(self.mistakes),
+        }
+    }
+}
+
+/// A value of a TOML file, as far as a setting can be one.
+enum Node {
+    Table(Vec<(Spanned<String>, Node)>),
+    Text(String),
+    Integer(i64),
+    Boolean(bool),
+    /// Named, because no setting is one.
+    Other(&'static str),
+}
+
+impl Node {
+    fn flatten(self, prefix: &str, line_of: &dyn Fn(usize) -> usize, found: &mut Vec<Found>) {
+        let Node::Table(entries) = self else { return };
+        for (name, value) in entries {
+            let line = line_of(name.span().start);
+            let key = format!("{prefix}{}", name.get_ref());
+            match value {
+                Node::Table(_) => value.flatten(&format!("{key}."), line_of, found),
+                value => found.push(Found { key, line, value }),
+            }
+        }
+    }
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Node::Table(_) => f.write_str("a table"),
+            Node::Text(text) => write!(f, "{text:?}"),
+            Node::Integer(number) => write!(f, "{number}"),
+            Node::Boolean(value) => write!(f, "{value}"),
+            Node::Other(name) => f.write_str(name),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Node, D::Error> {
+        deserializer.deserialize_any(NodeVisitor)
+    }
+}
+
+struct NodeVisitor;
+
+impl<'de> Visitor<'de> for NodeVisitor {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a TOML value")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Node, E> {
+        Ok(Node::Text(text.to_string()))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Node, E> {
+        Ok(Node::Integer(number))
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
+        Ok(Node::Boolean(value))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Node, E> {
+        Ok(Node::Other("a number with a fraction"))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Node::Other("a list"))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(name) = map.next_key::<Spanned<String>>()? {
+            entries.push((name, map.next_value()?));
+        }
+        Ok(Node::Table(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistakes(text: &str) -> Vec<String> {
+        match Config::parse(text, Path::new("/etc/x/config.toml")) {
+            Ok(_) => Vec::new(),
+            Err(mistakes) => mistakes.iter().map(Mistake::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn an_empty_file_means_the_documented_defaults() {
+        let config = Config::default();
+        assert_eq!(config.listen, Listen::Tcp("127.0.0.1:8000".into()));
+        assert_eq!(config.socket_mode, 0o660);
+        assert_eq!(config.workers, 8);
+        assert_eq!(config.files.max_size, 10_223_616);
+        assert_eq!(config.files.expiry, Duration::from_secs(21 * 86_400));
+        assert_eq!(config.files.max_ttl, Some(config.files.expiry));
+        assert_eq!(config.files.cleanup_interval, Duration::from_secs(15));
+    }
+
+    #[test]
+    fn the_sample_holds_every_key_and_changes_nothing() {
+        let sample = include_str!("../config.sample.toml");
+        let config = Config::parse(sample, Path::new("config.toml")).expect("the sample is valid");
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+        // With every key's comment sign taken away it is the same configuration again.
+        let uncommented: String = sample
+            .lines()
+            .map(|line| match line.strip_prefix("#") {
+                Some(setting) if setting.starts_with(|c: char| c.is_ascii_lowercase()) => setting,
+                _ => line,
+            })
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let config = Config::parse(&uncommented, Path::new("config.toml"))
+            .unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+        let mut keys = Keys::parse(&uncommented).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+        for key in [
+            "listen",
+            "socket_mode",
+            "workers",
+            "log_level",
+            "database.url",
+            "files.max_size",
+            "files.expiry",
+            "files.max_ttl",
+            "files.numeric_ids",
+            "files.numeric_id_prefix",
+            "files.cleanup_interval",
+        ] {
+            assert!(
+                keys.take(key, false, |_| Ok(true)),
+                "{key} is not in the sample"
+            );
+        }
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_at_once_with_key_and_line() {
+        let found = mistakes(
+            "listen = 8000\nsocket_mode = \"999\"\nworkers = 0\nlog_level = \"loud\"\n\
+             max_size = 5\n[files]\nmax_size = \"big\"\nexpiry = \"soon\"\nmax_ttl = -1\n\
+             numeric_ids = 1\nnumeric_id_prefix = \"012\"\ncleanup_interval = \"2 days\"\n\
+             colour = 1\n[database]\nurl = 1.5\n",
+        );
+        let expected = [
+            "1: listen: 8000",
+            "2: socket_mode: \"999\"",
+            "3: workers: 0",
+            "4: log_level: \"loud\"",
+            "5: max_size: unknown key; did you mean files.max_size?",
+            "7: files.max_size: \"big\"",
+            "8: files.expiry: \"soon\"",
+            "9: files.max_ttl: -1",
+            "10: files.numeric_ids: 1",
+            "11: files.numeric_id_prefix: \"012\"",
+            "12: files.cleanup_interval: \"2 days\"",
+            "13: files.colour: unknown key",
+            "15: database.url: a number with a fraction",
+        ];
+        let found: Vec<&str> = found.iter().map(String::as_str).collect();
+        assert_eq!(found.len(), expected.len(), "{found:#?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(expected), "{found:?} is not {expected:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_is_not_toml_names_its_line() {
+        assert!(mistakes("workers = 8\nlisten = [\n")[0].contains("not TOML"));
+        assert!(mistakes("workers = 8\n\nworkers = 9\n")[0].starts_with("3: "));
+    }
+
+    #[test]
+    fn dotted_keys_and_tables_are_the_same() {
+        let config = Config::parse("files.max_size = 7\n", Path::new("c")).expect("valid");
+        assert_eq!(config.files.max_size, 7);
+    }
+
+    #[test]
+    fn relative_socket_paths_start_at_the_files_folder() {
+        let config = Config::parse("listen = \"unix:a.sock\"", Path::new("/etc/x/config.toml"))
+            .expect("valid");
+        assert_eq!(config.listen, Listen::Unix("/etc/x/a.sock".into()));
+        assert_eq!(
+            mistakes(&format!("listen = \"unix:{}\"", "a".repeat(101))).len(),
+            1
+        );
+    }
+
+    #[test]
+    fn max_ttl_follows_expiry_and_zero_turns_it_off() {
+        let max_ttl = |text: &str| {
+            Config::parse(text, Path::new("c"))
+                .expect("valid")
+                .files
+                .max_ttl
+        };
+        let hour = Duration::from_secs(3600);
+        assert_eq!(max_ttl("files.expiry = '1 h'"), Some(hour));
+        assert_eq!(
+            max_ttl("files.expiry = '1 h'\nfiles.max_ttl = '2 h'"),
+            Some(2 * hour)
+        );
+        assert_eq!(max_ttl("files.max_ttl = 0"), None);
+        assert_eq!(max_ttl("files.max_ttl = '0'"), None);
+    }
+
+    #[test]
+    fn a_password_in_the_database_url_is_not_repeated_in_the_mistake() {
+        let found = mistakes("database.url = 'postgresql://u:secret@h:port/db'");
+        assert_eq!(found.len(), 1);
+        assert!(!found[0].contains("secret"), "{found:?}");
+    }
+}

@@ -1,0 +1,304 @@
+//! Connections that open themselves when first needed and are replaced when they break.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use postgres::types::ToSql;
+use postgres::{Client, NoTls, Row, Statement};
+
+use super::error::{Error, ends_connection};
+
+/// How long an attempt to connect may take, unless the operator's URL says otherwise.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// While the database is away, one attempt to reach it is made in this time; everybody
+/// else is told at once that it is away.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// The longest that the database may work on one statement, in a form that it knows.
+const STATEMENT_TIMEOUT: &str = "30s";
+
+/// How to reach the database: `database.url`, understood.
+#[derive(Clone, Debug)]
+pub struct Settings(postgres::Config);
+
+impl Settings {
+    /// Reads key=value pairs or a `postgresql://` URL.
+    ///
+    /// # Errors
+    /// What is wrong with it, without repeating it: it may hold a password.
+    pub fn parse(url: &str) -> Result<Settings, String> {
+        let mut config: postgres::Config = url.parse().map_err(|error: postgres::Error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            cause.unwrap_or_else(|| error.to_string())
+        })?;
+        if config.get_application_name().is_none() {
+            config.application_name("session-file-server");
+        }
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        Ok(Settings(config))
+    }
+
+    /// The name of the database, for messages.
+    pub fn database_name(&self) -> &str {
+        self.0.get_dbname().unwrap_or("(the user's own)")
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings::parse(crate::config::default_database_url()).expect("the default is valid")
+    }
+}
+
+/// What all connections of the program share.
+#[derive(Debug)]
+pub struct Database {
+    settings: Settings,
+    outage: Outage,
+}
+
+impl Database {
+    /// Nothing is connected yet.
+    pub fn new(settings: Settings) -> Arc<Database> {
+        Arc::new(Database {
+            settings,
+            outage: Outage::new(),
+        })
+    }
+
+    /// A connection that opens itself when first needed.
+    pub fn connection(self: &Arc<Database>) -> Connection {
+        Connection {
+            database: self.clone(),
+            open: None,
+        }
+    }
+}
+
+/// One thread's connection.
+pub struct Connection {
+    database: Arc<Database>,
+    open: Option<Open>,
+}
+
+impl Connection {
+    /// Runs `work`, and once more on a new connection if this one broke meanwhile: `work`
+    /// must come to the same when its statements are committed twice.
+    pub(super) fn repeatable<T>(
+        &mut self,
+        work: impl Fn(&mut Open) -> Result<T, postgres::Error>,
+    ) -> Result<T, Error> {
+        let was_open = self.open.is_some();
+        match self.once(&work) {
+            Err(Error::Unavailable(_)) if was_open && self.open.is_none() => self.once(&work),
+            result => result,
+        }
+    }
+
+    /// Runs `work` on a connection that was seen to work just before: what can't be
+    /// repeated should not find out first that the database was restarted since.
+    pub(super) fn unrepeatable<T>(
+        &mut self,
+        work: impl Fn(&mut Open) -> Result<T, postgres::Error>,
+    ) -> Result<T, Error> {
+        self.repeatable(|open| open.client.batch_execute(""))?;
+        self.once(work)
+    }
+
+    /// Closes the connection. Needed when it is unknown in what state `work` left it.
+    pub fn close(&mut self) {
+        self.open = None;
+    }
+
+    fn once<T>(
+        &mut self,
+        work: impl Fn(&mut Open) -> Result<T, postgres::Error>,
+    ) -> Result<T, Error> {
+        let open = match &mut self.open {
+            Some(open) => open,
+            None => self.open.insert(self.database.connect()?),
+        };
+        let result = work(open);
+        if let Err(error) = &result {
+            if open.client.is_closed() || ends_connection(error) {
+                self.open = None;
+            }
+        }
+        result.map_err(|error| Error::of(&error))
+    }
+}
+
+impl Database {
+    fn connect(&self) -> Result<Open, Error> {
+        if !self.outage.may_connect() {
+            return Err(Error::Unavailable("the database is away".into()));
+        }
+        match Open::connect(&self.settings) {
+            Ok(open) => {
+                if self.outage.ended() {
+                    log::info!("the database is back");
+                }
+                Ok(open)
+            }
+            Err(error) => {
+                let error = match Error::of(&error) {
+                    // We ourselves can't do what the settings or the server ask for.
+                    Error::Failed(text) if error.as_db_error().is_none() => Error::Refused(text),
+                    other => other,
+                };
+                if self.outage.began() {
+                    log::warn!(
+                        "the database can't be reached; requests are answered 503 until it can: {error}"
+                    );
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// An established connection with its prepared statements.
+pub(super) struct Open {
+    pub(super) client: Client,
+    statements: HashMap<&'static str, Statement>,
+}
+
+impl Open {
+    fn connect(settings: &Settings) -> Result<Open, postgres::Error> {
+        let mut client = settings.0.connect(NoTls)?;
+        client.batch_execute(&format!("SET statement_timeout = '{STATEMENT_TIMEOUT}'"))?;
+        Ok(Open {
+            client,
+            statements: HashMap::new(),
+        })
+    }
+
+    pub(super) fn query_opt(
+        &mut self,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<Row>, postgres::Error> {
+        let statement = self.statement(sql)?;
+        self.client.query_opt(&statement, params)
+    }
+
+    pub(super) fn query_one(
+        &mut self,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Row, postgres::Error> {
+        let statement = self.statement(sql)?;
+        self.client.query_one(&statement, params)
+    }
+
+    pub(super) fn query(
+        &mut self,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, postgres::Error> {
+        let statement = self.statement(sql)?;
+        self.client.query(&statement, params)
+    }
+
+    pub(super) fn execute(
+        &mut self,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, postgres::Error> {
+        let statement = self.statement(sql)?;
+        self.client.execute(&statement, params)
+    }
+
+    /// Prepares a statement when it is first used on this connection.
+    fn statement(&mut self, sql: &'static str) -> Result<Statement, postgres::Error> {
+        if let Some(statement) = self.statements.get(sql) {
+            return Ok(statement.clone());
+        }
+        let statement = self.client.prepare(sql)?;
+        self.statements.insert(sql, statement.clone());
+        Ok(statement)
+    }
+}
+
+/// Whether the database is away, and who may look whether it is back.
+#[derive(Debug)]
+struct Outage {
+    epoch: Instant,
+    /// Milliseconds after `epoch` at which the next attempt may be made; 0 while the
+    /// database is up.
+    next_attempt: AtomicU64,
+}
+
+impl Outage {
+    fn new() -> Outage {
+        Outage {
+            epoch: Instant::now(),
+            next_attempt: AtomicU64::new(0),
+        }
+    }
+
+    /// Always while the database is up; else for one caller in each [`RETRY_PAUSE`].
+    fn may_connect(&self) -> bool {
+        let now = self.now();
+        let next = self.next_attempt.load(Ordering::Relaxed);
+        next == 0
+            || next <= now
+                && self
+                    .next_attempt
+                    .compare_exchange(next, pause_after(now), Ordering::Relaxed, Ordering::Relaxed)
+                    .is_ok()
+    }
+
+    /// Notes a failed attempt; true for the first one of this outage.
+    fn began(&self) -> bool {
+        self.next_attempt
+            .swap(pause_after(self.now()), Ordering::Relaxed)
+            == 0
+    }
+
+    /// Notes a successful attempt; true if there was an outage.
+    fn ended(&self) -> bool {
+        self.next_attempt.swap(0, Ordering::Relaxed) != 0
+    }
+
+    fn now(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64
+    }
+}
+
+fn pause_after(now: u64) -> u64 {
+    now + RETRY_PAUSE.as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn during_an_outage_one_caller_at_a_time_may_try() {
+        let outage = Outage::new();
+        assert!(outage.may_connect() && outage.may_connect());
+        assert!(outage.began());
+        assert!(!outage.began(), "the outage is reported once");
+        assert!(!outage.may_connect(), "an attempt failed just now");
+        std::thread::sleep(RETRY_PAUSE);
+        assert!(outage.may_connect());
+        assert!(!outage.may_connect(), "somebody else is trying");
+        assert!(outage.ended());
+        assert!(outage.may_connect() && outage.may_connect());
+        assert!(!outage.ended());
+    }
+
+    #[test]
+    fn a_broken_url_is_explained_without_repeating_its_password() {
+        let error = Settings::parse("password=secret port=x").expect_err("no port");
+        assert!(
+            error.contains("port") && !error.contains("secret"),
+            "{error}"
+        );
+        assert!(!format!("{:?}", Settings::parse("password=secret")).contains("secret"));
+    }
+}

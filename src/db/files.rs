@@ -1,0 +1,211 @@
+//! The table `files`.
+//!
+//! Every statement names one id or is a bounded batch, so that a sharded PostgreSQL can
+//! run it. Lifetimes go in as seconds, and `now()` is always the database's: servers that
+//! share a database need not agree on the time.
+
+use std::time::{Duration, SystemTime};
+
+use postgres::Row;
+
+use super::connection::Connection;
+use super::error::Error;
+use crate::file_id::FileId;
+
+/// Rows that one statement deletes. A file of 10 MB is 5,000 rows of out-of-line storage:
+/// a hundred of them are gone within a fraction of a second.
+const DELETE_BATCH: usize = 100;
+/// Ids of expired files that one statement looks up.
+const EXPIRED_BATCH: i64 = 10 * DELETE_BATCH as i64;
+/// Rows that one statement counts.
+const COUNT_BATCH: i64 = 10_000;
+
+/// What clients are told of a file.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FileInfo {
+    /// Bytes.
+    pub size: usize,
+    /// When it was uploaded, last.
+    pub uploaded: SystemTime,
+    /// When it expires.
+    pub expires: SystemTime,
+}
+
+/// A file's bytes, where the database driver received them.
+pub struct StoredFile {
+    row: Row,
+    /// When the file expires.
+    pub expires: SystemTime,
+}
+
+impl AsRef<[u8]> for StoredFile {
+    fn as_ref(&self) -> &[u8] {
+        // The constructor has seen that the column is bytes.
+        self.row.try_get(0).unwrap_or_default()
+    }
+}
+
+/// The sum over all files that are stored, expired ones included until they are deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Number of files.
+    pub files: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+}
+
+const SELECT_DATA: &str = "SELECT data, expiry FROM files WHERE id = $1 AND expiry > now()";
+
+const SELECT_INFO: &str = "SELECT length(data)::int8, uploaded, expiry FROM files \
+     WHERE id = $1 AND expiry > now()";
+
+const REFRESH: &str = "UPDATE files \
+     SET uploaded = now(), expiry = greatest(expiry, now() + make_interval(secs => $2)) \
+     WHERE id = $1 RETURNING length(data)::int8, uploaded, expiry";
+
+const INSERT_OR_REFRESH: &str = "INSERT INTO files (id, data, expiry) \
+     VALUES ($1, $2, now() + make_interval(secs => $3)) \
+     ON CONFLICT (id) DO UPDATE \
+     SET uploaded = now(), expiry = greatest(files.expiry, excluded.expiry) \
+     RETURNING length(data)::int8, uploaded, expiry";
+
+const INSERT_NEW: &str = "INSERT INTO files (id, data, expiry) \
+     VALUES ($1, $2, now() + make_interval(secs => $3)) \
+     ON CONFLICT (id) DO NOTHING RETURNING length(data)::int8, uploaded, expiry";
+
+const EXTEND: &str = "UPDATE files \
+     SET expiry = greatest(expiry, now() + make_interval(secs => $2)) \
+     WHERE id = $1 AND expiry > now() RETURNING length(data)::int8, uploaded, expiry";
+
+const SELECT_EXPIRED: &str = "SELECT id FROM files WHERE expiry <= now() ORDER BY expiry LIMIT $1";
+
+/// `expiry` is looked at again: a file may have been uploaded once more since its id was
+/// looked up, and must not go then.
+const DELETE_EXPIRED: &str = "DELETE FROM files WHERE id = ANY($1) AND expiry <= now()";
+
+/// length() reads nothing of a file that is stored out of line.
+const COUNT_AFTER: &str = "SELECT count(*), coalesce(sum(length(data)), 0)::int8, max(id)::text \
+     FROM (SELECT id, data FROM files WHERE id > $1 ORDER BY id LIMIT $2) batch";
+
+impl Connection {
+    /// The bytes of a file that has not expired.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn file(&mut self, id: &FileId) -> Result<Option<StoredFile>, Error> {
+        self.repeatable(|open| {
+            let Some(row) = open.query_opt(SELECT_DATA, &[&id.as_str()])? else {
+                return Ok(None);
+            };
+            row.try_get::<_, &[u8]>(0)?;
+            let expires = row.try_get(1)?;
+            Ok(Some(StoredFile { row, expires }))
+        })
+    }
+
+    /// Size and times of a file that has not expired.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn file_info(&mut self, id: &FileId) -> Result<Option<FileInfo>, Error> {
+        self.repeatable(|open| info(open.query_opt(SELECT_INFO, &[&id.as_str()])?))
+    }
+
+    /// Stores a file under its content id, to live for `ttl` or longer. If it is there
+    /// already, nothing is sent but the id: it counts as uploaded now, and never expires
+    /// sooner than before.
+    ///
+    /// # Errors
+    /// Those of the database. The file may have been stored all the same.
+    pub fn store(&mut self, id: &FileId, data: &[u8], ttl: Duration) -> Result<FileInfo, Error> {
+        let (id, ttl) = (id.as_str(), ttl.as_secs_f64());
+        self.repeatable(|open| {
+            if let Some(known) = info(open.query_opt(REFRESH, &[&id, &ttl])?)? {
+                return Ok(known);
+            }
+            read_info(&open.query_one(INSERT_OR_REFRESH, &[&id, &data, &ttl])?)
+        })
+    }
+
+    /// Stores a file under an id that nobody has; `None` if somebody has it.
+    ///
+    /// # Errors
+    /// Those of the database. The file may have been stored all the same.
+    pub fn store_new(
+        &mut self,
+        id: &FileId,
+        data: &[u8],
+        ttl: Duration,
+    ) -> Result<Option<FileInfo>, Error> {
+        self.unrepeatable(|open| {
+            info(open.query_opt(INSERT_NEW, &[&id.as_str(), &data, &ttl.as_secs_f64()])?)
+        })
+    }
+
+    /// Lets a file that has not expired live for `ttl` from now, or for as long as it
+    /// would have anyway.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn extend(&mut self, id: &FileId, ttl: Duration) -> Result<Option<FileInfo>, Error> {
+        self.repeatable(|open| info(open.query_opt(EXTEND, &[&id.as_str(), &ttl.as_secs_f64()])?))
+    }
+
+    /// Deletes expired files in small batches until there are none or `stop` says so;
+    /// returns how many.
+    ///
+    /// # Errors
+    /// Those of the database; what was deleted until then stays deleted.
+    pub fn delete_expired(&mut self, stop: impl Fn() -> bool) -> Result<u64, Error> {
+        let mut deleted = 0;
+        loop {
+            let expired: Vec<String> = self.repeatable(|open| {
+                let rows = open.query(SELECT_EXPIRED, &[&EXPIRED_BATCH])?;
+                rows.iter().map(|row| row.try_get(0)).collect()
+            })?;
+            for batch in expired.chunks(DELETE_BATCH) {
+                if stop() {
+                    return Ok(deleted);
+                }
+                deleted += self.repeatable(|open| open.execute(DELETE_EXPIRED, &[&batch]))?;
+            }
+            if expired.len() < EXPIRED_BATCH as usize {
+                return Ok(deleted);
+            }
+        }
+    }
+
+    /// Counts all files, batch by batch: the sum of a table that changes meanwhile.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn totals(&mut self) -> Result<Totals, Error> {
+        let mut totals = Totals::default();
+        let mut after = String::new();
+        loop {
+            let (files, bytes, last) = self.repeatable(|open| {
+                let row = open.query_one(COUNT_AFTER, &[&after, &COUNT_BATCH])?;
+                let counts: (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+                Ok((counts.0, counts.1, row.try_get::<_, Option<String>>(2)?))
+            })?;
+            totals.files += files as u64;
+            totals.bytes += bytes as u64;
+            match last {
+                Some(last) if files == COUNT_BATCH => after = last,
+                _ => return Ok(totals),
+            }
+        }
+    }
+}
+
+fn info(row: Option<Row>) -> Result<Option<FileInfo>, postgres::Error> {
+    row.as_ref().map(read_info).transpose()
+}
+
+fn read_info(row: &Row) -> Result<FileInfo, postgres::Error> {
+    Ok(FileInfo {
+        size: row.try_get::<_, i64>(0)? as usize,
+        uploaded: row.try_get(1)?,
+        expires: row.try_get(2)?,
+    })
+}

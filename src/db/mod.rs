@@ -1,0 +1,17 @@
+//! The database: every SQL statement of the program, and one connection per worker.
+//!
+//! [`Database`] is what all threads share; each makes its own [`Connection`] from it,
+//! which opens itself when first needed and is replaced when it breaks. The statements
+//! lie beside the structures that they fill: [`files`], [`schema`].
+
+pub mod files;
+pub mod schema;
+
+mod connection;
+mod error;
+mod probe;
+
+pub use connection::{Connection, Database, Settings};
+pub use error::Error;
+pub use files::{FileInfo, StoredFile, Totals};
+pub use probe::Probe;

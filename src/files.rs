@@ -1,0 +1,253 @@
+//! The endpoints that store and hand out files.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::config;
+use crate::db::{self, FileInfo};
+use crate::file_id::FileId;
+use crate::http::{Body, Method, Request, Response, unix_seconds};
+use crate::routes::Context;
+
+/// The header in which a client asks for a lifetime, seconds.
+pub const TTL_HEADER: &str = "X-FS-TTL";
+
+/// Tries to find a random id that nobody has.
+const RANDOM_ID_TRIES: usize = 25;
+
+/// Standard base64; clients leave the padding away or not.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// `POST /file`
+pub fn upload(request: &Request, context: &mut Context) -> Response {
+    let settings = &context.config.files;
+    let Ok(ttl) = requested_ttl(request.headers.get(TTL_HEADER), settings) else {
+        return Response::error(400);
+    };
+    if !size_is_allowed(request.body.len(), settings) {
+        return Response::error(413);
+    }
+    let stored = match settings.numeric_ids {
+        true => store_at_random_id(request.body, ttl, context),
+        false => {
+            let id = FileId::of_content(request.body);
+            context
+                .db
+                .store(&id, request.body, ttl)
+                .map(|info| Some((id, info)))
+        }
+    };
+    match stored {
+        Ok(Some((id, info))) => {
+            let mut answer = info_json(&info);
+            answer["id"] = json!(id.as_str());
+            Response::json(200, &answer)
+        }
+        Ok(None) => Response::error(507),
+        Err(error) => database_error(&error),
+    }
+}
+
+/// `GET /file/ID`
+pub fn download(request: &Request, context: &mut Context) -> Response {
+    let Some(id) = request.file_id() else {
+        return Response::error(404);
+    };
+    if request.method == Method::Head {
+        // As many bytes need not be fetched as the file has, only to be counted.
+        return match context.db.file_info(&id) {
+            Ok(Some(info)) => Response::file(Body::Omitted(info.size), info.expires),
+            Ok(None) => Response::error(404),
+            Err(error) => database_error(&error),
+        };
+    }
+    match context.db.file(&id) {
+        Ok(Some(file)) => {
+            let expires = file.expires;
+            Response::file(Body::Shared(Arc::new(file)), expires)
+        }
+        Ok(None) => Response::error(404),
+        Err(error) => database_error(&error),
+    }
+}
+
+/// `GET /file/ID/info`
+pub fn info(request: &Request, context: &mut Context) -> Response {
+    match request.file_id() {
+        Some(id) => info_response(context.db.file_info(&id)),
+        None => Response::error(404),
+    }
+}
+
+/// `POST /file/ID/extend`
+pub fn extend(request: &Request, context: &mut Context) -> Response {
+    // A shorter id may be another file's by now.
+    let Some(id) = request.file_id().filter(FileId::is_content_id) else {
+        return Response::error(404);
+    };
+    match requested_ttl(request.headers.get(TTL_HEADER), &context.config.files) {
+        Ok(ttl) => info_response(context.db.extend(&id, ttl)),
+        Err(BadTtl) => Response::error(400),
+    }
+}
+
+/// `POST /files`, of old clients: the file comes as base64 in JSON, its id is a number.
+pub fn deprecated_upload(request: &Request, context: &mut Context) -> Response {
+    #[derive(Deserialize)]
+    struct Upload<'a> {
+        #[serde(borrow)]
+        file: std::borrow::Cow<'a, str>,
+    }
+    let Ok(upload) = serde_json::from_slice::<Upload>(request.body) else {
+        return Response::error(400);
+    };
+    let Ok(data) = BASE64.decode(upload.file.as_bytes()) else {
+        return Response::error(400);
+    };
+    let settings = &context.config.files;
+    if !size_is_allowed(data.len(), settings) {
+        return Response::error(413);
+    }
+    match store_at_random_id(&data, settings.expiry, context) {
+        Ok(Some((id, _))) => {
+            // Random ids are decimal numbers of 53 bits.
+            let id: Value = id.as_str().parse::<u64>().map_or(Value::Null, Value::from);
+            Response::json(200, &json!({ "status_code": 200, "result": id, "id": id }))
+        }
+        Ok(None) => Response::error(507),
+        Err(error) => database_error(&error),
+    }
+}
+
+/// `GET /files/ID`, of old clients.
+pub fn deprecated_download(request: &Request, context: &mut Context) -> Response {
+    let Some(id) = request.file_id() else {
+        return Response::error(404);
+    };
+    match context.db.file(&id) {
+        Ok(Some(file)) => {
+            let result = STANDARD.encode(&file);
+            Response::json(200, &json!({ "status_code": 200, "result": result }))
+        }
+        Ok(None) => Response::error(404),
+        Err(error) => database_error(&error),
+    }
+}
+
+fn size_is_allowed(size: usize, settings: &config::Files) -> bool {
+    (1..=settings.max_size).contains(&size)
+}
+
+#[derive(Debug, PartialEq)]
+struct BadTtl;
+
+/// How long a file shall live: what the header asks for, at most `files.max_ttl`, or
+/// `files.expiry` without one.
+fn requested_ttl(header: Option<&str>, settings: &config::Files) -> Result<Duration, BadTtl> {
+    let (Some(header), Some(max_ttl)) = (header, settings.max_ttl) else {
+        return Ok(settings.expiry);
+    };
+    if header.is_empty() || !header.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Err(BadTtl);
+    }
+    // What 64 bits don't hold is more than any limit.
+    match header.parse().unwrap_or(u64::MAX) {
+        0 => Err(BadTtl),
+        seconds => Ok(Duration::from_secs(seconds).min(max_ttl)),
+    }
+}
+
+fn store_at_random_id(
+    data: &[u8],
+    ttl: Duration,
+    context: &mut Context,
+) -> Result<Option<(FileId, FileInfo)>, db::Error> {
+    for _ in 0..RANDOM_ID_TRIES {
+        let mut random = [0; 8];
+        getrandom::getrandom(&mut random)
+            .map_err(|error| db::Error::Failed(format!("no random numbers: {error}")))?;
+        let prefix = &context.config.files.numeric_id_prefix;
+        let id = FileId::numeric(prefix, u64::from_le_bytes(random));
+        if let Some(info) = context.db.store_new(&id, data, ttl)? {
+            return Ok(Some((id, info)));
+        }
+    }
+    log::error!("no free random id in {RANDOM_ID_TRIES} tries");
+    Ok(None)
+}
+
+fn info_response(found: Result<Option<FileInfo>, db::Error>) -> Response {
+    match found {
+        Ok(Some(info)) => Response::json(200, &info_json(&info)),
+        Ok(None) => Response::error(404),
+        Err(error) => database_error(&error),
+    }
+}
+
+fn info_json(info: &FileInfo) -> Value {
+    json!({
+        "size": info.size,
+        "uploaded": unix_seconds(info.uploaded),
+        "expires": unix_seconds(info.expires),
+    })
+}
+
+/// 503 while the database is away, else 500 and a line in the log.
+fn database_error(error: &db::Error) -> Response {
+    match error {
+        db::Error::Unavailable(reason) | db::Error::Refused(reason) => {
+            log::debug!("answered 503: {reason}");
+            Response::unavailable()
+        }
+        other => {
+            log::error!("answered 500: {other}");
+            Response::error(500)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ttl(header: &str, settings: &config::Files) -> Result<u64, BadTtl> {
+        requested_ttl(Some(header), settings).map(|ttl| ttl.as_secs())
+    }
+
+    #[test]
+    fn a_ttl_is_a_decimal_integer_cut_to_the_largest() {
+        let settings = config::Config::default().files;
+        let max = settings.expiry.as_secs();
+        assert_eq!(ttl("1", &settings), Ok(1));
+        assert_eq!(ttl("0060", &settings), Ok(60));
+        assert_eq!(ttl(&max.to_string(), &settings), Ok(max));
+        assert_eq!(ttl(&(max + 1).to_string(), &settings), Ok(max));
+        assert_eq!(ttl("99999999999999999999999999", &settings), Ok(max));
+        for bad in [
+            "", "0", "000", "-1", "+1", "1.0", "1e3", " 1", "0x10", "ten", "١",
+        ] {
+            assert_eq!(ttl(bad, &settings), Err(BadTtl), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_header_or_with_max_ttl_0_a_file_lives_for_the_expiry() {
+        let mut settings = config::Config::default().files;
+        assert_eq!(requested_ttl(None, &settings), Ok(settings.expiry));
+        settings.max_ttl = None;
+        assert_eq!(
+            requested_ttl(Some("nonsense"), &settings),
+            Ok(settings.expiry)
+        );
+    }
+}

@@ -1,0 +1,20 @@
+//! The Session File Server: stores the encrypted files of Session's clients in
+//! PostgreSQL, hands them out, and lets them expire.
+//!
+//! A request is followed from top to bottom: [`server`] receives it, [`routes`] finds
+//! its handler, the handler ([`files`], [`health`]) asks [`db`], and the [`http`]
+//! response goes back through [`server`].
+
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod config;
+pub mod db;
+pub mod file_id;
+pub mod files;
+pub mod health;
+pub mod http;
+pub mod maintenance;
+pub mod routes;
+pub mod serve;
+pub mod server;

@@ -1,0 +1,178 @@
+//! The table of endpoints, and the way from a request to its handler.
+
+use crate::config::Config;
+use crate::db;
+use crate::file_id::FileId;
+use crate::http::{BodyRule, Incoming, Method, Request, Response, path_of};
+use crate::{files, health};
+
+/// What a handler answers a request with.
+pub type Handler = fn(&Request, &mut Context) -> Response;
+
+/// What a worker lends to the handlers that it runs.
+pub struct Context<'a> {
+    /// The operator's settings.
+    pub config: &'a Config,
+    /// The worker's own connection.
+    pub db: &'a mut db::Connection,
+    /// Whether the database answers at all.
+    pub probe: &'a db::Probe,
+}
+
+struct Route {
+    method: Method,
+    /// `{id}` stands for a valid file id.
+    path: &'static str,
+    /// Which limit a request's body has.
+    body: Limit,
+    handler: Handler,
+}
+
+const fn route(method: Method, path: &'static str, body: Limit, handler: Handler) -> Route {
+    Route {
+        method,
+        path,
+        body,
+        handler,
+    }
+}
+
+/// Every endpoint. HEAD goes where GET goes.
+#[rustfmt::skip]
+const ROUTES: &[Route] = &[
+    route(Method::Post, "/file",             Limit::File,       files::upload),
+    route(Method::Get,  "/file/{id}",        Limit::Unused,     files::download),
+    route(Method::Get,  "/file/{id}/info",   Limit::Unused,     files::info),
+    route(Method::Post, "/file/{id}/extend", Limit::Unused,     files::extend),
+    route(Method::Post, "/files",            Limit::Base64File, files::deprecated_upload),
+    route(Method::Get,  "/files/{id}",       Limit::Unused,     files::deprecated_download),
+    route(Method::Get,  "/health",           Limit::Unused,     health::check),
+];
+
+/// Answers a request that came in at the door.
+pub fn answer(incoming: Incoming, context: &mut Context) -> Response {
+    dispatch(&incoming.as_request(), context)
+}
+
+/// Answers a request by the handler that the table names: 404 for an unknown path, 405
+/// for a known one with another method.
+pub fn dispatch(request: &Request, context: &mut Context) -> Response {
+    let method = match request.method {
+        Method::Head => Method::Get,
+        method => method,
+    };
+    let path = request.path();
+    match routes_of(path).find(|route| route.method == method) {
+        Some(route) => (route.handler)(request, context),
+        None => match allowed(path) {
+            allowed if allowed.is_empty() => Response::error(404),
+            allowed => Response::error(405).with_header("Allow", allowed.join(", ")),
+        },
+    }
+}
+
+/// The body that a request to `target` may have.
+pub fn body_rule(method: Method, target: &str, config: &Config) -> BodyRule {
+    let route = routes_of(path_of(target)).find(|route| route.method == method);
+    match route.map_or(Limit::Unused, |route| route.body) {
+        Limit::Unused => BodyRule::AtMost(UNUSED_BODY_LIMIT),
+        Limit::File => BodyRule::Required(config.files.max_size),
+        Limit::Base64File => BodyRule::Required(base64_json_limit(config.files.max_size)),
+    }
+}
+
+/// A body that nobody reads is received all the same, up to this size, so that the
+/// connection stays usable.
+const UNUSED_BODY_LIMIT: usize = 64 * 1024;
+
+#[derive(Clone, Copy)]
+enum Limit {
+    Unused,
+    File,
+    Base64File,
+}
+
+/// What a JSON document around a file of `max_size` bytes in base64 needs: 4/3 for the
+/// base64, an eighth more for what some encoders escape or wrap, and room for other fields.
+fn base64_json_limit(max_size: usize) -> usize {
+    max_size.div_ceil(3) * 4 * 9 / 8 + 4096
+}
+
+fn routes_of(path: &str) -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().filter(move |route| matches(route.path, path))
+}
+
+fn matches(pattern: &str, path: &str) -> bool {
+    let mut segments = path.split('/');
+    let mut pattern = pattern.split('/');
+    loop {
+        match (pattern.next(), segments.next()) {
+            (None, None) => return true,
+            (Some("{id}"), Some(segment)) if FileId::is_valid(segment) => {}
+            (Some(expected), Some(segment)) if expected == segment => {}
+            _ => return false,
+        }
+    }
+}
+
+fn allowed(path: &str) -> Vec<&'static str> {
+    let mut allowed = Vec::new();
+    for route in routes_of(path) {
+        allowed.push(route.method.as_str());
+        if route.method == Method::Get {
+            allowed.push(Method::Head.as_str());
+        }
+    }
+    allowed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_matches_whole_segments_and_valid_ids_only() {
+        assert!(matches("/file/{id}", "/file/abc"));
+        assert!(matches("/file/{id}/info", "/file/abc/info"));
+        for path in [
+            "/file/",
+            "/file/a.b",
+            "/file/a/",
+            "/file/a/b",
+            "/filea",
+            "file/a",
+            "//file/a",
+        ] {
+            assert!(!matches("/file/{id}", path), "{path}");
+        }
+        assert!(!matches("/file", "/file/"));
+    }
+
+    #[test]
+    fn no_two_routes_share_method_and_path() {
+        for (index, route) in ROUTES.iter().enumerate() {
+            for other in &ROUTES[..index] {
+                assert!(route.method != other.method || route.path != other.path);
+            }
+        }
+    }
+
+    #[test]
+    fn only_uploads_may_be_large() {
+        let config = Config::default();
+        let max_size = config.files.max_size;
+        let rule = |method, target| body_rule(method, target, &config);
+        assert_eq!(rule(Method::Post, "/file?x"), BodyRule::Required(max_size));
+        assert!(
+            matches!(rule(Method::Post, "/files"), BodyRule::Required(n) if n > max_size * 4 / 3)
+        );
+        assert_eq!(
+            rule(Method::Get, "/file"),
+            BodyRule::AtMost(UNUSED_BODY_LIMIT)
+        );
+        assert_eq!(
+            rule(Method::Post, "/elsewhere"),
+            BodyRule::AtMost(UNUSED_BODY_LIMIT)
+        );
+    }
+}

@@ -1,0 +1,302 @@
+//! The door for HTTP: the only room that knows tiny_http.
+//!
+//! tiny_http's own threads read heads; the accept loop takes each request and looks at its
+//! framing ([`framing`]); a body is received by an elastic set of threads ([`receive`]);
+//! the fixed pool of workers gets complete requests through a bounded queue, and writes
+//! small answers itself; large ones go to an elastic set of sending threads ([`send`]). So
+//! a worker waits for the database and for nothing else.
+
+mod elastic;
+mod framing;
+mod listener;
+mod nudge;
+mod receive;
+mod send;
+mod stop;
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::http::{BodyRule, Incoming, Method, Response};
+use elastic::{Budget, Elastic, Reservation};
+use framing::BodyLength;
+
+pub use listener::Listener;
+pub use stop::Stop;
+
+/// Complete requests that may wait for a worker, per worker. A worker answers thousands
+/// of small requests in a second, so that waiting longer means that the database is stuck.
+const QUEUE_PER_WORKER: usize = 32;
+/// Clients whose bodies are received at once.
+const MAX_RECEIVERS: usize = 256;
+/// Clients to whom large answers are sent at once.
+const MAX_SENDERS: usize = 256;
+/// Refused clients who are listened to until they stop sending.
+const MAX_LINGERERS: usize = 32;
+/// Bytes of large bodies, and of large answers, that are held at once: with 512 MB of
+/// memory the operator's database and system need the other half.
+const BYTES_IN_FLIGHT: usize = 96 * 1024 * 1024;
+/// How long requests in flight may take to end when the server stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What answers the requests.
+pub trait Service: Send + Sync + 'static {
+    /// What each worker keeps between requests, as its database connection.
+    type Worker: 'static;
+
+    /// Makes what a worker keeps: once for each, and anew after a panic.
+    fn worker(&self) -> Self::Worker;
+
+    /// The body that a request may have.
+    fn body_rule(&self, method: Method, target: &str) -> BodyRule;
+
+    /// Answers a request. A panic is a 500 for this request and nothing more.
+    fn answer(&self, incoming: Incoming, worker: &mut Self::Worker) -> Response;
+}
+
+/// Serves until `stop` is requested; then takes no more requests, finishes those in
+/// flight, 30 seconds at most, and returns.
+///
+/// # Errors
+/// When threads can't be started, or when nothing can be accepted any more.
+pub fn run<S: Service>(
+    listener: Listener,
+    workers: usize,
+    service: Arc<S>,
+    stop: &Stop,
+) -> io::Result<()> {
+    let address = listener.own_address();
+    let http = Arc::new(listener.into_tiny_http()?);
+    let (jobs, queue) = mpsc::sync_channel(workers * QUEUE_PER_WORKER);
+    let door = Arc::new(Door {
+        jobs,
+        receivers: Elastic::new("receive", MAX_RECEIVERS),
+        senders: Elastic::new("send", MAX_SENDERS),
+        lingerers: Elastic::new("linger", MAX_LINGERERS),
+        received: Budget::new(BYTES_IN_FLIGHT),
+        sent: Budget::new(BYTES_IN_FLIGHT),
+        in_flight: Arc::default(),
+    });
+    let pool = start_workers(workers, &door, queue, &service)?;
+
+    let requests = Arc::new(AtomicUsize::new(0));
+    nudge::start(address, requests.clone(), stop.clone())?;
+    let unblocked = http.clone();
+    stop.on_request(move || unblocked.unblock())?;
+    let outcome = loop {
+        match http.recv() {
+            Ok(request) => {
+                requests.fetch_add(1, Ordering::Relaxed);
+                Door::admit(&door, request, &*service);
+            }
+            Err(_) if stop.is_requested() => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    while let Ok(Some(request)) = http.try_recv() {
+        Door::admit(&door, request, &*service);
+    }
+    // Dropping it connects to the listening socket to end the accepting thread, and
+    // removes a Unix socket's file; it must not hold us up.
+    thread::Builder::new().spawn(move || drop(http))?;
+
+    if door.wait_until_idle(STOP_PATIENCE) {
+        drop(door);
+        for worker in pool {
+            // A worker catches the panics of its requests; it has none of its own.
+            let _ = worker.join();
+        }
+    } else {
+        log::warn!("stopping although some requests are still in flight");
+    }
+    outcome
+}
+
+/// What the accept loop, the workers and the elastic threads share.
+struct Door {
+    jobs: SyncSender<Job>,
+    receivers: Elastic,
+    senders: Elastic,
+    lingerers: Elastic,
+    received: Budget,
+    sent: Budget,
+    in_flight: Arc<AtomicUsize>,
+}
+
+/// A complete request on its way to a worker.
+struct Job {
+    exchange: Exchange,
+    incoming: Incoming,
+    /// The bytes of its body.
+    reserved: Option<Reservation>,
+}
+
+/// A request that must be answered, and counts as in flight until it is.
+struct Exchange {
+    request: tiny_http::Request,
+    _in_flight: InFlight,
+}
+
+struct InFlight(Arc<AtomicUsize>);
+
+impl InFlight {
+    fn new(count: &Arc<AtomicUsize>) -> InFlight {
+        count.fetch_add(1, Ordering::SeqCst);
+        InFlight(count.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Door {
+    /// Takes a request whose head was read: never waits for a client.
+    fn admit<S: Service>(door: &Arc<Door>, request: tiny_http::Request, service: &S) {
+        let mut exchange = Exchange {
+            request,
+            _in_flight: InFlight::new(&door.in_flight),
+        };
+        let method = Method::parse(exchange.request.method().as_str());
+        let rule = service.body_rule(method, exchange.request.url());
+        match framing::body_length(&exchange.request, rule) {
+            Err(status) => door.refuse(exchange, Response::error(status)),
+            Ok(BodyLength::None) => door.enqueue(exchange, Vec::new(), None),
+            Ok(BodyLength::AtHand(length)) => match receive::body(&mut exchange.request, length) {
+                Ok(body) => door.enqueue(exchange, body, None),
+                Err(_) => door.refuse(exchange, Response::error(400)),
+            },
+            Ok(BodyLength::OnItsWay(length)) => Door::receive(door, exchange, length),
+        }
+    }
+
+    /// Receives a body outside the accept loop and outside the pool.
+    fn receive(door: &Arc<Door>, exchange: Exchange, length: usize) {
+        let inner = door.clone();
+        let task = move |mut exchange: Exchange| {
+            let Some(reserved) = inner.received.reserve(length, receive::PATIENCE) else {
+                return inner.refuse(exchange, Response::unavailable());
+            };
+            match receive::body(&mut exchange.request, length) {
+                Ok(body) => inner.enqueue(exchange, body, Some(reserved)),
+                Err(error) => {
+                    log::debug!("a body ended early: {error}");
+                    inner.refuse(exchange, Response::error(400));
+                }
+            }
+        };
+        if let Err(exchange) = door.receivers.run(exchange, task) {
+            door.refuse(exchange, Response::unavailable());
+        }
+    }
+
+    /// Hands a complete request to the pool, or answers 503 if too many wait already.
+    fn enqueue(&self, exchange: Exchange, body: Vec<u8>, reserved: Option<Reservation>) {
+        let incoming = receive::incoming(&exchange.request, body);
+        let job = Job {
+            exchange,
+            incoming,
+            reserved,
+        };
+        match self.jobs.try_send(job) {
+            Ok(()) => {}
+            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => {
+                self.hand_over(job.exchange, Response::unavailable(), None);
+            }
+        }
+    }
+
+    /// Sends an answer: a small one at once, a large one from a sending thread.
+    fn send(&self, exchange: Exchange, response: Response) {
+        let size = response.body.as_slice().len();
+        if size <= send::SMALL || exchange.request.method() == &tiny_http::Method::Head {
+            return send::response(exchange.request, &response);
+        }
+        match self.sent.reserve(size, Duration::ZERO) {
+            Some(reserved) => self.hand_over(exchange, response, Some(reserved)),
+            None => send::response(exchange.request, &Response::unavailable()),
+        }
+    }
+
+    /// Sends an answer from a sending thread.
+    fn hand_over(&self, exchange: Exchange, response: Response, reserved: Option<Reservation>) {
+        let task = move |exchange: Exchange| {
+            send::response(exchange.request, &response);
+            drop(reserved);
+        };
+        if let Err(exchange) = self.senders.run(exchange, task) {
+            send::response(exchange.request, &Response::unavailable());
+        }
+    }
+
+    /// Answers a request whose body was not read to its end, and closes the connection.
+    fn refuse(&self, exchange: Exchange, response: Response) {
+        let task = move |exchange: Exchange| send::refusal(exchange.request, &response);
+        if let Err(exchange) = self.lingerers.run(exchange, task) {
+            send::refusal_without_lingering(exchange.request, &Response::unavailable());
+        }
+    }
+
+    /// Whether all requests in flight were answered within `patience`.
+    fn wait_until_idle(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while self.in_flight.load(Ordering::SeqCst) > 0 {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        true
+    }
+}
+
+fn start_workers<S: Service>(
+    count: usize,
+    door: &Arc<Door>,
+    queue: Receiver<Job>,
+    service: &Arc<S>,
+) -> io::Result<Vec<thread::JoinHandle<()>>> {
+    let queue = Arc::new(Mutex::new(queue));
+    (1..=count)
+        .map(|number| {
+            let (door, queue, service) = (Arc::downgrade(door), queue.clone(), service.clone());
+            thread::Builder::new()
+                .name(format!("worker-{number}"))
+                .spawn(move || {
+                    let mut state = service.worker();
+                    // The lock is held while waiting: the others wait for the lock instead.
+                    while let Ok(job) =
+                        { queue.lock().unwrap_or_else(PoisonError::into_inner).recv() }
+                    {
+                        let Some(door) = door.upgrade() else { return };
+                        let Job {
+                            exchange,
+                            incoming,
+                            reserved,
+                        } = job;
+                        let response = answer(&*service, incoming, &mut state);
+                        drop(reserved);
+                        door.send(exchange, response);
+                    }
+                })
+        })
+        .collect()
+}
+
+/// Runs the handler; a panic in it is a 500, and the worker's state is made anew.
+fn answer<S: Service>(service: &S, incoming: Incoming, state: &mut S::Worker) -> Response {
+    // What a panic may leave half done is `state` alone, which is thrown away then.
+    let outcome = catch_unwind(AssertUnwindSafe(|| service.answer(incoming, &mut *state)));
+    outcome.unwrap_or_else(|_| {
+        log::error!("a handler panicked; its request is answered 500");
+        *state = service.worker();
+        Response::error(500)
+    })
+}

@@ -1,0 +1,57 @@
+//! From tiny_http's request to ours.
+
+use std::io;
+use std::time::Duration;
+
+use crate::http::{Headers, Incoming, Method};
+
+/// How long a client waits for memory to receive its body into.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Reads a body of `length` bytes into one buffer of that size.
+///
+/// # Errors
+/// When the client sends fewer.
+pub fn body(request: &mut tiny_http::Request, length: usize) -> io::Result<Vec<u8>> {
+    // Untouched zeros cost no memory: pages come as bytes arrive.
+    let mut body = vec![0; length];
+    request.as_reader().read_exact(&mut body)?;
+    Ok(body)
+}
+
+/// The request as plain data.
+pub fn incoming(request: &tiny_http::Request, body: Vec<u8>) -> Incoming {
+    let fields = request.headers().iter();
+    Incoming {
+        method: Method::parse(request.method().as_str()),
+        target: origin_form(request.url()).to_string(),
+        headers: fields
+            .map(|h| (h.field.as_str().to_string(), h.value.to_string()))
+            .collect::<Headers>(),
+        body,
+    }
+}
+
+/// A target without the scheme and authority that a proxy may be asked with
+/// (RFC 9112, 3.2.2).
+pub fn origin_form(target: &str) -> &str {
+    let Some(rest) = target
+        .strip_prefix("http://")
+        .or(target.strip_prefix("https://"))
+    else {
+        return target;
+    };
+    rest.find(['/', '?']).map_or("/", |path| &rest[path..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_with_an_authority_is_its_path() {
+        assert_eq!(origin_form("/file?x=http://a/b"), "/file?x=http://a/b");
+        assert_eq!(origin_form("http://a.example:80/file/x"), "/file/x");
+        assert_eq!(origin_form("http://a.example"), "/");
+    }
+}

@@ -1,0 +1,154 @@
+//! From our response to the client.
+
+use std::io::{self, Read, Write};
+use std::time::{Duration, Instant, SystemTime};
+
+use tiny_http::{HTTPVersion, Header, StatusCode};
+
+use crate::http::{Response, http_date};
+
+/// Answers up to this size fit a socket's buffer: writing one waits for no client.
+pub const SMALL: usize = 32 * 1024;
+
+/// How much of a refused body is still read, so that a client that sends all before it
+/// listens gets its answer: several times what any client sends by mistake. Also the most
+/// that may be left of a body when its reader is dropped or meets the end of the
+/// connection: tiny_http takes memory for all of it then, and the process ends if that
+/// fails (its `util/equal_reader.rs` and `util/fused_reader.rs`).
+const LINGER_BYTES: usize = 64 * 1024 * 1024;
+/// For how long.
+const LINGER_TIME: Duration = Duration::from_secs(10);
+
+/// Answers a request whose body was read to its end.
+pub fn response(request: tiny_http::Request, response: &Response) {
+    let outline = format!(
+        "{} {} → {}",
+        request.method(),
+        request.url(),
+        response.status
+    );
+    match write(request, response) {
+        Ok(()) => log::debug!("{outline}"),
+        Err(error) => log::debug!("{outline}, but the client is gone: {error}"),
+    }
+}
+
+/// Answers a request whose body was not read, listens until the client has stopped
+/// sending, within limits, and closes the connection.
+pub fn refusal(request: tiny_http::Request, response: &Response) {
+    if request.body_length().unwrap_or(0) > LINGER_BYTES {
+        log::warn!("a connection is given up: its client announced a body beyond all limits");
+        return park(write_refusal(request, response));
+    }
+    let mut stream = write_refusal(request, response);
+    let deadline = Instant::now() + LINGER_TIME;
+    let mut buffer = vec![0; 16 * 1024];
+    let mut read = 0;
+    while read < LINGER_BYTES && Instant::now() < deadline {
+        match stream.read(&mut buffer) {
+            Ok(0) | Err(_) => return,
+            Ok(count) => read += count,
+        }
+    }
+}
+
+/// The same for when there are too many such clients already: the answer only.
+pub fn refusal_without_lingering(request: tiny_http::Request, response: &Response) {
+    // Dropping the stream would wait for the client.
+    park(write_refusal(request, response));
+}
+
+fn write(request: tiny_http::Request, response: &Response) -> io::Result<()> {
+    let with_body = request.method() != &tiny_http::Method::Head;
+    let body = if with_body {
+        response.body.as_slice()
+    } else {
+        &[]
+    };
+    let mut head = head(&request, response).into_bytes();
+    // Not `respond`, which copies 8 KB at a time and may decide for chunks.
+    let mut writer = request.into_writer();
+    if body.len() <= SMALL {
+        head.extend_from_slice(body);
+        writer.write_all(&head)?;
+    } else {
+        writer.write_all(&head)?;
+        writer.write_all(body)?;
+    }
+    writer.flush()
+}
+
+fn head(request: &tiny_http::Request, response: &Response) -> String {
+    let reason = StatusCode(response.status).default_reason_phrase();
+    let mut head = format!(
+        "HTTP/1.1 {} {reason}\r\nDate: {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n",
+        response.status,
+        http_date(SystemTime::now()),
+        response.content_type,
+        response.body.content_length(),
+    );
+    for (name, value) in &response.headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    // What tiny_http does with the connection next, said aloud.
+    let asked = request
+        .headers()
+        .iter()
+        .find(|h| h.field.equiv("Connection"));
+    let asked = asked.map(|h| h.value.as_str().to_ascii_lowercase());
+    let has = |word| {
+        asked
+            .as_deref()
+            .is_some_and(|asked: &str| asked.contains(word))
+    };
+    let old = *request.http_version() == HTTPVersion(1, 0);
+    if has("close") || has("upgrade") || old && !has("keep-alive") {
+        head += "Connection: close\r\n";
+    } else if old {
+        head += "Connection: keep-alive\r\n";
+    }
+    head + "\r\n"
+}
+
+type Stream = Box<dyn tiny_http::ReadWrite + Send>;
+
+/// Writes an answer without dropping the reader of the request's body, which only
+/// `upgrade` allows. It gives the length of no body, so ours goes in with the protocol's
+/// name; a server may offer a protocol in any answer (RFC 9110, 7.8), and that it speaks
+/// HTTP/1.1 is true.
+fn write_refusal(request: tiny_http::Request, response: &Response) -> Stream {
+    log::debug!(
+        "{} {} → {}",
+        request.method(),
+        request.url(),
+        response.status
+    );
+    let body = match request.method() {
+        tiny_http::Method::Head => &[],
+        _ => response.body.as_slice(),
+    };
+    let protocol = format!(
+        "HTTP/1.1\r\nContent-Length: {}\r\nConnection: close",
+        response.body.content_length()
+    );
+    let mut answer = tiny_http::Response::empty(response.status);
+    let content_type = [("Content-Type", response.content_type.to_string())];
+    for (name, value) in content_type.iter().chain(&response.headers) {
+        // Our own header fields are ASCII.
+        if let Ok(header) = Header::from_bytes(*name, value.as_str()) {
+            answer.add_header(header);
+        }
+    }
+    let mut stream = request.upgrade(&protocol, answer);
+    if let Err(error) = stream.write_all(body).and_then(|()| stream.flush()) {
+        log::debug!("a refused client is gone: {error}");
+    }
+    stream
+}
+
+/// Gives up a connection's two descriptors and its thread for as long as the process
+/// lives: reading or dropping it would end the process, or wait for a client that may
+/// never stop.
+fn park(stream: Stream) {
+    std::mem::forget(stream);
+}

@@ -1,0 +1,80 @@
+//! The command line and the configuration file, as an operator meets them.
+
+mod common;
+
+use std::path::Path;
+use std::process::Output;
+
+use common::run;
+
+fn check(folder: &Path, config: &str) -> Output {
+    std::fs::write(folder.join("config.toml"), config).expect("writable");
+    run(folder, &["check-config"])
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn check_config_accepts_the_sample_and_no_file_at_all() {
+    let folder = tempfile::tempdir().expect("a folder");
+    assert_eq!(run(folder.path(), &["check-config"]).status.code(), Some(0));
+    let sample = include_str!("../config.sample.toml");
+    assert_eq!(check(folder.path(), sample).status.code(), Some(0));
+}
+
+#[test]
+fn check_config_reports_every_mistake_with_file_and_line_and_exits_1() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = "workers = \"many\"\n\n[files]\nexpiry = \"3 fortnights\"\nmaxsize = 5\n";
+    let output = check(folder.path(), config);
+    assert_eq!(output.status.code(), Some(1));
+    let errors = errors(&output);
+    for expected in [
+        "config.toml:1: workers: \"many\" is not a whole number",
+        "config.toml:4: files.expiry: \"3 fortnights\" is not a duration",
+        "config.toml:5: files.maxsize: unknown key",
+    ] {
+        assert!(errors.contains(expected), "{expected} is not in {errors}");
+    }
+}
+
+#[test]
+fn serve_refuses_a_config_with_mistakes_and_a_missing_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("config.toml"), "workers = 0").expect("writable");
+    let output = run(folder.path(), &["--allow-root"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors(&output).contains("workers"));
+    let output = run(folder.path(), &["--config", "missing.toml", "check-config"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors(&output).contains("missing.toml: cannot be read"));
+}
+
+#[test]
+fn wrong_usage_exits_2_and_help_lists_the_commands() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for wrong in [
+        &["destroy"][..],
+        &["--colour"],
+        &["--config"],
+        &["serve", "twice"],
+    ] {
+        let output = run(folder.path(), wrong);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+        assert!(errors(&output).contains("see --help"));
+    }
+    let output = run(folder.path(), &["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    let help = String::from_utf8(output.stdout).expect("UTF-8");
+    for word in [
+        "serve",
+        "init-db",
+        "check-config",
+        "--config",
+        "--allow-root",
+    ] {
+        assert!(help.contains(word), "{word}");
+    }
+}

@@ -1,0 +1,236 @@
+//! A PostgreSQL cluster that lives in a temporary folder and ends with its test program,
+//! even if that is killed.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use postgres::{Client, NoTls};
+
+use super::{eventually, signal};
+
+/// Runs its arguments until told otherwise by a line on standard input, or its end, which
+/// also removes the folder $0. It answers "ended" when they have ended.
+const KEEPER: &str = r#"
+    "$@" >>"$0/log" 2>&1 </dev/null & pid=$!
+    word=end; read -r word || word=end
+    case $word in crash) kill -QUIT $pid ;; *) kill -INT $pid ;; esac
+    wait $pid
+    [ "$word" = end ] && rm -rf "$0"
+    echo ended
+"#;
+
+pub struct Cluster {
+    folder: PathBuf,
+    keeper: Option<Child>,
+}
+
+impl Cluster {
+    /// The cluster that all tests of this program share.
+    pub fn shared() -> &'static Cluster {
+        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        SHARED.get_or_init(Cluster::start)
+    }
+
+    /// A cluster for a test that stops it.
+    pub fn start() -> Cluster {
+        let folder = tempfile::Builder::new()
+            .prefix("sfs-pg-")
+            .tempdir()
+            .expect("a folder")
+            .keep();
+        if is_root() {
+            succeed(Command::new("chown").arg("postgres:").arg(&folder));
+        }
+        let mut initdb = as_owner(&tool("initdb"));
+        initdb.args([
+            "--no-sync",
+            "--auth=trust",
+            "--username=tester",
+            "--encoding=UTF8",
+        ]);
+        initdb
+            .args(["--locale=C", "--pgdata"])
+            .arg(folder.join("data"));
+        succeed(&mut initdb);
+        let mut cluster = Cluster {
+            folder,
+            keeper: None,
+        };
+        cluster.resume();
+        cluster
+    }
+
+    /// Starts the server of this cluster.
+    pub fn resume(&mut self) {
+        let postgres = as_owner(&tool("postgres"));
+        let sockets = format!("unix_socket_directories={}", self.folder.display());
+        let mut keeper = Command::new("sh");
+        keeper.arg("-c").arg(KEEPER).arg(&self.folder);
+        keeper.arg(postgres.get_program()).args(postgres.get_args());
+        keeper.arg("-D").arg(self.folder.join("data"));
+        for setting in [
+            sockets.as_str(),
+            "listen_addresses=",
+            "fsync=off",
+            "max_connections=300",
+            "shared_buffers=64MB",
+        ] {
+            keeper.args(["-c", setting]);
+        }
+        keeper.stdin(Stdio::piped()).stdout(Stdio::piped());
+        self.keeper = Some(keeper.spawn().expect("sh"));
+        eventually("PostgreSQL accepts connections", || {
+            Client::connect(&self.url("postgres"), NoTls).is_ok()
+        });
+    }
+
+    /// Stops the server in order: open connections are told.
+    pub fn stop(&mut self) {
+        self.tell("stop");
+    }
+
+    /// Ends the server as a crash would: nothing is told or written.
+    pub fn crash(&mut self) {
+        self.tell("crash");
+    }
+
+    /// Sends a signal to the server and all of its processes.
+    pub fn signal(&self, name: &str) {
+        let pids = std::fs::read_to_string(self.folder.join("data/postmaster.pid"));
+        let pid = pids
+            .expect("it runs")
+            .lines()
+            .next()
+            .and_then(|pid| pid.parse().ok());
+        let pid: u32 = pid.expect("a pid");
+        for process in children(pid).into_iter().chain([pid]) {
+            signal(process, name);
+        }
+    }
+
+    /// What `database.url` is for a database of this cluster.
+    pub fn url(&self, name: &str) -> String {
+        format!("host={} user=tester dbname={name}", self.folder.display())
+    }
+
+    /// A new, empty database.
+    pub fn database(&self) -> Database {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let mut client = Client::connect(&self.url("postgres"), NoTls).expect("PostgreSQL runs");
+        client
+            .batch_execute(&format!("CREATE DATABASE {name}"))
+            .expect("a new database");
+        Database {
+            url: self.url(&name),
+            name,
+        }
+    }
+
+    fn tell(&mut self, word: &str) {
+        let mut keeper = self.keeper.take().expect("it runs");
+        let mut input = keeper.stdin.take().expect("a pipe");
+        writeln!(input, "{word}").expect("the keeper listens");
+        let output = keeper.stdout.take().expect("a pipe");
+        BufReader::new(output)
+            .read_line(&mut String::new())
+            .expect("the keeper answers");
+        keeper.wait().expect("the keeper ends");
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.keeper.is_some() {
+            self.tell("end");
+        } else {
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+}
+
+/// A database of one test.
+pub struct Database {
+    pub name: String,
+    pub url: String,
+}
+
+impl Database {
+    /// A new, empty one in the shared cluster.
+    pub fn new() -> Database {
+        Cluster::shared().database()
+    }
+
+    /// A connection of the test's own.
+    pub fn client(&self) -> Client {
+        Client::connect(&self.url, NoTls).expect("PostgreSQL runs")
+    }
+
+    /// The one number that `sql` selects.
+    pub fn number(&self, sql: &str) -> i64 {
+        self.client().query_one(sql, &[]).expect("a row").get(0)
+    }
+
+    pub fn execute(&self, sql: &str) {
+        self.client().batch_execute(sql).expect("valid SQL");
+    }
+}
+
+/// A program of PostgreSQL's, wherever Debian keeps it; the newest if there are several.
+pub fn tool(name: &str) -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let newest = versions
+        .filter_map(|version| version.file_name().to_str()?.parse::<u32>().ok())
+        .max();
+    match newest {
+        Some(version) => format!("/usr/lib/postgresql/{version}/bin/{name}").into(),
+        None => name.into(),
+    }
+}
+
+/// PostgreSQL refuses root: root becomes its user.
+fn as_owner(program: &Path) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command
+        .args([
+            "--reuid=postgres",
+            "--regid=postgres",
+            "--clear-groups",
+            "--",
+        ])
+        .arg(program);
+    command.current_dir("/");
+    command
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let expected = format!("PPid:\t{parent}");
+    let processes = std::fs::read_dir("/proc").expect("Linux").flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_child = |pid: &u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+        status.is_ok_and(|status| status.lines().any(|line| line == expected))
+    };
+    pids.filter(is_child).collect()
+}
+
+pub fn is_root() -> bool {
+    std::fs::metadata("/proc/self").expect("Linux").uid() == 0
+}
+
+fn succeed(command: &mut Command) {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {output:?}");
+}

@@ -1,0 +1,39 @@
+//! The fixture: a private PostgreSQL per test program, a database per test, and the real
+//! server on it.
+
+// Every test program uses a part of it.
+#![allow(dead_code, unused_imports)]
+
+mod client;
+mod cluster;
+mod server;
+
+use std::time::{Duration, Instant};
+
+pub use client::{Connection, Response};
+pub use cluster::{Cluster, Database, is_root, tool};
+pub use server::{BINARY, Server, run, signal};
+
+/// Waits until `condition` holds; the test fails if it doesn't for a minute.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Bytes that differ from those of any other seed.
+pub fn bytes(seed: u64, length: usize) -> Vec<u8> {
+    // Xorshift (Marsaglia 2003), so that nothing compresses or repeats.
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend_from_slice(&state.to_le_bytes());
+    }
+    bytes.truncate(length);
+    bytes
+}

@@ -1,0 +1,158 @@
+//! The real binary, with a configuration of its own.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::{Connection, Database, Response, eventually};
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_session-file-server");
+
+/// Runs a command of the binary to its end, in `folder`.
+pub fn run(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(BINARY)
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .expect("the binary runs")
+}
+
+/// Sends a signal by the shell's own kill: not every machine has a program for it.
+pub fn signal(pid: u32, name: &str) {
+    let status = Command::new("sh")
+        .args(["-c", &format!("kill -s {name} {pid}")])
+        .status();
+    assert!(status.expect("sh").success());
+}
+
+pub struct Server {
+    child: Child,
+    pub address: String,
+    log: Arc<Mutex<String>>,
+    pub folder: tempfile::TempDir,
+}
+
+impl Server {
+    /// A server on `database` that listens on a free port.
+    pub fn start(database: &Database) -> Server {
+        Server::with(database, "")
+    }
+
+    /// The same with more settings, as lines of TOML with dotted keys.
+    pub fn with(database: &Database, settings: &str) -> Server {
+        let server = Server::try_with(&database.url, settings);
+        server.unwrap_or_else(|log| panic!("the server did not start: {log}"))
+    }
+
+    /// The same; what it logged, if it ends instead of listening.
+    pub fn try_with(url: &str, settings: &str) -> Result<Server, String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let listen = match settings.contains("listen =") {
+            true => "",
+            false => "listen = '127.0.0.1:0'\n",
+        };
+        let config = format!("{listen}database.url = \"{url}\"\n{settings}\n");
+        std::fs::write(folder.path().join("config.toml"), config).expect("writable");
+        let mut child = Command::new(BINARY)
+            .arg("--allow-root")
+            .current_dir(folder.path())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs");
+        let log = Arc::new(Mutex::new(String::new()));
+        let address = follow(child.stderr.take().expect("a pipe"), log.clone());
+        match address.recv_timeout(Duration::from_secs(60)) {
+            Ok(address) => Ok(Server {
+                child,
+                address,
+                log,
+                folder,
+            }),
+            Err(_) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(log.lock().expect("no panic").clone())
+            }
+        }
+    }
+
+    /// All that the server has logged until now.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no panic").clone()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn connect(&self) -> Connection {
+        Connection::open(&self.address)
+    }
+
+    pub fn get(&self, path: &str) -> Response {
+        self.connect().request("GET", path, &[], b"")
+    }
+
+    pub fn post(&self, path: &str, body: &[u8]) -> Response {
+        self.connect().request("POST", path, &[], body)
+    }
+
+    pub fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        self.connect().request("POST", path, headers, body)
+    }
+
+    /// Uploads a file, which must succeed; its id.
+    pub fn upload(&self, body: &[u8]) -> String {
+        let answer = self.post("/file", body);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.json()["id"].as_str().expect("an id").to_string()
+    }
+
+    pub fn signal(&self, name: &str) {
+        signal(self.pid(), name);
+    }
+
+    /// Waits until the server has ended by itself.
+    pub fn ended(mut self) -> (ExitStatus, String) {
+        let mut status = None;
+        eventually("the server ends", || {
+            status = self.child.try_wait().expect("a child");
+            status.is_some()
+        });
+        (status.expect("ended"), self.log())
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().expect("a child");
+        self.child.wait().expect("a child");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Gathers the log; tells the address when the server says where it listens.
+fn follow(stderr: impl Read + Send + 'static, log: Arc<Mutex<String>>) -> Receiver<String> {
+    let (found, address) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            {
+                let mut log = log.lock().expect("no panic");
+                log.push_str(&line);
+                log.push('\n');
+            }
+            let after = line.split("listening on ").nth(1);
+            if let Some((address, _)) = after.and_then(|rest| rest.split_once(", with")) {
+                let _ = found.send(address.to_string());
+            }
+        }
+    });
+    address
+}

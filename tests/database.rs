@@ -1,0 +1,346 @@
+//! What happens when the database is away, restarted, or not what it should be.
+
+mod common;
+
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::{BINARY, Cluster, Connection, Database, Server, bytes, eventually, run};
+
+#[test]
+fn an_outage_is_answered_503_and_service_resumes_by_itself() {
+    let mut cluster = Cluster::start();
+    let server = Server::start(&cluster.database());
+    let id = server.upload(b"a file");
+    cluster.stop();
+    for _ in 0..20 {
+        let answer = server.get(&format!("/file/{id}"));
+        answer.assert_error(503);
+        assert!(answer.header("Retry-After").is_some());
+    }
+    server.post("/file", b"new").assert_error(503);
+    server
+        .post("/files", br#"{"file": "YQ=="}"#)
+        .assert_error(503);
+    server.get("/health").assert_error(503);
+    cluster.resume();
+    eventually("service resumes", || {
+        server.get(&format!("/file/{id}")).status == 200
+    });
+    eventually("it is healthy", || server.get("/health").status == 200);
+    assert_eq!(server.post("/files", br#"{"file": "YQ=="}"#).status, 200);
+    let log = server.log();
+    assert_eq!(
+        log.matches("can't be reached").count(),
+        1,
+        "said once: {log}"
+    );
+    assert_eq!(
+        log.matches("the database is back").count(),
+        1,
+        "said once: {log}"
+    );
+}
+
+#[test]
+fn a_restart_between_two_requests_is_not_noticed() {
+    let mut cluster = Cluster::start();
+    let server = Server::with(&cluster.database(), "workers = 1");
+    let id = server.upload(b"a file");
+    cluster.crash();
+    cluster.resume();
+    assert_eq!(server.get(&format!("/file/{id}")).status, 200);
+    cluster.stop();
+    cluster.resume();
+    // Not repeatable, but the connection is looked at first.
+    assert_eq!(server.post("/files", br#"{"file": "YQ=="}"#).status, 200);
+}
+
+#[test]
+fn an_upload_whose_connection_breaks_is_tried_once_more() {
+    let database = Database::new();
+    let server = Server::with(&database, "workers = 1");
+    let id = server.upload(b"a file");
+    let mut blocker = database.client();
+    let mut lock = blocker.transaction().expect("a transaction");
+    lock.batch_execute("LOCK TABLE files").expect("a lock");
+    std::thread::scope(|scope| {
+        let upload = scope.spawn(|| server.upload(b"another"));
+        let mut client = database.client();
+        eventually("the waiting connection is found and broken", || {
+            let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            client
+                .query_one(terminate, &[])
+                .expect("a row")
+                .get::<_, i64>(0)
+                == 1
+        });
+        lock.rollback().expect("unlocked");
+        let another = upload.join().expect("200");
+        assert_ne!(another, id);
+    });
+    assert_eq!(database.number("SELECT count(*) FROM files"), 2);
+}
+
+#[test]
+fn a_server_that_starts_before_its_database_serves_when_it_comes() {
+    let mut cluster = Cluster::start();
+    let database = cluster.database();
+    cluster.stop();
+    let server = Server::start(&database);
+    server.post("/file", b"a file").assert_error(503);
+    cluster.resume();
+    eventually("the tables are made and the upload succeeds", || {
+        server.post("/file", b"a file").status == 200
+    });
+}
+
+#[test]
+fn a_database_that_does_not_exist_is_named_at_the_start() {
+    let url = Cluster::shared().url("no_such_database");
+    let log = Server::try_with(&url, "").err().expect("refused");
+    assert!(
+        log.contains("no_such_database") && log.contains("createdb"),
+        "{log}"
+    );
+}
+
+#[test]
+fn init_db_and_psql_load_the_same_schema_and_repeat() {
+    let (by_us, by_psql) = (Database::new(), Database::new());
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = format!("database.url = \"{}\"\n", by_us.url);
+    std::fs::write(folder.path().join("config.toml"), config).expect("writable");
+    for _ in 0..2 {
+        let output = run(folder.path(), &["init-db"]);
+        assert!(output.status.success(), "{output:?}");
+        let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/schema.pgsql");
+        let psql = Command::new("psql")
+            .args([
+                "-q",
+                "-1",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-f",
+                schema,
+                &by_psql.url,
+            ])
+            .output()
+            .expect("psql");
+        assert!(psql.status.success(), "{psql:?}");
+    }
+    let describe = |database: &Database| {
+        let output = Command::new(common::tool("pg_dump"))
+            .args([
+                "--schema-only",
+                "--no-owner",
+                "--restrict-key=none",
+                &database.url,
+            ])
+            .output()
+            .expect("pg_dump");
+        let output = match output.status.success() {
+            true => output,
+            // Older ones know no --restrict-key.
+            false => Command::new(common::tool("pg_dump"))
+                .args(["--schema-only", "--no-owner", &database.url])
+                .output()
+                .expect("pg_dump"),
+        };
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let schema = describe(&by_us);
+    assert_eq!(schema, describe(&by_psql));
+    for line in [
+        "id character varying(44) NOT NULL",
+        "data bytea NOT NULL",
+        "uploaded timestamp with time zone DEFAULT now() NOT NULL",
+        "expiry timestamp with time zone DEFAULT (now() + '30 days'::interval) NOT NULL",
+        "~ '^[a-zA-Z0-9_-]+$'::text",
+        "ALTER COLUMN data SET STORAGE EXTERNAL",
+        "USING btree (expiry)",
+    ] {
+        assert!(schema.contains(line), "{line} is not in {schema}");
+    }
+}
+
+#[test]
+fn a_database_of_the_python_server_is_served_as_it_is() {
+    let database = Database::new();
+    database.execute(
+        "CREATE TABLE files (id varchar(44) PRIMARY KEY CHECK (id ~ '^[a-zA-Z0-9_-]+$'), \
+             data bytea NOT NULL, uploaded timestamptz NOT NULL DEFAULT now(), \
+             expiry timestamptz NOT NULL DEFAULT now() + '30 days');
+         ALTER TABLE files ALTER data SET STORAGE EXTERNAL;
+         CREATE INDEX files_expiry ON files (expiry);
+         INSERT INTO files (id, data) VALUES ('1234567890', 'an old one'), ('forever', 'x');
+         UPDATE files SET expiry = 'infinity' WHERE id = 'forever'",
+    );
+    let server = Server::start(&database);
+    assert_eq!(server.get("/file/1234567890").body, b"an old one");
+    assert_eq!(
+        server.get("/files/1234567890").json()["result"],
+        "YW4gb2xkIG9uZQ=="
+    );
+    let forever = server.get("/file/forever");
+    assert_eq!(
+        forever.header("Expires"),
+        Some("Fri, 31 Dec 9999 23:59:59 GMT")
+    );
+}
+
+#[test]
+fn another_programs_table_is_refused_and_left_alone() {
+    let database = Database::new();
+    database.execute("CREATE TABLE files (id bigint PRIMARY KEY, name text)");
+    let log = Server::try_with(&database.url, "").err().expect("refused");
+    assert!(
+        log.contains("init-db") && log.contains("id of type character varying"),
+        "{log}"
+    );
+    assert_eq!(database.number("SELECT count(*) FROM files"), 0);
+}
+
+#[test]
+fn servers_that_start_at_once_share_one_empty_database() {
+    let database = Database::new();
+    std::thread::scope(|scope| {
+        let starts: Vec<_> = (0..6)
+            .map(|_| scope.spawn(|| Server::start(&database)))
+            .collect();
+        let servers: Vec<Server> = starts
+            .into_iter()
+            .map(|s| s.join().expect("started"))
+            .collect();
+        let id = servers[0].upload(b"a file");
+        for server in &servers {
+            assert_eq!(server.get(&format!("/file/{id}")).body, b"a file");
+        }
+    });
+}
+
+/// Uploads files of various sizes from several clients until told to stop; the seeds of
+/// those that were acknowledged.
+fn upload_until(address: &str, stop: &AtomicBool) -> Vec<(u64, String)> {
+    let acknowledged = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for client in 0..8u64 {
+            let acknowledged = &acknowledged;
+            scope.spawn(move || {
+                for number in 0..u64::MAX {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let seed = client << 32 | number;
+                    let answer = Connection::try_open(address)
+                        .and_then(|mut c| c.try_request("POST", "/file", &[], &file(seed)));
+                    match answer {
+                        Ok(answer) if answer.status == 200 => {
+                            let id = answer.json()["id"].as_str().expect("an id").to_string();
+                            acknowledged.lock().expect("no panic").push((seed, id));
+                        }
+                        Ok(answer) => answer.assert_error(503),
+                        // Killed: there is nobody to connect to.
+                        Err(_) => std::thread::sleep(Duration::from_millis(5)),
+                    }
+                }
+            });
+        }
+    });
+    acknowledged.into_inner().expect("no panic")
+}
+
+fn file(seed: u64) -> Vec<u8> {
+    bytes(seed, 1 + (seed as usize % 7) * 30_000)
+}
+
+fn assert_all_there(server: &Server, acknowledged: &[(u64, String)]) {
+    assert!(
+        acknowledged.len() > 20,
+        "hardly anything was uploaded: {}",
+        acknowledged.len()
+    );
+    let mut connection = server.connect();
+    for (seed, id) in acknowledged {
+        let answer = connection.request("GET", &format!("/file/{id}"), &[], b"");
+        assert!(
+            answer.status == 200 && answer.body == file(*seed),
+            "{id} was lost: {answer:?}"
+        );
+    }
+}
+
+#[test]
+fn kill_9_under_load_loses_nothing_that_was_acknowledged() {
+    let database = Database::new();
+    let mut server = Server::start(&database);
+    let stop = AtomicBool::new(false);
+    let acknowledged = std::thread::scope(|scope| {
+        let uploads = scope.spawn(|| upload_until(&server.address.clone(), &stop));
+        eventually("load", || {
+            database.number("SELECT count(*) FROM files") > 100
+        });
+        server.signal("KILL");
+        stop.store(true, Ordering::Relaxed);
+        uploads.join().expect("no panic")
+    });
+    server.kill();
+    let server = Server::start(&database);
+    assert_all_there(&server, &acknowledged);
+}
+
+#[test]
+fn a_database_that_stops_and_starts_under_load_loses_nothing_that_was_acknowledged() {
+    let mut cluster = Cluster::start();
+    let database = cluster.database();
+    let server = Server::start(&database);
+    let stop = AtomicBool::new(false);
+    let acknowledged = std::thread::scope(|scope| {
+        let uploads = scope.spawn(|| upload_until(&server.address, &stop));
+        let mut least = 0;
+        for _ in 0..3 {
+            least += 100;
+            eventually("load", || {
+                database.number("SELECT count(*) FROM files") > least
+            });
+            // In order: what it has committed is on its disk. (Its crashes are another
+            // matter here, because the tests' clusters don't wait for the disk.)
+            cluster.stop();
+            std::thread::sleep(Duration::from_millis(300));
+            cluster.resume();
+            least = database.number("SELECT count(*) FROM files");
+        }
+        eventually("load", || {
+            database.number("SELECT count(*) FROM files") > least + 50
+        });
+        stop.store(true, Ordering::Relaxed);
+        uploads.join().expect("no panic")
+    });
+    assert_all_there(&server, &acknowledged);
+}
+
+#[test]
+fn a_database_that_hangs_is_reported_by_health_within_its_second() {
+    let cluster = Cluster::start();
+    let server = Server::start(&cluster.database());
+    assert_eq!(server.get("/health").status, 200);
+    cluster.signal("STOP");
+    server.get("/health").assert_error(503);
+    cluster.signal("CONT");
+    eventually("it is healthy again", || {
+        server.get("/health").status == 200
+    });
+}
+
+#[test]
+fn the_version_is_printed() {
+    let output = Command::new(BINARY)
+        .arg("--version")
+        .output()
+        .expect("the binary runs");
+    let expected = format!("session-file-server {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(String::from_utf8(output.stdout).expect("UTF-8"), expected);
+}

@@ -1,0 +1,365 @@
+//! How requests come in and answers go out: sockets, queues, slow clients, stopping.
+
+mod common;
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::{Connection, Database, Server, bytes, eventually, run};
+use session_file_server::config::{Config, Listen};
+use session_file_server::http::{BodyRule, Incoming, Method, Response};
+use session_file_server::server::{self, Listener, Service, Stop};
+
+#[test]
+fn a_connection_is_kept_alive_and_closed_when_asked() {
+    let server = Server::start(&Database::new());
+    let mut connection = server.connect();
+    for number in 0..50 {
+        let answer = connection.request("POST", "/file", &[], &bytes(number, 2000));
+        assert_eq!(answer.status, 200);
+    }
+    let answer = connection.request("GET", "/health", &[("Connection", "close")], b"");
+    assert_eq!(answer.header("Connection"), Some("close"));
+    assert!(connection.is_closed());
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let server = Server::start(&Database::new());
+    let large = server.upload(&bytes(1, 300_000));
+    let mut connection = server.connect();
+    let paths = [
+        format!("/file/{large}"),
+        "/nothing".into(),
+        format!("/file/{large}/info"),
+    ];
+    for path in &paths {
+        connection.head("GET", path, &[]);
+    }
+    assert!(connection.answer("GET").body == bytes(1, 300_000));
+    connection.answer("GET").assert_error(404);
+    assert_eq!(connection.answer("GET").number("size"), 300_000.0);
+}
+
+#[test]
+fn http_1_0_is_answered_and_closed_or_kept_as_asked() {
+    let server = Server::start(&Database::new());
+    let mut connection = server.connect();
+    connection
+        .send(b"GET /health HTTP/1.0\r\n\r\n")
+        .expect("the server listens");
+    let answer = connection.answer("GET");
+    assert_eq!(
+        (answer.status, answer.header("Connection")),
+        (200, Some("close"))
+    );
+    assert!(connection.is_closed());
+    let mut connection = server.connect();
+    for _ in 0..2 {
+        let request = b"GET /health HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n";
+        connection.send(request).expect("the server listens");
+        let answer = connection.answer("GET");
+        assert_eq!(
+            (answer.status, answer.header("Connection")),
+            (200, Some("keep-alive"))
+        );
+    }
+}
+
+#[test]
+fn no_answer_is_chunked_even_for_a_client_that_prefers_it() {
+    let server = Server::start(&Database::new());
+    let id = server.upload(&bytes(1, 1_000_000));
+    let mut connection = server.connect();
+    for path in [format!("/file/{id}"), "/health".into()] {
+        let answer = connection.request("GET", &path, &[("TE", "chunked")], b"");
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("Transfer-Encoding"), None);
+    }
+}
+
+#[test]
+fn a_target_with_scheme_and_host_is_its_path() {
+    let server = Server::start(&Database::new());
+    assert_eq!(server.get("http://files.example/health").status, 200);
+}
+
+#[test]
+fn a_unix_socket_has_its_mode_and_serves() {
+    let server = Server::with(
+        &Database::new(),
+        "listen = 'unix:http.sock'\nsocket_mode = '606'",
+    );
+    let path = server.folder.path().join("http.sock");
+    let mode = std::fs::metadata(&path)
+        .expect("the socket")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o606);
+    let id = server.upload(&bytes(1, 1_000_000));
+    assert!(server.get(&format!("/file/{id}")).body == bytes(1, 1_000_000));
+    server.signal("TERM");
+    let (status, _) = server.ended();
+    assert_eq!(status.code(), Some(0));
+    assert!(!path.exists(), "the socket's file is removed");
+}
+
+#[test]
+fn a_stale_socket_file_is_replaced_a_live_one_and_other_files_are_refused() {
+    let database = Database::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("http.sock");
+    let listen = format!("listen = 'unix:{}'", path.display());
+
+    drop(UnixListener::bind(&path).expect("a stale socket"));
+    let server = Server::with(&database, &listen);
+    assert_eq!(server.get("/health").status, 200);
+
+    let refused = Server::try_with(&database.url, &listen)
+        .err()
+        .expect("refused");
+    assert!(
+        refused.contains("a running server has that socket"),
+        "{refused}"
+    );
+    assert_eq!(server.get("/health").status, 200, "the first one goes on");
+    drop(server);
+
+    std::fs::remove_file(&path).expect("killed servers leave it");
+    std::fs::write(&path, "precious").expect("writable");
+    let refused = Server::try_with(&database.url, &listen)
+        .err()
+        .expect("refused");
+    assert!(refused.contains("not a socket"), "{refused}");
+    assert_eq!(std::fs::read(&path).expect("still there"), b"precious");
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let database = Database::new();
+    let server = Server::start(&database);
+    let listen = format!("listen = '{}'", server.address);
+    let refused = Server::try_with(&database.url, &listen)
+        .err()
+        .expect("refused");
+    assert!(refused.contains(&server.address), "{refused}");
+    assert!(
+        refused.contains("another program has that port"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn root_is_refused_unless_allowed() {
+    if !common::is_root() {
+        eprintln!("not root: nothing to refuse");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = run(folder.path(), &["serve"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--allow-root"));
+}
+
+#[test]
+fn slow_uploads_do_not_occupy_the_workers() {
+    let server = Server::with(&Database::new(), "workers = 1");
+    let mut stalled: Vec<Connection> = (0..40).map(|_| server.connect()).collect();
+    for connection in &mut stalled {
+        connection.head("POST", "/file", &[("Content-Length", "2000000")]);
+        connection.send(b"a beginning").expect("the server listens");
+    }
+    for number in 0..20 {
+        let id = server.upload(&bytes(number, 5000));
+        assert_eq!(server.get(&format!("/file/{id}")).status, 200);
+    }
+}
+
+#[test]
+fn clients_that_do_not_read_do_not_occupy_the_workers() {
+    let server = Server::with(&Database::new(), "workers = 1");
+    let id = server.upload(&bytes(1, 9_000_000));
+    let mut stalled: Vec<Connection> = (0..8).map(|_| server.connect()).collect();
+    for connection in &mut stalled {
+        connection.head("GET", &format!("/file/{id}"), &[]);
+    }
+    for number in 0..20 {
+        let id = server.upload(&bytes(number, 5000));
+        assert_eq!(server.get(&format!("/file/{id}")).status, 200);
+    }
+    // Those who come back get all of it.
+    assert!(stalled[0].answer("GET").body == bytes(1, 9_000_000));
+}
+
+#[test]
+fn a_full_queue_is_answered_503_at_once() {
+    let database = Database::new();
+    let server = Server::with(&database, "workers = 1\nlog_level = 'debug'");
+    let id = server.upload(b"a file");
+    let mut blocker = database.client();
+    let mut lock = blocker.transaction().expect("a transaction");
+    lock.batch_execute("LOCK TABLE files").expect("a lock");
+    // One request is with the worker, 32 wait in the queue, the rest is refused.
+    let mut waiting: Vec<Connection> = (0..60).map(|_| server.connect()).collect();
+    for connection in &mut waiting {
+        connection.head("GET", &format!("/file/{id}"), &[]);
+    }
+    eventually("27 are refused", || {
+        server.log().matches("→ 503").count() == 27
+    });
+    let refused = server.get("/file/another");
+    refused.assert_error(503);
+    assert!(refused.header("Retry-After").is_some());
+    lock.rollback().expect("unlocked");
+    let answers: Vec<u16> = waiting.iter_mut().map(|c| c.answer("GET").status).collect();
+    assert!(
+        answers.iter().filter(|status| **status == 200).count() >= 33,
+        "{answers:?}"
+    );
+    assert!(
+        answers.iter().all(|status| [200, 503].contains(status)),
+        "{answers:?}"
+    );
+}
+
+#[test]
+fn a_stop_finishes_what_is_in_flight_and_exits_0() {
+    for signal in ["TERM", "INT"] {
+        let database = Database::new();
+        let server = Server::start(&database);
+        let id = server.upload(b"a file");
+        // One request waits for the database, one body is on its way.
+        let mut blocker = database.client();
+        let mut lock = blocker.transaction().expect("a transaction");
+        lock.batch_execute("LOCK TABLE files").expect("a lock");
+        let mut waiting = server.connect();
+        waiting.head("GET", &format!("/file/{id}"), &[]);
+        let mut sending = server.connect();
+        let body = bytes(1, 100_000);
+        sending.head("POST", "/file", &[("Content-Length", "100000")]);
+        sending.send(&body[..50_000]).expect("the server listens");
+        std::thread::sleep(Duration::from_millis(200));
+
+        server.signal(signal);
+        eventually("the signal is seen", || {
+            server.log().contains("finishing what is in flight")
+        });
+        std::thread::sleep(Duration::from_millis(200));
+        lock.rollback().expect("unlocked");
+        sending.send(&body[50_000..]).expect("the server listens");
+        assert_eq!(waiting.answer("GET").body, b"a file");
+        let answer = sending.answer("POST");
+        assert_eq!(answer.status, 200);
+        let address = server.address.clone();
+        let (status, _) = server.ended();
+        assert_eq!(status.code(), Some(0));
+        assert!(Connection::try_open(&address).is_err());
+        assert_eq!(database.number("SELECT count(*) FROM files"), 2);
+    }
+}
+
+#[test]
+fn an_idle_connection_does_not_delay_a_stop() {
+    let server = Server::start(&Database::new());
+    let mut idle = server.connect();
+    assert_eq!(idle.request("GET", "/health", &[], b"").status, 200);
+    server.signal("TERM");
+    assert_eq!(server.ended().0.code(), Some(0));
+}
+
+#[test]
+fn a_lie_in_content_length_does_not_end_the_process() {
+    let server = Server::start(&Database::new());
+    for path in ["/file", "/files", "/file/abc", "/nothing"] {
+        let mut connection = server.connect();
+        connection.head("POST", path, &[("Content-Length", "1000000000000000")]);
+        connection.answer("POST").assert_error(413);
+        connection.finish();
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(server.get("/health").status, 200);
+}
+
+/// Answers all requests but those for `/panic`.
+struct Panicking;
+
+impl Service for Panicking {
+    type Worker = usize;
+
+    fn worker(&self) -> usize {
+        0
+    }
+
+    fn body_rule(&self, _: Method, _: &str) -> BodyRule {
+        BodyRule::AtMost(0)
+    }
+
+    fn answer(&self, incoming: Incoming, answered: &mut usize) -> Response {
+        *answered += 1;
+        assert!(incoming.target != "/panic", "on purpose");
+        Response::text(200, &answered.to_string())
+    }
+}
+
+#[test]
+fn a_panic_is_a_500_for_its_request_and_the_worker_goes_on() {
+    let config = Config {
+        listen: Listen::Tcp("127.0.0.1:0".into()),
+        ..Config::default()
+    };
+    let listener = Listener::bind(&config).expect("a free port");
+    let address = listener.address().to_string();
+    let stop = Stop::default();
+    let running = {
+        let stop = stop.clone();
+        std::thread::spawn(move || server::run(listener, 1, Arc::new(Panicking), &stop))
+    };
+    let mut connection = Connection::open(&address);
+    let mut get = |path| connection.request("GET", path, &[], b"");
+    assert_eq!(get("/").body, b"1");
+    assert_eq!(get("/").body, b"2");
+    get("/panic").assert_error(500);
+    assert_eq!(
+        get("/").body,
+        b"1",
+        "the only worker goes on with a new state"
+    );
+    stop.request();
+    assert!(running.join().expect("no panic").is_ok());
+}
+
+#[test]
+fn many_clients_at_once_are_all_served() {
+    let server = Server::start(&Database::new());
+    std::thread::scope(|scope| {
+        for client in 0..64 {
+            let server = &server;
+            scope.spawn(move || {
+                let mut connection = server.connect();
+                for number in 0..10 {
+                    let body = bytes(client * 100 + number, 3000);
+                    let answer = connection.request("POST", "/file", &[], &body);
+                    assert_eq!(answer.status, 200, "{answer:?}");
+                    let path = format!("/file/{}", answer.json()["id"].as_str().expect("an id"));
+                    assert!(connection.request("GET", &path, &[], b"").body == body);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_log_at_info_level_names_no_file() {
+    let server = Server::start(&Database::new());
+    let id = server.upload(b"a file");
+    server.get(&format!("/file/{id}"));
+    let started = Instant::now();
+    std::io::stderr().flush().expect("standard error");
+    while started.elapsed() < Duration::from_millis(100) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(!server.log().contains(&id), "{}", server.log());
+}
