@@ -26,6 +26,8 @@ const DEFAULT_DATABASE_URL: &str = "host=/run/postgresql dbname=sessionfiles";
 /// padded, with room to spare.
 const DEFAULT_MAX_SIZE: usize = 10_223_616;
 const DEFAULT_EXPIRY: Duration = Duration::from_secs(3 * WEEK);
+const DEFAULT_ED25519: &str = "key_ed25519";
+const DEFAULT_X25519: &str = "key_x25519";
 const DEFAULT_CLEANUP_INTERVAL: Duration = Duration::from_secs(15);
 
 const DAY: u64 = 24 * 60 * 60;
@@ -56,6 +58,41 @@ pub struct Config {
     pub database: db::Settings,
     /// The table `files`.
     pub files: Files,
+    /// The table `keys`.
+    pub keys: Keys,
+}
+
+/// The table `keys` of the configuration.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// `keys.ed25519`: the file of the Ed25519 key; made at first start.
+    pub ed25519: PathBuf,
+    /// `keys.x25519`: the file of an older server's X25519 key.
+    pub x25519: PathBuf,
+    /// Whether the operator named another file than the default, which must be there then.
+    pub x25519_is_set: bool,
+}
+
+impl Keys {
+    fn take(keys: &mut FileKeys, folder: &Path) -> Keys {
+        let default_x25519 = folder.join(DEFAULT_X25519);
+        let ed25519 = keys.take("keys.ed25519", folder.join(DEFAULT_ED25519), |value| {
+            file_path(value, folder)
+        });
+        let x25519 = keys.take("keys.x25519", default_x25519.clone(), |value| {
+            file_path(value, folder)
+        });
+        Keys {
+            ed25519,
+            x25519_is_set: x25519 != default_x25519,
+            x25519,
+        }
+    }
+
+    /// The file of an older server's key, if there is one or must be one.
+    pub fn old_x25519(&self) -> Option<&Path> {
+        (self.x25519_is_set || self.x25519.exists()).then_some(&self.x25519)
+    }
 }
 
 /// The table `files` of the configuration.
@@ -132,7 +169,7 @@ impl Config {
     /// All mistakes, by line.
     pub fn parse(text: &str, path: &Path) -> Result<Config, Vec<Mistake>> {
         let folder = path.parent().unwrap_or(Path::new(""));
-        let mut keys = Keys::parse(text)?;
+        let mut keys = FileKeys::parse(text)?;
         let mut files = Files {
             max_size: keys.take("files.max_size", DEFAULT_MAX_SIZE, |value| {
                 integer(value, MAX_SIZES, "bytes", "10_223_616")
@@ -159,6 +196,7 @@ impl Config {
             log_level: keys.take("log_level", log::LevelFilter::Info, log_level),
             database: keys.take("database.url", db::Settings::default(), database_url),
             files,
+            keys: Keys::take(&mut keys, folder),
         };
         keys.finish().map(|()| config)
     }
@@ -267,6 +305,13 @@ fn listen(value: &Node, folder: &Path) -> Result<Listen, String> {
     }
 }
 
+fn file_path(value: &Node, folder: &Path) -> Result<PathBuf, String> {
+    match text(value, r#""key_ed25519""#)? {
+        "" => Err("the path is empty".into()),
+        path => Ok(folder.join(path)),
+    }
+}
+
 fn socket_mode(value: &Node) -> Result<u32, String> {
     let example = r#""660""#;
     let text = text(value, example)?;
@@ -322,7 +367,7 @@ impl fmt::Display for Mistake {
 }
 
 /// What a configuration file holds, until every key has been taken.
-struct Keys {
+struct FileKeys {
     found: Vec<Found>,
     known: Vec<&'static str>,
     mistakes: Vec<Mistake>,
@@ -334,8 +379,8 @@ struct Found {
     value: Node,
 }
 
-impl Keys {
-    fn parse(text: &str) -> Result<Keys, Vec<Mistake>> {
+impl FileKeys {
+    fn parse(text: &str) -> Result<FileKeys, Vec<Mistake>> {
         let line_of = |offset: usize| text[..offset].matches('\n').count() + 1;
         let root: Node = toml::from_str(text).map_err(|error| {
             vec![Mistake {
@@ -346,7 +391,7 @@ impl Keys {
         })?;
         let mut found = Vec::new();
         root.flatten("", &line_of, &mut found);
-        Ok(Keys {
+        Ok(FileKeys {
             found,
             known: Vec::new(),
             mistakes: Vec::new(),
@@ -519,7 +564,8 @@ mod tests {
         let config = Config::parse(&uncommented, Path::new("config.toml"))
             .unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
         assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
-        let mut keys = Keys::parse(&uncommented).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+        let mut keys =
+            FileKeys::parse(&uncommented).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
         for key in [
             "listen",
             "socket_mode",
@@ -532,6 +578,8 @@ mod tests {
             "files.numeric_ids",
             "files.numeric_id_prefix",
             "files.cleanup_interval",
+            "keys.ed25519",
+            "keys.x25519",
         ] {
             assert!(
                 keys.take(key, false, |_| Ok(true)),

@@ -42,10 +42,11 @@ impl FileId {
     /// A decimal id of 53 bits: `prefix`, then as many of `random`'s lowest bits as remain.
     pub fn numeric(prefix: &[bool], random: u64) -> FileId {
         let random_bits = NUMERIC_ID_BITS - prefix.len();
+        let random_mask = (1 << random_bits) - 1;
         let leading = prefix
             .iter()
-            .fold(0, |bits, bit| bits << 1 | u64::from(*bit));
-        let number = leading << random_bits | random & ((1 << random_bits) - 1);
+            .fold(0, |bits, bit| (bits << 1) | u64::from(*bit));
+        let number = (leading << random_bits) | (random & random_mask);
         FileId(number.to_string())
     }
 

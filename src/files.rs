@@ -49,8 +49,8 @@ pub fn upload(request: &Request, context: &mut Context) -> Response {
     };
     match stored {
         Ok(Some((id, info))) => {
-            let mut answer = info_json(&info);
-            answer["id"] = json!(id.as_str());
+            let mut answer = json!({ "id": id.as_str() });
+            add_info(&mut answer, &info);
             Response::json(200, &answer)
         }
         Ok(None) => Response::error(507),
@@ -188,18 +188,20 @@ fn store_at_random_id(
 
 fn info_response(found: Result<Option<FileInfo>, db::Error>) -> Response {
     match found {
-        Ok(Some(info)) => Response::json(200, &info_json(&info)),
+        Ok(Some(info)) => {
+            let mut answer = json!({});
+            add_info(&mut answer, &info);
+            Response::json(200, &answer)
+        }
         Ok(None) => Response::error(404),
         Err(error) => database_error(&error),
     }
 }
 
-fn info_json(info: &FileInfo) -> Value {
-    json!({
-        "size": info.size,
-        "uploaded": unix_seconds(info.uploaded),
-        "expires": unix_seconds(info.expires),
-    })
+fn add_info(answer: &mut Value, info: &FileInfo) {
+    answer["size"] = json!(info.size);
+    answer["uploaded"] = json!(unix_seconds(info.uploaded));
+    answer["expires"] = json!(unix_seconds(info.expires));
 }
 
 /// 503 while the database is away, else 500 and a line in the log.

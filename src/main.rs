@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use lexopt::prelude::*;
 use session_file_server::config::Config;
 use session_file_server::db::Database;
+use session_file_server::keys::Keys;
 use session_file_server::serve;
 
 const HELP: &str = "\
@@ -22,6 +23,7 @@ Commands:
   serve          run the server (the default)
   init-db        create what is missing in the database; safe to repeat
   check-config   read the config, report every mistake, exit 1 if there is one
+  keys           print the public keys, and the ending of the URLs that clients need
 
 Options:
   --config FILE  default: config.toml here, then /etc/session-file-server/config.toml;
@@ -51,6 +53,7 @@ enum Command {
     Serve,
     InitDb,
     CheckConfig,
+    Keys,
     Help,
     Version,
 }
@@ -94,6 +97,17 @@ impl Arguments {
                 Config::load(self.config.as_deref())?;
                 print("the configuration is fine\n")
             }
+            Command::Keys => {
+                let config = Config::load(self.config.as_deref())?;
+                start_logging(&config);
+                if !config.keys.ed25519.exists() {
+                    let path = config.keys.ed25519.display();
+                    return Err(format!(
+                        "there is no key in {path} yet; serve makes it when it first starts"
+                    ));
+                }
+                print(&Keys::load(&config.keys)?.describe())
+            }
             Command::InitDb => {
                 let config = Config::load(self.config.as_deref())?;
                 start_logging(&config);
@@ -126,6 +140,7 @@ fn command_named(name: OsString) -> Result<Command, lexopt::Error> {
         Some("serve") => Ok(Command::Serve),
         Some("init-db") => Ok(Command::InitDb),
         Some("check-config") => Ok(Command::CheckConfig),
+        Some("keys") => Ok(Command::Keys),
         _ => Err(format!("unknown command {name:?}").into()),
     }
 }

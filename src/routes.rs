@@ -4,7 +4,9 @@ use crate::config::Config;
 use crate::db;
 use crate::file_id::FileId;
 use crate::http::{BodyRule, Incoming, Method, Request, Response, path_of};
-use crate::{files, health};
+use crate::keys::Keys;
+use crate::onion::cipher::FreshNonce;
+use crate::{files, health, onion};
 
 /// What a handler answers a request with.
 pub type Handler = fn(&Request, &mut Context) -> Response;
@@ -17,6 +19,8 @@ pub struct Context<'a> {
     pub db: &'a mut db::Connection,
     /// Whether the database answers at all.
     pub probe: &'a db::Probe,
+    /// The server's keys.
+    pub keys: &'a Keys,
 }
 
 struct Route {
@@ -49,9 +53,48 @@ const ROUTES: &[Route] = &[
     route(Method::Get,  "/health",           Limit::Unused,     health::check),
 ];
 
+/// The endpoints for onion requests. They are not in the table: a sub-request must not
+/// find them, because nesting would let ten megabytes ask for fifty thousand recursions.
+const ONION_PATHS: &[(&str, OnionVersion)] = &[
+    ("/oxen/v4/lsrpc", OnionVersion::V4),
+    ("/oxen/v3/lsrpc", OnionVersion::V3),
+    ("/loki/v3/lsrpc", OnionVersion::V3),
+];
+
+#[derive(Clone, Copy)]
+enum OnionVersion {
+    V3,
+    V4,
+}
+
 /// Answers a request that came in at the door.
 pub fn answer(incoming: Incoming, context: &mut Context) -> Response {
-    dispatch(&incoming.as_request(), context)
+    match (onion_version(path_of(&incoming.target)), incoming.method) {
+        (Some(version), Method::Post) => answer_onion(version, incoming.body, context),
+        (Some(_), _) => method_not_allowed(&["POST"]),
+        (None, _) => dispatch(&incoming.as_request(), context),
+    }
+}
+
+fn onion_version(path: &str) -> Option<OnionVersion> {
+    let found = ONION_PATHS
+        .iter()
+        .find(|(onion_path, _)| *onion_path == path);
+    found.map(|(_, version)| *version)
+}
+
+fn answer_onion(version: OnionVersion, body: Vec<u8>, context: &mut Context) -> Response {
+    let mut nonce = [0; 24];
+    if let Err(error) = getrandom::getrandom(&mut nonce) {
+        log::error!("no random numbers: {error}");
+        return Response::error(500);
+    }
+    let (keys, nonce) = (context.keys, FreshNonce(nonce));
+    let router = |sub_request: &Request| dispatch(sub_request, context);
+    match version {
+        OnionVersion::V3 => onion::v3(keys, body, nonce, router),
+        OnionVersion::V4 => onion::v4(keys, body, nonce, router),
+    }
 }
 
 /// Answers a request by the handler that the table names: 404 for an unknown path, 405
@@ -66,14 +109,22 @@ pub fn dispatch(request: &Request, context: &mut Context) -> Response {
         Some(route) => (route.handler)(request, context),
         None => match allowed(path) {
             allowed if allowed.is_empty() => Response::error(404),
-            allowed => Response::error(405).with_header("Allow", allowed.join(", ")),
+            allowed => method_not_allowed(&allowed),
         },
     }
 }
 
+fn method_not_allowed(allowed: &[&str]) -> Response {
+    Response::error(405).with_header("Allow", allowed.join(", "))
+}
+
 /// The body that a request to `target` may have.
 pub fn body_rule(method: Method, target: &str, config: &Config) -> BodyRule {
-    let route = routes_of(path_of(target)).find(|route| route.method == method);
+    let path = path_of(target);
+    if method == Method::Post && onion_version(path).is_some() {
+        return BodyRule::Required(onion::body_limit(config.files.max_size));
+    }
+    let route = routes_of(path).find(|route| route.method == method);
     match route.map_or(Limit::Unused, |route| route.body) {
         Limit::Unused => BodyRule::AtMost(UNUSED_BODY_LIMIT),
         Limit::File => BodyRule::Required(config.files.max_size),

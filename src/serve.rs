@@ -10,6 +10,7 @@ use signal_hook::iterator::Signals;
 use crate::config::Config;
 use crate::db::{self, Database};
 use crate::http::{BodyRule, Incoming, Method, Response};
+use crate::keys::Keys;
 use crate::maintenance;
 use crate::routes::{self, Context};
 use crate::server::{self, Listener, Service, Stop};
@@ -26,9 +27,13 @@ pub fn serve(config: Config) -> Result<(), String> {
     let stop = Stop::default();
     stop_on_signals(&stop).map_err(|error| format!("cannot wait for signals: {error}"))?;
     let listener = Listener::bind(&config)?;
+    let keys = Keys::load_or_create(&config.keys)?;
+    for line in keys.public_keys() {
+        log::info!("{line}");
+    }
     let database = Database::new(config.database.clone());
     let ready = prepare_database(&database, &config)?;
-    let app = App::new(&config, &database).map_err(cannot_start)?;
+    let app = App::new(&config, keys, &database).map_err(cannot_start)?;
 
     let timer = {
         let (config, database, stop) = (config.clone(), database.clone(), stop.clone());
@@ -67,12 +72,14 @@ struct App {
     config: Arc<Config>,
     database: Arc<Database>,
     probe: db::Probe,
+    keys: Keys,
 }
 
 impl App {
-    fn new(config: &Arc<Config>, database: &Arc<Database>) -> std::io::Result<App> {
+    fn new(config: &Arc<Config>, keys: Keys, database: &Arc<Database>) -> std::io::Result<App> {
         Ok(App {
             config: config.clone(),
+            keys,
             database: database.clone(),
             probe: db::Probe::start(database)?,
         })
@@ -95,6 +102,7 @@ impl Service for App {
             config: &self.config,
             db,
             probe: &self.probe,
+            keys: &self.keys,
         };
         routes::answer(incoming, &mut context)
     }

@@ -234,7 +234,7 @@ fn upload_until(address: &str, stop: &AtomicBool) -> Vec<(u64, String)> {
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let seed = client << 32 | number;
+                    let seed = (client << 32) | number;
                     let answer = Connection::try_open(address)
                         .and_then(|mut c| c.try_request("POST", "/file", &[], &file(seed)));
                     match answer {

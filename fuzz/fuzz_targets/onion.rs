@@ -1,0 +1,40 @@
+//! Onion requests: the envelope as bytes from the network, and what was inside it as if it
+//! had been decrypted. Nothing may panic; what was understood must be within its bounds.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use session_file_server::http::Response;
+use session_file_server::keys::Keys;
+use session_file_server::onion::cipher::FreshNonce;
+use session_file_server::onion::{self, MAX_META, bencode, v3_sub_request, v4_sub_request};
+
+fuzz_target!(|input: &[u8]| {
+    // The seed of the first key in tests/vectors/keys.json, for which the corpus is made.
+    let mut seed = [0; 32];
+    hex_decode("68761fa5c5b5e6c800d7183df175c38ae579a110966da90d2d1ec5fb7af9619a", &mut seed);
+    let keys = Keys::from_secrets(&seed, Some(&[1; 32]));
+    for version in [onion::v3, onion::v4] {
+        let response = version(&keys, input.to_vec(), FreshNonce([0; 24]), |_| Response::error(404));
+        assert!(matches!(response.status, 200 | 400));
+    }
+
+    if let Some((first, second)) = bencode::parse(input) {
+        assert!(first.len() + second.map_or(0, <[u8]>::len) < input.len());
+    }
+    if let Some(sub_request) = v4_sub_request(input) {
+        let request = sub_request.as_request();
+        assert!(request.target.starts_with('/') && request.target.len() <= MAX_META);
+        assert!(request.body.len() < input.len());
+    }
+    if let Some(sub_request) = v3_sub_request(input) {
+        assert!(sub_request.as_request().target.starts_with('/'));
+    }
+});
+
+fn hex_decode(text: &str, out: &mut [u8; 32]) {
+    for (byte, digits) in out.iter_mut().zip(text.as_bytes().chunks(2)) {
+        let digits = std::str::from_utf8(digits).expect("ASCII");
+        *byte = u8::from_str_radix(digits, 16).expect("hexadecimal");
+    }
+}

@@ -1,0 +1,232 @@
+//! Onion requests: the way nearly every client comes. Bytes in, bytes out; no I/O.
+//!
+//! [`envelope`] finds the parts of what a service node brings, [`cipher`] decrypts it, and
+//! here the sub-request inside is read, answered by the caller's router, and the answer
+//! encrypted for the way back. The plaintext is used where it was decrypted, in the buffer
+//! that was received; the reply is encrypted in the buffer that is sent.
+
+pub mod bencode;
+pub mod cipher;
+pub mod client;
+pub mod envelope;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::http::{Body, Headers, JSON, Method, OCTET_STREAM, Request, Response, TEXT};
+use crate::keys::Keys;
+use cipher::{Cipher, FreshNonce, TAG_LENGTH};
+use envelope::Envelope;
+
+/// The JSON in front of a v4 sub-request's body: a method, an endpoint, a few headers.
+pub const MAX_META: usize = 8192;
+
+/// The largest onion request when files are small, bytes: the original's.
+const MIN_BODY_LIMIT: usize = 10 * 1024 * 1024;
+
+/// The largest onion request, bytes: 10 MiB, or what the largest file needs with its
+/// wrapping.
+pub fn body_limit(max_file_size: usize) -> usize {
+    // N, nonce and tag, the bencoded list's own characters.
+    const FRAME: usize = 4 + 24 + TAG_LENGTH + 64;
+    MIN_BODY_LIMIT.max(max_file_size + FRAME + envelope::MAX_JSON + MAX_META)
+}
+
+/// Answers `POST /oxen/v4/lsrpc`: decrypts `body`, has the sub-request answered by
+/// `router`, and encrypts its answer.
+pub fn v4(
+    keys: &Keys,
+    body: Vec<u8>,
+    nonce: FreshNonce,
+    router: impl FnOnce(&Request) -> Response,
+) -> Response {
+    exchange(keys, body, OCTET_STREAM, |plaintext, cipher| {
+        let response = match v4_sub_request(plaintext) {
+            Some(sub_request) => router(&sub_request.as_request()),
+            None => Response::text(400, "Invalid v4 onion request"),
+        };
+        cipher.seal(v4_reply(response, cipher.nonce_length()), nonce)
+    })
+}
+
+/// Answers `POST /oxen/v3/lsrpc` and `POST /loki/v3/lsrpc`, of old clients.
+pub fn v3(
+    keys: &Keys,
+    body: Vec<u8>,
+    nonce: FreshNonce,
+    router: impl FnOnce(&Request) -> Response,
+) -> Response {
+    exchange(keys, body, TEXT, |plaintext, cipher| {
+        let response = match v3_sub_request(plaintext) {
+            Some(sub_request) => router(&sub_request.as_request()),
+            None => Response::error(400),
+        };
+        let sealed = cipher.seal(v3_reply(&response, cipher.nonce_length()), nonce)?;
+        Some(STANDARD.encode(sealed).into_bytes())
+    })
+}
+
+/// What both versions share: 400 without a hint for what can't be decrypted, 200 with the
+/// encrypted reply for everything else.
+fn exchange(
+    keys: &Keys,
+    mut body: Vec<u8>,
+    content_type: &'static str,
+    reply: impl FnOnce(&[u8], &Cipher) -> Option<Vec<u8>>,
+) -> Response {
+    let Some(envelope) = Envelope::parse(&body) else {
+        return Response::error(400);
+    };
+    let Some((cipher, plaintext)) = envelope.open(&mut body, keys) else {
+        return Response::error(400);
+    };
+    match reply(plaintext, &cipher) {
+        Some(sealed) => Response {
+            status: 200,
+            content_type,
+            headers: Vec::new(),
+            body: Body::Bytes(sealed),
+        },
+        None => Response::error(500),
+    }
+}
+
+/// The request inside an onion request.
+#[derive(Debug)]
+pub struct SubRequest<'a> {
+    method: Method,
+    target: Cow<'a, str>,
+    headers: Headers,
+    body: Cow<'a, [u8]>,
+}
+
+impl SubRequest<'_> {
+    /// The request as a handler sees it.
+    pub fn as_request(&self) -> Request<'_> {
+        Request {
+            method: self.method,
+            target: &self.target,
+            headers: &self.headers,
+            body: &self.body,
+        }
+    }
+}
+
+/// A bencoded list of one or two byte strings: `l<len>:<JSON meta>[<len>:<body>]e`.
+pub fn v4_sub_request(plaintext: &[u8]) -> Option<SubRequest<'_>> {
+    #[derive(Deserialize)]
+    struct Meta<'a> {
+        #[serde(borrow)]
+        method: Cow<'a, str>,
+        #[serde(borrow)]
+        endpoint: Cow<'a, str>,
+        headers: Option<BTreeMap<String, Value>>,
+    }
+    let (meta, body) = bencode::parse(plaintext)?;
+    if meta.len() > MAX_META {
+        return None;
+    }
+    let meta: Meta = serde_json::from_slice(meta).ok()?;
+    meta.endpoint.starts_with('/').then_some(SubRequest {
+        method: Method::parse(&meta.method),
+        target: meta.endpoint,
+        headers: headers(meta.headers)?,
+        body: body.unwrap_or_default().into(),
+    })
+}
+
+/// JSON with the body as a string.
+pub fn v3_sub_request(plaintext: &[u8]) -> Option<SubRequest<'_>> {
+    #[derive(Deserialize)]
+    struct V3<'a> {
+        #[serde(borrow)]
+        method: Cow<'a, str>,
+        #[serde(borrow)]
+        endpoint: Cow<'a, str>,
+        headers: Option<BTreeMap<String, Value>>,
+        #[serde(borrow)]
+        body: Option<Cow<'a, str>>,
+    }
+    let V3 {
+        method,
+        mut endpoint,
+        headers: fields,
+        body,
+    } = serde_json::from_slice(plaintext).ok()?;
+    let method = Method::parse(&method);
+    if !endpoint.starts_with('/') {
+        endpoint = format!("/{endpoint}").into();
+    }
+    let mut fields = fields.unwrap_or_default();
+    fields.retain(|name, _| !name.eq_ignore_ascii_case("content-type"));
+    fields.insert("content-type".into(), JSON.into());
+    let body = match (method, body.as_deref()) {
+        (Method::Post | Method::Put, Some(_)) => body?,
+        (Method::Post | Method::Put, None) => return None,
+        // Old Android clients send the text "null".
+        (_, None | Some("" | "null")) => Cow::Borrowed(""),
+        _ => return None,
+    };
+    Some(SubRequest {
+        method,
+        target: endpoint,
+        headers: headers(Some(fields))?,
+        body: match body {
+            Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+            Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+        },
+    })
+}
+
+/// Header values are strings or, from desktop, numbers. The length of a body is the
+/// length of its part, whatever a field says.
+fn headers(fields: Option<BTreeMap<String, Value>>) -> Option<Headers> {
+    let fields = fields.unwrap_or_default().into_iter();
+    fields
+        .filter(|(name, _)| !name.eq_ignore_ascii_case("content-length"))
+        .map(|(name, value)| match value {
+            Value::String(text) => Some((name, text)),
+            Value::Number(number) => Some((name, number.to_string())),
+            _ => None,
+        })
+        .collect()
+}
+
+/// `l<len>:{"code": …, "headers": {…}}<len>:<body>e`, with room for the nonce in front and
+/// for the tag behind.
+fn v4_reply(response: Response, nonce_length: usize) -> Vec<u8> {
+    let mut headers = json!({ "content-type": response.content_type });
+    for (name, value) in &response.headers {
+        headers[name.to_ascii_lowercase()] = json!(value);
+    }
+    let meta = json!({ "code": response.status, "headers": headers }).to_string();
+    let body = response.body.as_slice();
+    let lengths = 2 * usize::MAX.ilog10() as usize + 8;
+    let mut reply =
+        Vec::with_capacity(nonce_length + lengths + meta.len() + body.len() + TAG_LENGTH);
+    reply.resize(nonce_length, 0);
+    bencode::write_head(&mut reply, meta.as_bytes(), body.len());
+    reply.extend_from_slice(body);
+    reply.push(b'e');
+    reply
+}
+
+/// The body of an answer with status 200, `{"status_code": N}` for any other.
+fn v3_reply(response: &Response, nonce_length: usize) -> Vec<u8> {
+    let failure;
+    let body = if response.status == 200 {
+        response.body.as_slice()
+    } else {
+        failure = Response::error(response.status);
+        failure.body.as_slice()
+    };
+    let mut reply = Vec::with_capacity(nonce_length + body.len() + TAG_LENGTH);
+    reply.resize(nonce_length, 0);
+    reply.extend_from_slice(body);
+    reply
+}

@@ -1,0 +1,704 @@
+//! Onion requests, by the test vectors of an independent implementation, over the running
+//! binary, and as properties.
+
+mod common;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use common::{Database, Response, Server, bytes};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use session_file_server::keys::{KeyPair, Keys};
+use session_file_server::onion::cipher::{Cipher, EncType, FreshNonce};
+use session_file_server::onion::client::{Exchange, read_v4_reply, v4_plaintext};
+use session_file_server::onion::envelope::Envelope;
+use session_file_server::onion::{bencode, v3_sub_request, v4_sub_request};
+
+const ENC_TYPES: [Option<&str>; 5] = [
+    Some("xchacha20"),
+    Some("xchacha20-poly1305"),
+    Some("aes-gcm"),
+    Some("gcm"),
+    None,
+];
+
+fn vectors(text: &str) -> Vec<Value> {
+    let vectors: Vec<Value> = serde_json::from_str(text).expect("JSON");
+    assert!(!vectors.is_empty());
+    vectors
+}
+
+fn unhex(value: &Value) -> Vec<u8> {
+    hex::decode(value.as_str().expect("a text")).expect("hexadecimal")
+}
+
+fn key(value: &Value) -> [u8; 32] {
+    unhex(value).try_into().expect("32 bytes")
+}
+
+#[test]
+fn every_vector_decrypts_to_its_plaintext_and_its_reply_with_its_key() {
+    let own = vectors(include_str!("vectors/keys.json"));
+    for vector in vectors(include_str!("vectors/onion.json")) {
+        let name = &vector["name"];
+        let secret = key(&vector["server_x25519_secret"]);
+        let ours = KeyPair::of_secret(secret.into());
+        assert_eq!(
+            ours.public()[..],
+            unhex(&vector["server_x25519_public"]),
+            "{name}"
+        );
+        // The key may be the Ed25519-derived one, or the older one behind another.
+        let seed = own
+            .iter()
+            .find(|own| own["x25519_secret"] == vector["server_x25519_secret"]);
+        let seed = key(&seed.expect("a key of keys.json")["ed25519_seed"]);
+        for keys in [
+            Keys::from_secrets(&seed, None),
+            Keys::from_secrets(&seed, Some(&[3; 32])),
+            Keys::from_secrets(&[3; 32], Some(&secret)),
+        ] {
+            let mut request = unhex(&vector["request"]);
+            let envelope = Envelope::parse(&request).unwrap_or_else(|| panic!("{name}"));
+            let (cipher, plaintext) = envelope
+                .open(&mut request, &keys)
+                .unwrap_or_else(|| panic!("{name}"));
+            assert_eq!(plaintext, unhex(&vector["plaintext"]), "{name}");
+            let mut reply = unhex(&vector["reply_ciphertext"]);
+            let reply = cipher.open(&mut reply).unwrap_or_else(|| panic!("{name}"));
+            assert_eq!(reply, unhex(&vector["reply_plaintext"]), "{name}");
+            match vector["version"].as_u64() {
+                Some(4) => assert!(v4_sub_request(plaintext).is_some(), "{name}"),
+                _ => assert!(v3_sub_request(plaintext).is_some(), "{name}"),
+            }
+        }
+        let mut request = unhex(&vector["request"]);
+        let envelope = Envelope::parse(&request).expect("parsed above");
+        let before = request.clone();
+        assert!(
+            envelope
+                .open(&mut request, &Keys::from_secrets(&[3; 32], None))
+                .is_none()
+        );
+        assert!(request == before, "{name}: a wrong key changes nothing");
+    }
+}
+
+/// A server with two keys, and how clients speak to it.
+struct Onion {
+    server: Server,
+    public_keys: Vec<[u8; 32]>,
+}
+
+impl Onion {
+    fn start(settings: &str) -> Onion {
+        let keys = Keys::from_secrets(&[5; 32], Some(&[6; 32]));
+        let files = tempfile::tempdir().expect("a folder");
+        let file = |name: &str, byte: u8| {
+            let path = files.path().join(name);
+            std::fs::write(&path, hex::encode([byte; 32])).expect("writable");
+            path.display().to_string()
+        };
+        let settings = format!(
+            "{settings}\nkeys.ed25519 = '{}'\nkeys.x25519 = '{}'",
+            file("ed", 5),
+            file("x", 6)
+        );
+        let server = Server::with(&Database::new(), &settings);
+        let public_keys = keys.pairs().iter().map(|pair| *pair.public()).collect();
+        Onion {
+            server,
+            public_keys,
+        }
+    }
+
+    /// Encrypts `plaintext`, sends it, and decrypts the answer.
+    fn exchange(
+        &self,
+        path: &str,
+        key: usize,
+        enc_type: Option<&str>,
+        plaintext: &[u8],
+    ) -> Vec<u8> {
+        let exchange = new_exchange(&self.public_keys[key], enc_type);
+        let request = exchange.seal(plaintext, nonce()).expect("sealed");
+        let answer = self.server.post(path, &request);
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let reply = match path {
+            "/oxen/v4/lsrpc" => {
+                assert_eq!(
+                    answer.header("Content-Type"),
+                    Some("application/octet-stream")
+                );
+                answer.body
+            }
+            _ => STANDARD.decode(&answer.body).expect("base64"),
+        };
+        exchange.open(reply).expect("encrypted for us")
+    }
+
+    fn v4(&self, plaintext: &[u8]) -> Reply {
+        Reply::read(&self.exchange("/oxen/v4/lsrpc", 0, Some("xchacha20"), plaintext))
+    }
+
+    fn v4_request(&self, method: &str, endpoint: &str, body: Option<&[u8]>) -> Reply {
+        self.v4(&v4_plaintext(method, endpoint, &[], body))
+    }
+
+    fn v3(&self, request: Value) -> Vec<u8> {
+        self.exchange(
+            "/oxen/v3/lsrpc",
+            0,
+            Some("aes-gcm"),
+            request.to_string().as_bytes(),
+        )
+    }
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut random = [0; N];
+    getrandom::getrandom(&mut random).expect("random numbers");
+    random
+}
+
+fn nonce() -> FreshNonce {
+    FreshNonce(random())
+}
+
+fn new_exchange(server: &[u8; 32], enc_type: Option<&str>) -> Exchange {
+    Exchange::new(server, enc_type, random()).expect("an enc type and a key")
+}
+
+struct Reply {
+    status: u16,
+    meta: Value,
+    body: Vec<u8>,
+}
+
+impl Reply {
+    fn read(plaintext: &[u8]) -> Reply {
+        let (status, meta, body) = read_v4_reply(plaintext).expect("two parts");
+        Reply {
+            status,
+            meta,
+            body: body.to_vec(),
+        }
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("JSON")
+    }
+
+    fn content_type(&self) -> &str {
+        self.meta["headers"]["content-type"]
+            .as_str()
+            .expect("a content type")
+    }
+}
+
+#[test]
+fn every_endpoint_answers_through_v4_with_every_enc_type_and_both_keys() {
+    let onion = Onion::start("");
+    for (index, (enc_type, key)) in ENC_TYPES.iter().flat_map(|t| [(t, 0), (t, 1)]).enumerate() {
+        let ask = |method: &str, endpoint: &str, headers: &[(&str, &str)], body: Option<&[u8]>| {
+            let plaintext = v4_plaintext(method, endpoint, headers, body);
+            Reply::read(&onion.exchange("/oxen/v4/lsrpc", key, *enc_type, &plaintext))
+        };
+        let file = bytes(index as u64, 3000 + index);
+        let stored = ask("POST", "/file", &[("X-FS-TTL", "3600")], Some(&file));
+        assert_eq!(
+            (stored.status, stored.content_type()),
+            (200, "application/json")
+        );
+        let answer = stored.json();
+        let id = answer["id"].as_str().expect("an id");
+        let lives = answer["expires"].as_f64().zip(answer["uploaded"].as_f64());
+        assert!(
+            lives.is_some_and(|(expires, uploaded)| expires - uploaded == 3600.0),
+            "{answer}"
+        );
+
+        let found = ask("GET", &format!("/file/{id}"), &[], None);
+        assert_eq!(
+            (found.status, found.content_type()),
+            (200, "application/octet-stream")
+        );
+        assert!(found.body == file);
+        assert!(found.meta["headers"]["expires"].is_string());
+        assert!(found.meta["headers"].get("content-length").is_none());
+        let head = ask("HEAD", &format!("/file/{id}"), &[], None);
+        assert_eq!((head.status, head.body.len()), (200, 0));
+
+        assert_eq!(
+            ask("GET", &format!("/file/{id}/info"), &[], Some(b"")).json()["size"],
+            file.len()
+        );
+        let extended = ask("POST", &format!("/file/{id}/extend"), &[], Some(b""));
+        assert!(extended.json()["expires"].as_f64() > answer["expires"].as_f64());
+
+        let upload = json!({ "file": STANDARD.encode(&file) }).to_string();
+        let old = ask("POST", "/files", &[], Some(upload.as_bytes()));
+        let found = ask("GET", &format!("/files/{}", old.json()["id"]), &[], None);
+        assert_eq!(found.json()["result"], STANDARD.encode(&file));
+        assert_eq!(ask("GET", "/health", &[], None).status, 200);
+
+        for (method, path, status) in [
+            ("GET", "/file/nothing", 404),
+            ("GET", "/nothing", 404),
+            ("DELETE", "/file/abc", 405),
+            ("POST", "/file", 413),
+        ] {
+            let refused = ask(method, path, &[], None);
+            assert_eq!(refused.status, status, "{method} {path}");
+            assert_eq!(refused.json(), json!({ "status_code": status }));
+        }
+    }
+}
+
+#[test]
+fn the_largest_file_goes_through_the_onion_and_one_byte_more_is_413() {
+    let onion = Onion::start("");
+    for enc_type in [Some("xchacha20"), Some("aes-gcm")] {
+        let file = bytes(1, 10_223_616);
+        let plaintext = v4_plaintext("POST", "/file", &[], Some(&file));
+        let stored = Reply::read(&onion.exchange("/oxen/v4/lsrpc", 0, enc_type, &plaintext));
+        let id = stored.json()["id"].as_str().expect("an id").to_string();
+        let plaintext = v4_plaintext("GET", &format!("/file/{id}"), &[], None);
+        let found = Reply::read(&onion.exchange("/oxen/v4/lsrpc", 0, enc_type, &plaintext));
+        assert!(found.body == file);
+    }
+    let refused = onion.v4_request("POST", "/file", Some(&bytes(1, 10_223_617)));
+    assert_eq!(
+        (refused.status, refused.json()),
+        (413, json!({ "status_code": 413 }))
+    );
+}
+
+#[test]
+fn a_request_over_the_limit_is_413_and_a_larger_max_size_raises_it() {
+    let onion = Onion::start("");
+    let mut connection = onion.server.connect();
+    connection.head("POST", "/oxen/v4/lsrpc", &[("Content-Length", "10485761")]);
+    connection.answer("POST").assert_error(413);
+    let onion = Onion::start("files.max_size = 12_000_000");
+    let file = bytes(1, 12_000_000);
+    assert_eq!(onion.v4_request("POST", "/file", Some(&file)).status, 200);
+}
+
+#[test]
+fn a_malformed_v4_plaintext_is_an_encrypted_400() {
+    let onion = Onion::start("");
+    let meta = |meta: &str| format!("l{}:{meta}e", meta.len());
+    let long = meta(&format!(
+        r#"{{"method": "GET", "endpoint": "/{}"}}"#,
+        "a".repeat(9000)
+    ));
+    let deep = meta(&format!(
+        r#"{{"method": "GET", "endpoint": "/", "x": {}"#,
+        "[".repeat(4000)
+    ));
+    for plaintext in [
+        "",
+        "e",
+        "l",
+        "le",
+        "i5e",
+        "GET /file",
+        "d1:a1:be",
+        "l5:abce",
+        "l99999999999999999999:{}e",
+        "l-2:{}e",
+        "l2:{}",
+        "l2:{}ee",
+        "l2:{}0:0:e",
+        "l2:{}e\n",
+        "l2:{}e",
+        &meta(r#""GET""#),
+        &meta(r#"["GET", "/file/a"]"#),
+        &meta(r#"{"endpoint": "/file/a"}"#),
+        &meta(r#"{"method": "GET"}"#),
+        &meta(r#"{"method": 5, "endpoint": "/file/a"}"#),
+        &meta(r#"{"method": "GET", "endpoint": null}"#),
+        &meta(r#"{"method": "GET", "endpoint": "file/a"}"#),
+        &meta(r#"{"method": "GET", "endpoint": ""}"#),
+        &meta(r#"{"method": "GET", "endpoint": "/file/a", "headers": []}"#),
+        &meta(r#"{"method": "GET", "endpoint": "/file/a", "headers": {"a": true}}"#),
+        &meta(r#"{"method": "GET", "endpoint": "/file/a", "headers": {"a": ["b"]}}"#),
+        &meta(r#"{"method": "GET", "method": "GET", "endpoint": "/file/a"}"#),
+        &meta(r#"{"method": "GET", "endpoint": "/file/a"} x"#),
+        &long,
+        &deep,
+    ] {
+        let reply = onion.v4(plaintext.as_bytes());
+        assert_eq!(reply.status, 400, "{plaintext:?}");
+        assert_eq!(reply.content_type(), "text/plain; charset=utf-8");
+        assert_eq!(reply.body, b"Invalid v4 onion request");
+    }
+    let not_utf8 = [&b"l2:{"[..], &[0xff], b"e"].concat();
+    assert_eq!(onion.v4(&not_utf8).status, 400);
+}
+
+#[test]
+fn what_real_clients_send_in_v4_is_accepted() {
+    let onion = Onion::start("");
+    let ask = |meta: &str, body: &str| {
+        onion.v4(format!("l{}:{meta}{}:{body}e", meta.len(), body.len()).as_bytes())
+    };
+    // Desktop sends numbers, others null; a content-length inside is ignored.
+    let meta = r#"{"method": "POST", "endpoint": "/file", "headers": {"x-fs-ttl": 60, "Content-Length": 1}}"#;
+    let stored = ask(meta, "a file").json();
+    assert_eq!(stored["size"], 6);
+    let lives = stored["expires"].as_f64().zip(stored["uploaded"].as_f64());
+    assert!(
+        lives.is_some_and(|(expires, uploaded)| expires - uploaded == 60.0),
+        "{stored}"
+    );
+    let meta = r#"{"method": "POST", "endpoint": "/file", "headers": null, "more": {"a": [1]}}"#;
+    assert_eq!(ask(meta, "a file").json()["id"], stored["id"]);
+    let meta = r#"{"endpoint": "\/file?a=b", "method": "POST"}"#;
+    assert_eq!(ask(meta, "a file").json()["id"], stored["id"]);
+}
+
+#[test]
+fn an_onion_in_an_onion_is_404() {
+    let onion = Onion::start("");
+    for endpoint in [
+        "/oxen/v4/lsrpc",
+        "/oxen/v3/lsrpc",
+        "/loki/v3/lsrpc",
+        "/oxen/v4/lsrpc?a",
+    ] {
+        let inner = new_exchange(&onion.public_keys[0], None);
+        let inner = inner.seal(&v4_plaintext("GET", "/health", &[], None), nonce());
+        assert_eq!(
+            onion.v4_request("POST", endpoint, inner.as_deref()).status,
+            404
+        );
+        let reply = onion.v3(json!({ "method": "POST", "endpoint": endpoint, "body": "" }));
+        assert_eq!(reply, br#"{"status_code":404}"#);
+    }
+}
+
+#[test]
+fn what_cannot_be_decrypted_is_400_without_a_hint() {
+    let onion = Onion::start("");
+    let refused = |request: &[u8]| {
+        for path in ["/oxen/v4/lsrpc", "/oxen/v3/lsrpc", "/loki/v3/lsrpc"] {
+            let answer: Response = onion.server.post(path, request);
+            answer.assert_error(400);
+        }
+    };
+    let plaintext = v4_plaintext("GET", "/health", &[], None);
+    for enc_type in ENC_TYPES {
+        // For another server; and broken in each part.
+        let other = new_exchange(&[9; 32], enc_type).seal(&plaintext, nonce());
+        refused(&other.expect("sealed"));
+        let exchange = new_exchange(&onion.public_keys[0], enc_type);
+        let good = exchange.seal(&plaintext, nonce()).expect("sealed");
+        let json = good.iter().rposition(|byte| *byte == b'{').expect("JSON");
+        for position in [0, 1, 3, 4, 20, json - 1, json, json + 20, good.len() - 1] {
+            let mut bad = good.clone();
+            bad[position] ^= 1;
+            refused(&bad);
+        }
+        for end in [0, 3, 4, 30, json, good.len() - 1] {
+            refused(&good[..end]);
+        }
+    }
+    let framed = |ciphertext: usize, json: &str| {
+        let mut request = (ciphertext as u32).to_le_bytes().to_vec();
+        request.resize(4 + ciphertext, 0);
+        request.extend_from_slice(json.as_bytes());
+        request
+    };
+    let good_key = hex::encode([8; 32]);
+    for json in [
+        "",
+        "{",
+        "{}",
+        "[]",
+        "null",
+        r#"{"enc_type": "gcm"}"#,
+        r#"{"ephemeral_key": 5}"#,
+        r#"{"ephemeral_key": "00"}"#,
+        &format!(r#"{{"ephemeral_key": "{}"}}"#, "g".repeat(64)),
+        &format!(r#"{{"ephemeral_key": "{good_key}", "enc_type": "rot13"}}"#),
+        &format!(r#"{{"ephemeral_key": "{good_key}", "enc_type": 7}}"#),
+        &format!(r#"{{"ephemeral_key": "{good_key}"}} x"#),
+        &format!(
+            r#"{{"ephemeral_key": "{good_key}", "x": "{}"}}"#,
+            "x".repeat(5000)
+        ),
+        &format!(
+            r#"{{"ephemeral_key": "{good_key}", "x": {}"#,
+            "[".repeat(3000)
+        ),
+        // All-zero shared secrets.
+        &format!(r#"{{"ephemeral_key": "{}"}}"#, "0".repeat(64)),
+        &format!(r#"{{"ephemeral_key": "01{}"}}"#, "0".repeat(62)),
+    ] {
+        refused(&framed(100, json));
+    }
+    for short in [0, 1, 27, 28] {
+        refused(&framed(
+            short,
+            &format!(r#"{{"ephemeral_key": "{good_key}"}}"#),
+        ));
+    }
+    let mut lie = framed(100, &format!(r#"{{"ephemeral_key": "{good_key}"}}"#));
+    lie[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+    refused(&lie);
+    assert_eq!(
+        onion.v4_request("GET", "/health", None).status,
+        200,
+        "the server lives"
+    );
+}
+
+#[test]
+fn onion_endpoints_take_post_only() {
+    let onion = Onion::start("");
+    for path in ["/oxen/v4/lsrpc", "/oxen/v3/lsrpc", "/loki/v3/lsrpc"] {
+        let answer = onion.server.get(path);
+        answer.assert_error(405);
+        assert_eq!(answer.header("Allow"), Some("POST"));
+    }
+}
+
+#[test]
+fn old_clients_upload_and_download_through_v3() {
+    let onion = Onion::start("");
+    for (path, enc_type) in [
+        ("/oxen/v3/lsrpc", Some("aes-gcm")),
+        ("/loki/v3/lsrpc", None),
+    ] {
+        let ask = |request: Value| {
+            let reply = onion.exchange(path, 1, enc_type, request.to_string().as_bytes());
+            serde_json::from_slice::<Value>(&reply).expect("JSON")
+        };
+        let body = json!({ "file": STANDARD.encode(b"a file") }).to_string();
+        // A missing leading slash is added.
+        let stored = ask(json!({ "method": "POST", "endpoint": "files", "body": body,
+            "headers": { "Content-Type": "application/json" } }));
+        assert_eq!(stored["status_code"], 200);
+        let endpoint = format!("files/{}", stored["result"]);
+        // Old Android clients send the text "null".
+        for request in [
+            json!({ "method": "GET", "endpoint": endpoint }),
+            json!({ "method": "GET", "endpoint": endpoint, "body": "" }),
+            json!({ "method": "GET", "endpoint": endpoint, "body": "null", "headers": {} }),
+            json!({ "method": "GET", "endpoint": format!("/{endpoint}"), "headers": null }),
+        ] {
+            assert_eq!(ask(request)["result"], STANDARD.encode(b"a file"));
+        }
+        assert_eq!(
+            ask(json!({ "method": "GET", "endpoint": "file/0" })),
+            json!({ "status_code": 404 })
+        );
+    }
+    // A sub-request's body comes as it is.
+    let id = onion.server.upload(&bytes(1, 5000));
+    let reply = onion.v3(json!({ "method": "GET", "endpoint": format!("file/{id}") }));
+    assert!(reply == bytes(1, 5000));
+}
+
+#[test]
+fn a_malformed_v3_plaintext_is_an_encrypted_400() {
+    let onion = Onion::start("");
+    for plaintext in [
+        "",
+        "{",
+        "[]",
+        "null",
+        "5",
+        "{}",
+        r#"{"method": "GET"}"#,
+        r#"{"endpoint": "health"}"#,
+        r#"{"method": "GET", "endpoint": 5}"#,
+        r#"{"method": "GET", "endpoint": "health", "body": "something"}"#,
+        r#"{"method": "GET", "endpoint": "health", "body": 5}"#,
+        r#"{"method": "GET", "endpoint": "health", "headers": 5}"#,
+        r#"{"method": "GET", "endpoint": "health", "headers": {"a": {}}}"#,
+        r#"{"method": "POST", "endpoint": "files"}"#,
+        r#"{"method": "POST", "endpoint": "files", "body": {"file": "YQ=="}}"#,
+        r#"{"method": "GET", "endpoint": "health"} x"#,
+        &format!(
+            r#"{{"method": "GET", "endpoint": "health", "x": {}"#,
+            "[".repeat(100_000)
+        ),
+    ] {
+        let reply = onion.exchange("/oxen/v3/lsrpc", 0, None, plaintext.as_bytes());
+        assert_eq!(reply, br#"{"status_code":400}"#, "{plaintext:.100}");
+    }
+}
+
+#[test]
+fn a_reply_never_repeats_a_nonce() {
+    let onion = Onion::start("");
+    let exchange = new_exchange(&onion.public_keys[0], Some("gcm"));
+    let request = exchange.seal(&v4_plaintext("GET", "/health", &[], None), nonce());
+    let request = request.expect("sealed");
+    let mut nonces: Vec<Vec<u8>> = (0..50)
+        .map(|_| onion.server.post("/oxen/v4/lsrpc", &request).body[..12].to_vec())
+        .collect();
+    nonces.sort();
+    nonces.dedup();
+    assert_eq!(nonces.len(), 50);
+}
+
+#[test]
+fn the_key_is_made_once_private_and_printed_without_its_secret() {
+    use std::os::unix::fs::PermissionsExt;
+    let database = Database::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("key");
+    let setting = format!("keys.ed25519 = '{}'", path.display());
+    let mut log = String::new();
+    let mut key = String::new();
+    for round in 0..2 {
+        let server = Server::with(&database, &setting);
+        let text = std::fs::read_to_string(&path).expect("made at the first start");
+        assert!(round == 0 || text == key, "never overwritten");
+        key = text;
+        log = server.log();
+    }
+    assert_eq!(key.trim_end().len(), 128);
+    let mode = std::fs::metadata(&path)
+        .expect("there")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let names: Vec<_> = std::fs::read_dir(folder.path()).expect("there").collect();
+    assert_eq!(names.len(), 1, "nothing is left beside it");
+
+    let seed: [u8; 32] = hex::decode(&key[..64])
+        .expect("hex")
+        .try_into()
+        .expect("32 bytes");
+    let keys = Keys::from_secrets(&seed, None);
+    let x25519 = hex::encode(keys.pairs()[0].public());
+    std::fs::write(folder.path().join("config.toml"), &setting).expect("writable");
+    let output = common::run(folder.path(), &["keys"]);
+    assert!(output.status.success(), "{output:?}");
+    let printed = String::from_utf8(output.stdout).expect("UTF-8");
+    for expected in [
+        format!("Ed25519 public key: {}", &key[64..128]),
+        format!("X25519 public key: {x25519}"),
+        format!("#p={}", &key[64..128]),
+        format!("#p={x25519}"),
+    ] {
+        assert!(
+            printed.contains(&expected),
+            "{expected} is not in {printed}"
+        );
+    }
+    assert!(
+        log.contains(&x25519) && log.contains(&key[64..128]),
+        "{log}"
+    );
+    assert!(
+        !printed.contains(&key[..64]) && !log.contains(&key[..64]),
+        "no secret is shown"
+    );
+}
+
+#[test]
+fn a_broken_or_missing_key_is_refused_at_the_start() {
+    let database = Database::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("key");
+    let setting = format!("keys.ed25519 = '{}'", path.display());
+    let halves_differ = format!("{}{}", "11".repeat(32), "22".repeat(32));
+    for (content, expected) in [
+        (halves_differ.as_str(), "public half"),
+        ("", "forms"),
+        ("not a key", "forms"),
+    ] {
+        std::fs::write(&path, content).expect("writable");
+        let log = Server::try_with(&database.url, &setting)
+            .err()
+            .expect("refused");
+        assert!(log.contains(expected) && log.contains("key"), "{log}");
+        assert_eq!(
+            std::fs::read_to_string(&path).expect("there"),
+            content,
+            "left as it was"
+        );
+    }
+    let log = Server::try_with(&database.url, "keys.x25519 = 'missing'")
+        .err()
+        .expect("refused");
+    assert!(log.contains("missing"), "{log}");
+    std::fs::remove_file(&path).expect("there");
+    std::fs::write(folder.path().join("config.toml"), &setting).expect("writable");
+    let output = common::run(folder.path(), &["keys"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!path.exists(), "keys makes none");
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_sealed_is_opened(
+        plaintext in proptest::collection::vec(any::<u8>(), 0..2000),
+        which in 0..ENC_TYPES.len(),
+        ephemeral: [u8; 32],
+        nonce: [u8; 24],
+    ) {
+        let keys = Keys::from_secrets(&[1; 32], Some(&[2; 32]));
+        for pair in keys.pairs() {
+            let exchange = Exchange::new(pair.public(), ENC_TYPES[which], ephemeral).expect("valid");
+            let mut request = exchange.seal(&plaintext, FreshNonce(nonce)).expect("sealed");
+            let envelope = Envelope::parse(&request).expect("well-formed");
+            let (cipher, opened) = envelope.open(&mut request, &keys).expect("for us");
+            prop_assert_eq!(opened, &plaintext[..]);
+            let mut reply = vec![0; cipher.nonce_length()];
+            reply.extend_from_slice(&plaintext);
+            let reply = cipher.seal(reply, FreshNonce(nonce)).expect("sealed");
+            prop_assert_eq!(exchange.open(reply), Some(plaintext.clone()));
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_never_opened(
+        plaintext in proptest::collection::vec(any::<u8>(), 0..200),
+        aes: bool,
+        position: prop::sample::Index,
+        bit in 0u32..8,
+    ) {
+        let enc_type = if aes { EncType::AesGcm } else { EncType::XChaCha20 };
+        let cipher = Cipher::agree(enc_type, &KeyPair::of_secret([1; 32].into()), &[9; 32]);
+        let cipher = cipher.expect("a key");
+        let mut buffer = vec![0; cipher.nonce_length()];
+        buffer.extend_from_slice(&plaintext);
+        let mut sealed = cipher.seal(buffer, FreshNonce([4; 24])).expect("sealed");
+        let position = position.index(sealed.len());
+        sealed[position] ^= 1u8 << bit;
+        prop_assert!(cipher.open(&mut sealed).is_none());
+    }
+
+    #[test]
+    fn no_bytes_make_a_parser_panic(input in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = Envelope::parse(&input);
+        let _ = v4_sub_request(&input);
+        let _ = v3_sub_request(&input);
+    }
+
+    #[test]
+    fn a_bencoded_list_has_one_spelling(input in "l([0-9]{1,2}:[a-z]{0,12}){0,3}e?") {
+        if let Some((first, second)) = bencode::parse(input.as_bytes()) {
+            let mut again = Vec::new();
+            match second {
+                Some(second) => {
+                    bencode::write_head(&mut again, first, second.len());
+                    again.extend_from_slice(second);
+                }
+                None => {
+                    again.extend_from_slice(format!("l{}:", first.len()).as_bytes());
+                    again.extend_from_slice(first);
+                }
+            }
+            again.push(b'e');
+            prop_assert_eq!(again, input.as_bytes());
+        }
+    }
+}
