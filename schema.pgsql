@@ -21,3 +21,62 @@ CREATE TABLE IF NOT EXISTS files (
 ALTER TABLE files ALTER COLUMN data SET STORAGE EXTERNAL;
 
 CREATE INDEX IF NOT EXISTS files_expiry ON files (expiry);
+
+-- What GitHub last said of Session's releases. All of it can be asked for again.
+CREATE TABLE IF NOT EXISTS github_projects (
+    -- owner/name
+    project    text        PRIMARY KEY,
+    -- when GitHub was last asked with success
+    checked    timestamptz,
+    -- what it gave with its answer, for the next question
+    etag       text,
+    -- no server asks before
+    next_check timestamptz NOT NULL DEFAULT '-infinity'
+);
+
+-- The highest version of each release channel.
+CREATE TABLE IF NOT EXISTS github_releases (
+    project text NOT NULL REFERENCES github_projects,
+    channel text NOT NULL CHECK (channel IN ('stable', 'prerelease', 'alpha')),
+    -- without a "v"
+    version text NOT NULL,
+    name    text,
+    notes   text,
+    PRIMARY KEY (project, channel)
+);
+
+CREATE TABLE IF NOT EXISTS github_assets (
+    project  text    NOT NULL,
+    channel  text    NOT NULL,
+    position integer NOT NULL,
+    name     text    NOT NULL,
+    url      text    NOT NULL,
+    PRIMARY KEY (project, channel, position),
+    FOREIGN KEY (project, channel) REFERENCES github_releases ON DELETE CASCADE
+);
+
+-- The last signed version check of each signer, kept for 90 days; only with
+-- versions.record_checks.
+CREATE TABLE IF NOT EXISTS version_checks (
+    blinded_id text        NOT NULL,
+    platform   text        NOT NULL,
+    channel    text        NOT NULL,
+    checked    timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (blinded_id, platform, channel)
+);
+
+CREATE INDEX IF NOT EXISTS version_checks_checked ON version_checks (checked);
+
+-- The numbers of the session token: another program fills these two.
+CREATE TABLE IF NOT EXISTS session_token_stats (
+    maximum_supply      int,
+    sent_per_node       int,
+    staking_reward_pool int
+);
+
+CREATE TABLE IF NOT EXISTS session_token_history (
+    current_value      numeric(20,6),
+    circulating_supply int,
+    total_nodes        int,
+    updated            timestamptz
+);

@@ -26,6 +26,9 @@ const DEFAULT_DATABASE_URL: &str = "host=/run/postgresql dbname=sessionfiles";
 /// padded, with room to spare.
 const DEFAULT_MAX_SIZE: usize = 10_223_616;
 const DEFAULT_EXPIRY: Duration = Duration::from_secs(3 * WEEK);
+const DEFAULT_GITHUB_API: &str = "https://api.github.com";
+/// Three projects twice an hour are a tenth of what GitHub grants without a token.
+const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(30 * 60);
 const DEFAULT_ED25519: &str = "key_ed25519";
 const DEFAULT_X25519: &str = "key_x25519";
 const DEFAULT_CLEANUP_INTERVAL: Duration = Duration::from_secs(15);
@@ -60,6 +63,96 @@ pub struct Config {
     pub files: Files,
     /// The table `keys`.
     pub keys: Keys,
+    /// The table `versions`.
+    pub versions: Versions,
+}
+
+/// The table `versions` of the configuration.
+#[derive(Clone, Debug)]
+pub struct Versions {
+    /// `versions.enabled`: whether GitHub is asked at all.
+    pub enabled: bool,
+    /// `versions.github_api`: where, without a slash at its end.
+    pub github_api: String,
+    /// `versions.github_token`: as whom.
+    pub github_token: Option<Token>,
+    /// `versions.projects`: `owner/name` for each [`Platform`], in its order.
+    pub projects: [String; 3],
+    /// `versions.refresh_interval`: how often each project is asked for.
+    pub refresh_interval: Duration,
+    /// `versions.record_checks`: whether signed version checks are counted.
+    pub record_checks: bool,
+}
+
+/// A secret that is never shown.
+#[derive(Clone)]
+pub struct Token(pub String);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+/// What Session runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Platform {
+    /// `desktop`
+    Desktop,
+    /// `android`
+    Android,
+    /// `ios`
+    Ios,
+}
+
+impl Platform {
+    /// All platforms, in the order of [`Versions::projects`].
+    pub const ALL: [Platform; 3] = [Platform::Desktop, Platform::Android, Platform::Ios];
+
+    /// The platform of that name.
+    pub fn parse(name: &str) -> Option<Platform> {
+        Platform::ALL
+            .into_iter()
+            .find(|platform| platform.as_str() == name)
+    }
+
+    /// The platform's name, in requests and in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Platform::Desktop => "desktop",
+            Platform::Android => "android",
+            Platform::Ios => "ios",
+        }
+    }
+}
+
+impl Versions {
+    fn take(keys: &mut FileKeys) -> Versions {
+        let mut project = |key, default: &str| keys.take(key, default.to_string(), project_name);
+        let projects = [
+            project(
+                "versions.projects.desktop",
+                "session-foundation/session-desktop",
+            ),
+            project(
+                "versions.projects.android",
+                "session-foundation/session-android",
+            ),
+            project("versions.projects.ios", "session-foundation/session-ios"),
+        ];
+        Versions {
+            enabled: keys.take("versions.enabled", true, boolean),
+            github_api: keys.take("versions.github_api", DEFAULT_GITHUB_API.into(), api_url),
+            github_token: keys.take("versions.github_token", None, token),
+            projects,
+            refresh_interval: keys.take(
+                "versions.refresh_interval",
+                DEFAULT_REFRESH_INTERVAL,
+                interval,
+            ),
+            record_checks: keys.take("versions.record_checks", false, boolean),
+        }
+    }
 }
 
 /// The table `keys` of the configuration.
@@ -181,7 +274,7 @@ impl Config {
             cleanup_interval: keys.take(
                 "files.cleanup_interval",
                 DEFAULT_CLEANUP_INTERVAL,
-                cleanup_interval,
+                interval,
             ),
         };
         files.max_ttl = keys.take("files.max_ttl", Some(files.expiry), max_ttl);
@@ -197,6 +290,7 @@ impl Config {
             database: keys.take("database.url", db::Settings::default(), database_url),
             files,
             keys: Keys::take(&mut keys, folder),
+            versions: Versions::take(&mut keys),
         };
         keys.finish().map(|()| config)
     }
@@ -263,7 +357,7 @@ fn max_ttl(value: &Node) -> Result<Option<Duration>, String> {
     }
 }
 
-fn cleanup_interval(value: &Node) -> Result<Duration, String> {
+fn interval(value: &Node) -> Result<Duration, String> {
     match duration(value)? {
         interval if interval <= Duration::from_secs(DAY) => Ok(interval),
         _ => Err(format!("{value} is longer than a day")),
@@ -309,6 +403,40 @@ fn file_path(value: &Node, folder: &Path) -> Result<PathBuf, String> {
     match text(value, r#""key_ed25519""#)? {
         "" => Err("the path is empty".into()),
         path => Ok(folder.join(path)),
+    }
+}
+
+fn project_name(value: &Node) -> Result<String, String> {
+    let example = r#""session-foundation/session-desktop""#;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let is_name = |part: &str| !part.is_empty() && part.chars().all(allowed);
+    match text(value, example)?.split_once('/') {
+        Some((owner, name)) if is_name(owner) && is_name(name) => Ok(format!("{owner}/{name}")),
+        _ => Err(format!(
+            "{value} is not owner/name; write for example {example}"
+        )),
+    }
+}
+
+fn api_url(value: &Node) -> Result<String, String> {
+    let example = format!("{DEFAULT_GITHUB_API:?}");
+    let url = text(value, &example)?.trim_end_matches('/');
+    let host = url.strip_prefix("https://").or(url.strip_prefix("http://"));
+    match host {
+        Some(host) if !host.is_empty() && host.chars().all(|c| c.is_ascii_graphic()) => {
+            Ok(url.to_string())
+        }
+        _ => Err(format!("{value} is not a URL; write for example {example}")),
+    }
+}
+
+fn token(value: &Node) -> Result<Option<Token>, String> {
+    match value {
+        Node::Text(text) if !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic()) => {
+            Ok(Some(Token(text.clone())))
+        }
+        // What was written may be nearly the secret: it is not repeated.
+        _ => Err("not a GitHub token: a text in quotes, without spaces".into()),
     }
 }
 
@@ -580,6 +708,13 @@ mod tests {
             "files.cleanup_interval",
             "keys.ed25519",
             "keys.x25519",
+            "versions.enabled",
+            "versions.github_api",
+            "versions.projects.desktop",
+            "versions.projects.android",
+            "versions.projects.ios",
+            "versions.refresh_interval",
+            "versions.record_checks",
         ] {
             assert!(
                 keys.take(key, false, |_| Ok(true)),

@@ -4,29 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
-use base64::alphabet;
-use base64::engine::DecodePaddingMode;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::config;
 use crate::db::{self, FileInfo};
 use crate::file_id::FileId;
-use crate::http::{Body, Method, Request, Response, unix_seconds};
-use crate::routes::Context;
+use crate::http::{BASE64, Body, Method, Request, Response, unix_seconds};
+use crate::routes::{Context, database_error};
 
 /// The header in which a client asks for a lifetime, seconds.
 pub const TTL_HEADER: &str = "X-FS-TTL";
 
 /// Tries to find a random id that nobody has.
 const RANDOM_ID_TRIES: usize = 25;
-
-/// Standard base64; clients leave the padding away or not.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// `POST /file`
 pub fn upload(request: &Request, context: &mut Context) -> Response {
@@ -202,20 +194,6 @@ fn add_info(answer: &mut Value, info: &FileInfo) {
     answer["size"] = json!(info.size);
     answer["uploaded"] = json!(unix_seconds(info.uploaded));
     answer["expires"] = json!(unix_seconds(info.expires));
-}
-
-/// 503 while the database is away, else 500 and a line in the log.
-fn database_error(error: &db::Error) -> Response {
-    match error {
-        db::Error::Unavailable(reason) | db::Error::Refused(reason) => {
-            log::debug!("answered 503: {reason}");
-            Response::unavailable()
-        }
-        other => {
-            log::error!("answered 500: {other}");
-            Response::error(500)
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
 //! Requests and responses as plain data: what a handler takes and gives, whichever door
 //! the request came through.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::{Value, json};
 
 use crate::file_id::FileId;
@@ -15,6 +18,12 @@ pub const JSON: &str = "application/json";
 pub const TEXT: &str = "text/plain; charset=utf-8";
 /// Content type of a file. Clients compare the whole value.
 pub const OCTET_STREAM: &str = "application/octet-stream";
+
+/// Base64 as clients send it: the standard alphabet (RFC 4648, 4), padded or not.
+pub const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// What a client is told when the server or the database can't serve it now, seconds.
 pub const RETRY_AFTER: u32 = 5;
@@ -118,6 +127,14 @@ impl<'a> Request<'a> {
     /// The target without its query.
     pub fn path(&self) -> &'a str {
         path_of(self.target)
+    }
+
+    /// The value of the first parameter of that name in the query.
+    pub fn query(&self, name: &str) -> Option<Cow<'a, str>> {
+        let (_, query) = self.target.split_once('?')?;
+        let query = query.split('#').next().unwrap_or("");
+        let mut found = form_urlencoded::parse(query.as_bytes());
+        found.find(|(n, _)| n == name).map(|(_, value)| value)
     }
 
     /// The file id that the path's second segment is, as in `/file/ID/info`.

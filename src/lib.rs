@@ -2,21 +2,26 @@
 //! PostgreSQL, hands them out, and lets them expire.
 //!
 //! A request is followed from top to bottom: [`server`] receives it, [`routes`] finds
-//! its handler, the handler ([`files`], [`health`]) asks [`db`], and the [`http`]
+//! its handler, the handler ([`files`], [`versions`], …) asks [`db`], and the [`http`]
 //! response goes back through [`server`].
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod auth;
 pub mod config;
 pub mod db;
 pub mod file_id;
 pub mod files;
+pub mod github;
 pub mod health;
 pub mod http;
 pub mod keys;
 pub mod maintenance;
 pub mod onion;
+pub mod releases;
 pub mod routes;
 pub mod serve;
 pub mod server;
+pub mod token_info;
+pub mod versions;

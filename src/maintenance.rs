@@ -1,27 +1,77 @@
-//! The timer thread: deletes expired files and logs statistics.
+//! The timer thread: deletes expired files, keeps Session's versions fresh, logs
+//! statistics.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::db::{self, Connection};
+use crate::db::{self, Claim, Connection};
+use crate::github::{Answer, Failure, GitHub};
+use crate::releases;
 use crate::server::Stop;
+use crate::versions;
 
+/// How often it is looked whether something is due.
+const TICK: Duration = Duration::from_secs(1);
 /// How often the number of files and their bytes are logged.
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(3600);
+/// How often old version checks are deleted.
+const CHECKS_INTERVAL: Duration = Duration::from_secs(3600);
+/// The pause after a failure for which GitHub names none; it doubles with each further
+/// one, up to `versions.refresh_interval`.
+const FIRST_RETRY: Duration = Duration::from_secs(60);
+/// The longest that GitHub is obeyed: after a day without an answer nothing is served.
+const LONGEST_RETRY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Runs until `stop` is requested. Errors of the database are logged, and the work is
 /// tried again when it is due next.
-pub fn run(config: &Config, mut db: Connection, stop: &Stop) {
-    let mut statistics_due = Instant::now();
+pub fn run(config: &Arc<Config>, mut db: Connection, cache: Arc<versions::Cache>, stop: &Stop) {
+    let mut expiry = Timer::every(config.files.cleanup_interval);
+    let mut statistics = Timer::every(STATISTICS_INTERVAL);
+    let mut checks = Timer::every(CHECKS_INTERVAL);
+    let mut refresher = Refresher::new(config, cache);
     loop {
-        delete_expired(&mut db, stop);
-        if Instant::now() >= statistics_due {
-            log_statistics(&mut db);
-            statistics_due = Instant::now() + STATISTICS_INTERVAL;
+        if expiry.is_due() {
+            delete_expired(&mut db, stop);
         }
-        if stop.wait(config.files.cleanup_interval) {
+        if statistics.is_due() {
+            log_statistics(&mut db);
+        }
+        if checks.is_due() {
+            delete_old_version_checks(&mut db);
+        }
+        if config.versions.enabled {
+            refresher.tick(&mut db);
+        }
+        if stop.wait(TICK.min(config.files.cleanup_interval)) {
             return;
         }
+    }
+}
+
+/// Something that is due at once, and then again after each interval.
+struct Timer {
+    interval: Duration,
+    due: Instant,
+}
+
+impl Timer {
+    fn every(interval: Duration) -> Timer {
+        Timer {
+            interval,
+            due: Instant::now(),
+        }
+    }
+
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        let is_due = now >= self.due;
+        if is_due {
+            self.due = now + self.interval;
+        }
+        is_due
     }
 }
 
@@ -36,10 +86,144 @@ fn delete_expired(db: &mut Connection, stop: &Stop) {
 fn log_statistics(db: &mut Connection) {
     match db.totals() {
         Ok(db::Totals { files, bytes }) => {
-            log::info!("{files} files stored, {} in all", human_bytes(bytes));
+            let noun = if files == 1 { "file" } else { "files" };
+            log::info!("{files} {noun} stored, {} in all", human_bytes(bytes));
         }
         Err(error) => log_failure("count the files", &error),
     }
+}
+
+fn delete_old_version_checks(db: &mut Connection) {
+    match db.delete_old_version_checks() {
+        Ok(0) => {}
+        Ok(deleted) => log::debug!("{deleted} old version checks deleted"),
+        Err(error) => log_failure("delete old version checks", &error),
+    }
+}
+
+/// Asks GitHub, one project at a time. The asking has a thread of its own while it lasts,
+/// so that a slow GitHub delays nothing else; the database is the timer thread's.
+struct Refresher {
+    config: Arc<Config>,
+    cache: Arc<versions::Cache>,
+    github: Arc<GitHub>,
+    projects: Vec<String>,
+    /// Whether the database knows our projects.
+    registered: bool,
+    asking: Option<(Claim, JoinHandle<Result<Answer, Failure>>)>,
+    /// How often each project has failed since it last succeeded.
+    failures: HashMap<String, u32>,
+}
+
+impl Refresher {
+    fn new(config: &Arc<Config>, cache: Arc<versions::Cache>) -> Refresher {
+        let versions = &config.versions;
+        Refresher {
+            config: config.clone(),
+            cache,
+            github: Arc::new(GitHub::new(versions)),
+            projects: versions.projects.to_vec(),
+            registered: false,
+            asking: None,
+            failures: HashMap::new(),
+        }
+    }
+
+    fn tick(&mut self, db: &mut Connection) {
+        if self
+            .asking
+            .as_ref()
+            .is_some_and(|(_, asking)| asking.is_finished())
+        {
+            if let Some((claim, asking)) = self.asking.take() {
+                let panicked = |_| {
+                    Err(Failure {
+                        reason: "asking panicked".into(),
+                        retry_after: None,
+                    })
+                };
+                let outcome = asking.join().unwrap_or_else(panicked);
+                self.keep(&claim.project, outcome, db);
+            }
+        }
+        if self.asking.is_none() {
+            self.ask(db);
+        }
+    }
+
+    /// Claims a project, if one is due, and starts asking for it.
+    fn ask(&mut self, db: &mut Connection) {
+        if !self.registered {
+            if let Err(error) = db.register_projects(&self.projects) {
+                return log_failure("note whose versions are to be checked", &error);
+            }
+            self.registered = true;
+        }
+        let interval = self.config.versions.refresh_interval;
+        let claim = match db.claim_project(&self.projects, interval) {
+            Ok(Some(claim)) => claim,
+            Ok(None) => return,
+            Err(error) => return log_failure("see which versions are to be checked", &error),
+        };
+        let (github, asked) = (self.github.clone(), claim.clone());
+        let asking = thread::Builder::new()
+            .name("github".into())
+            .spawn(move || github.releases(&asked.project, asked.etag.as_deref()));
+        match asking {
+            Ok(asking) => self.asking = Some((claim, asking)),
+            Err(error) => log::warn!("no thread to ask GitHub with: {error}"),
+        }
+    }
+
+    fn keep(&mut self, project: &str, outcome: Result<Answer, Failure>, db: &mut Connection) {
+        let kept = match outcome {
+            Ok(Answer::Unchanged) => db.project_is_unchanged(project),
+            Ok(Answer::Releases { etag, releases }) => {
+                let (newest, skipped) = releases::newest(releases);
+                if !skipped.is_empty() {
+                    log::info!(
+                        "{project}: skipped releases whose tags are no versions: {}",
+                        skipped.join(", ")
+                    );
+                }
+                db.replace_releases(project, etag.as_deref(), &newest)
+            }
+            Err(failure) => return self.postpone(project, &failure, db),
+        };
+        match kept {
+            Ok(()) => {
+                self.cache.forget(project);
+                if self.failures.remove(project).is_some() {
+                    log::info!("GitHub answers for {project} again");
+                }
+            }
+            Err(error) => log_failure("keep what GitHub answered", &error),
+        }
+    }
+
+    /// Keeps what is known, says so once, and asks again no sooner than GitHub wants.
+    fn postpone(&mut self, project: &str, failure: &Failure, db: &mut Connection) {
+        let failures = self.failures.entry(project.to_string()).or_default();
+        let delay = retry_delay(failure, *failures, self.config.versions.refresh_interval);
+        if *failures == 0 {
+            let reason = &failure.reason;
+            log::warn!("GitHub has no answer for {project}: {reason}; the known versions are kept");
+        }
+        *failures = failures.saturating_add(1);
+        if let Err(error) = db.postpone_project(project, delay) {
+            log_failure("postpone a version check", &error);
+        }
+    }
+}
+
+fn retry_delay(failure: &Failure, earlier: u32, interval: Duration) -> Duration {
+    let own = FIRST_RETRY
+        .saturating_mul(1 << earlier.min(10))
+        .min(interval);
+    failure
+        .retry_after
+        .map_or(own, |wanted| wanted.max(own))
+        .min(LONGEST_RETRY)
 }
 
 fn log_failure(what: &str, error: &db::Error) {
@@ -89,5 +273,24 @@ mod tests {
         ] {
             assert_eq!(human_bytes(bytes), shown);
         }
+    }
+
+    #[test]
+    fn failures_are_retried_later_and_later_and_no_sooner_than_github_wants() {
+        let delay = |retry_after: Option<u64>, earlier| {
+            let retry_after = retry_after.map(Duration::from_secs);
+            let failure = Failure {
+                reason: String::new(),
+                retry_after,
+            };
+            retry_delay(&failure, earlier, Duration::from_secs(1800)).as_secs()
+        };
+        assert_eq!(delay(None, 0), 60);
+        assert_eq!(delay(None, 3), 480);
+        assert_eq!(delay(None, 5), 1800);
+        assert_eq!(delay(None, u32::MAX), 1800);
+        assert_eq!(delay(Some(3600), 0), 3600);
+        assert_eq!(delay(Some(0), 0), 60);
+        assert_eq!(delay(Some(u64::MAX), 0), 86_400);
     }
 }

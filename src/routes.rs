@@ -6,7 +6,7 @@ use crate::file_id::FileId;
 use crate::http::{BodyRule, Incoming, Method, Request, Response, path_of};
 use crate::keys::Keys;
 use crate::onion::cipher::FreshNonce;
-use crate::{files, health, onion};
+use crate::{files, health, onion, token_info, versions};
 
 /// What a handler answers a request with.
 pub type Handler = fn(&Request, &mut Context) -> Response;
@@ -21,6 +21,8 @@ pub struct Context<'a> {
     pub probe: &'a db::Probe,
     /// The server's keys.
     pub keys: &'a Keys,
+    /// What was read of Session's releases lately.
+    pub versions: &'a versions::Cache,
 }
 
 struct Route {
@@ -50,6 +52,8 @@ const ROUTES: &[Route] = &[
     route(Method::Post, "/file/{id}/extend", Limit::Unused,     files::extend),
     route(Method::Post, "/files",            Limit::Base64File, files::deprecated_upload),
     route(Method::Get,  "/files/{id}",       Limit::Unused,     files::deprecated_download),
+    route(Method::Get,  "/session_version",  Limit::Unused,     versions::session_version),
+    route(Method::Get,  "/token_info",       Limit::Unused,     token_info::show),
     route(Method::Get,  "/health",           Limit::Unused,     health::check),
 ];
 
@@ -116,6 +120,20 @@ pub fn dispatch(request: &Request, context: &mut Context) -> Response {
 
 fn method_not_allowed(allowed: &[&str]) -> Response {
     Response::error(405).with_header("Allow", allowed.join(", "))
+}
+
+/// The answer to a failed statement: 503 while the database is away, else 500 and a line in the log.
+pub fn database_error(error: &db::Error) -> Response {
+    match error {
+        db::Error::Unavailable(reason) | db::Error::Refused(reason) => {
+            log::debug!("answered 503: {reason}");
+            Response::unavailable()
+        }
+        other => {
+            log::error!("answered 500: {other}");
+            Response::error(500)
+        }
+    }
 }
 
 /// The body that a request to `target` may have.

@@ -14,6 +14,7 @@ use crate::keys::Keys;
 use crate::maintenance;
 use crate::routes::{self, Context};
 use crate::server::{self, Listener, Service, Stop};
+use crate::versions;
 
 /// How often a database that was away at the start is looked for.
 const SCHEMA_RETRY: Duration = Duration::from_secs(1);
@@ -37,10 +38,11 @@ pub fn serve(config: Config) -> Result<(), String> {
 
     let timer = {
         let (config, database, stop) = (config.clone(), database.clone(), stop.clone());
+        let cache = app.versions.clone();
         let run = move || {
             let prepared = ready || prepare_when_back(&database, &config, &stop);
             if prepared {
-                maintenance::run(&config, database.connection(), &stop);
+                maintenance::run(&config, database.connection(), cache, &stop);
             }
             prepared
         };
@@ -73,6 +75,7 @@ struct App {
     database: Arc<Database>,
     probe: db::Probe,
     keys: Keys,
+    versions: Arc<versions::Cache>,
 }
 
 impl App {
@@ -80,6 +83,7 @@ impl App {
         Ok(App {
             config: config.clone(),
             keys,
+            versions: Arc::default(),
             database: database.clone(),
             probe: db::Probe::start(database)?,
         })
@@ -103,6 +107,7 @@ impl Service for App {
             db,
             probe: &self.probe,
             keys: &self.keys,
+            versions: &self.versions,
         };
         routes::answer(incoming, &mut context)
     }
@@ -118,6 +123,9 @@ fn prepare_database(database: &Arc<Database>, config: &Config) -> Result<bool, S
             Ok(true)
         }
         Err(db::Error::Unavailable(_)) => Ok(false),
+        Err(error @ db::Error::Layout(_)) => {
+            Err(explain(&error, config) + "; run session-file-server init-db")
+        }
         Err(error) => Err(explain(&error, config)),
     }
 }
@@ -148,9 +156,9 @@ pub fn explain(error: &db::Error, config: &Config) -> String {
              database and its user exist (as the user postgres: createuser USER; createdb -O \
              USER {name})"
         ),
-        db::Error::Layout(text) => format!(
-            "the database {name} can't be used as it is: {text}; run session-file-server init-db"
-        ),
+        db::Error::Layout(text) => {
+            format!("the database {name} can't be used as it is: {text}")
+        }
         db::Error::Unavailable(text) => format!(
             "the database {name} can't be reached: {text}; check that PostgreSQL runs, and \
              database.url"

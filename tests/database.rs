@@ -111,12 +111,8 @@ fn a_database_that_does_not_exist_is_named_at_the_start() {
 #[test]
 fn init_db_and_psql_load_the_same_schema_and_repeat() {
     let (by_us, by_psql) = (Database::new(), Database::new());
-    let folder = tempfile::tempdir().expect("a folder");
-    let config = format!("database.url = \"{}\"\n", by_us.url);
-    std::fs::write(folder.path().join("config.toml"), config).expect("writable");
     for _ in 0..2 {
-        let output = run(folder.path(), &["init-db"]);
-        assert!(output.status.success(), "{output:?}");
+        init_db(&by_us);
         let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/schema.pgsql");
         let psql = Command::new("psql")
             .args([
@@ -168,7 +164,7 @@ fn init_db_and_psql_load_the_same_schema_and_repeat() {
 }
 
 #[test]
-fn a_database_of_the_python_server_is_served_as_it_is() {
+fn files_of_the_python_server_are_served_as_they_are_after_init_db() {
     let database = Database::new();
     database.execute(
         "CREATE TABLE files (id varchar(44) PRIMARY KEY CHECK (id ~ '^[a-zA-Z0-9_-]+$'), \
@@ -179,6 +175,12 @@ fn a_database_of_the_python_server_is_served_as_it_is() {
          INSERT INTO files (id, data) VALUES ('1234567890', 'an old one'), ('forever', 'x');
          UPDATE files SET expiry = 'infinity' WHERE id = 'forever'",
     );
+    let log = Server::try_with(&database.url, "").err().expect("refused");
+    assert!(
+        log.contains("an older server's") && log.contains("init-db"),
+        "{log}"
+    );
+    init_db(&database);
     let server = Server::start(&database);
     assert_eq!(server.get("/file/1234567890").body, b"an old one");
     assert_eq!(
@@ -192,13 +194,21 @@ fn a_database_of_the_python_server_is_served_as_it_is() {
     );
 }
 
+fn init_db(database: &Database) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = format!("database.url = \"{}\"\n", database.url);
+    std::fs::write(folder.path().join("config.toml"), config).expect("writable");
+    let output = run(folder.path(), &["init-db"]);
+    assert!(output.status.success(), "{output:?}");
+}
+
 #[test]
 fn another_programs_table_is_refused_and_left_alone() {
     let database = Database::new();
     database.execute("CREATE TABLE files (id bigint PRIMARY KEY, name text)");
     let log = Server::try_with(&database.url, "").err().expect("refused");
     assert!(
-        log.contains("init-db") && log.contains("id of type character varying"),
+        log.contains("no column id of type character varying"),
         "{log}"
     );
     assert_eq!(database.number("SELECT count(*) FROM files"), 0);

@@ -2,7 +2,7 @@
 //!
 //! [`Database`] is what all threads share; each makes its own [`Connection`] from it,
 //! which opens itself when first needed and is replaced when it breaks. The statements
-//! lie beside the structures that they fill: [`files`], [`schema`].
+//! lie beside the structures that they fill.
 
 pub mod files;
 pub mod schema;
@@ -10,8 +10,12 @@ pub mod schema;
 mod connection;
 mod error;
 mod probe;
+mod token_info;
+mod versions;
 
 pub use connection::{Connection, Database, Settings};
 pub use error::Error;
 pub use files::{FileInfo, StoredFile, Totals};
 pub use probe::Probe;
+pub use token_info::{TokenHistory, TokenInfo};
+pub use versions::{Claim, KnownReleases};

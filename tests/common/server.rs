@@ -49,16 +49,28 @@ impl Server {
 
     /// The same; what it logged, if it ends instead of listening.
     pub fn try_with(url: &str, settings: &str) -> Result<Server, String> {
+        Server::launch(url, settings, &[])
+    }
+
+    /// The same with more environment.
+    pub fn launch(
+        url: &str,
+        settings: &str,
+        environment: &[(&str, &str)],
+    ) -> Result<Server, String> {
         let folder = tempfile::tempdir().expect("a folder");
-        let listen = match settings.contains("listen =") {
-            true => "",
-            false => "listen = '127.0.0.1:0'\n",
-        };
-        let config = format!("{listen}database.url = \"{url}\"\n{settings}\n");
+        let mut config = format!("database.url = \"{url}\"\n{settings}\n");
+        // No test asks the real GitHub.
+        for (key, value) in [("listen", "'127.0.0.1:0'"), ("versions.enabled", "false")] {
+            if !settings.contains(&format!("{key} =")) {
+                config += &format!("{key} = {value}\n");
+            }
+        }
         std::fs::write(folder.path().join("config.toml"), config).expect("writable");
         let mut child = Command::new(BINARY)
             .arg("--allow-root")
             .current_dir(folder.path())
+            .envs(environment.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary runs");

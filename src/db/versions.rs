@@ -1,0 +1,228 @@
+//! The tables of Session's releases, and of signed version checks.
+//!
+//! Servers that share a database ask GitHub once between them: a server claims a project
+//! by moving its next check into the future, and no other claims it before.
+
+use std::time::{Duration, SystemTime};
+
+use super::connection::Connection;
+use super::error::Error;
+use crate::auth::BlindedId;
+use crate::releases::{Asset, Channel, Newest};
+
+/// How long a version check is remembered.
+const CHECKS_KEPT: &str = "90 days";
+/// Rows that one statement deletes.
+const DELETE_BATCH: i64 = 1000;
+
+/// A project that is ours to ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// `owner/name`
+    pub project: String,
+    /// What GitHub gave with its last answer.
+    pub etag: Option<String>,
+}
+
+/// What is known of a project.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownReleases {
+    /// When GitHub was last asked with success; `None` if never.
+    pub checked: Option<SystemTime>,
+    /// The highest release of each channel that has one.
+    pub newest: Vec<Newest>,
+}
+
+const CLAIM: &str = "UPDATE github_projects SET next_check = now() + make_interval(secs => $2) \
+     WHERE project = (SELECT project FROM github_projects \
+         WHERE project = ANY($1) AND next_check <= now() \
+         ORDER BY next_check LIMIT 1 FOR UPDATE SKIP LOCKED) \
+     RETURNING project, etag";
+
+const REGISTER: &str = "INSERT INTO github_projects (project) \
+     SELECT unnest($1::text[]) ON CONFLICT DO NOTHING";
+
+const POSTPONE: &str = "UPDATE github_projects \
+     SET next_check = now() + make_interval(secs => $2) WHERE project = $1";
+
+const SET_CHECKED: &str = "UPDATE github_projects SET checked = now() WHERE project = $1";
+
+const SET_CHECKED_ANEW: &str =
+    "UPDATE github_projects SET checked = now(), etag = $2 WHERE project = $1";
+
+const DELETE_RELEASES: &str = "DELETE FROM github_releases WHERE project = $1";
+
+const INSERT_RELEASE: &str = "INSERT INTO github_releases (project, channel, version, name, notes) \
+     VALUES ($1, $2, $3, $4, $5)";
+
+const INSERT_ASSETS: &str = "INSERT INTO github_assets (project, channel, position, name, url) \
+     SELECT $1, $2, position, name, url \
+     FROM unnest($3::text[], $4::text[]) WITH ORDINALITY asset (name, url, position)";
+
+const SELECT_CHECKED: &str = "SELECT checked FROM github_projects WHERE project = $1";
+
+const SELECT_RELEASES: &str = "SELECT channel, version, release.name, notes, \
+         array_agg(asset.name ORDER BY position) FILTER (WHERE position IS NOT NULL), \
+         array_agg(url ORDER BY position) FILTER (WHERE position IS NOT NULL) \
+     FROM github_releases release LEFT JOIN github_assets asset USING (project, channel) \
+     WHERE project = $1 GROUP BY channel, version, release.name, notes";
+
+const RECORD_CHECK: &str = "INSERT INTO version_checks (blinded_id, platform, channel) \
+     VALUES ($1, $2, $3) \
+     ON CONFLICT (blinded_id, platform, channel) DO UPDATE SET checked = now()";
+
+impl Connection {
+    /// Notes projects that were not asked for before.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn register_projects(&mut self, projects: &[String]) -> Result<(), Error> {
+        self.repeatable(|open| open.execute(REGISTER, &[&projects]))?;
+        Ok(())
+    }
+
+    /// Claims the project whose check is due longest; the next is due after `interval`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn claim_project(
+        &mut self,
+        projects: &[String],
+        interval: Duration,
+    ) -> Result<Option<Claim>, Error> {
+        self.repeatable(|open| {
+            let claimed = open.query_opt(CLAIM, &[&projects, &interval.as_secs_f64()])?;
+            let claim = |row: postgres::Row| {
+                Ok(Claim {
+                    project: row.try_get(0)?,
+                    etag: row.try_get(1)?,
+                })
+            };
+            claimed.map(claim).transpose()
+        })
+    }
+
+    /// Lets nobody ask for a project before `delay` is over.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn postpone_project(&mut self, project: &str, delay: Duration) -> Result<(), Error> {
+        self.repeatable(|open| open.execute(POSTPONE, &[&project, &delay.as_secs_f64()]))?;
+        Ok(())
+    }
+
+    /// Notes that GitHub was asked and has nothing new.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn project_is_unchanged(&mut self, project: &str) -> Result<(), Error> {
+        self.repeatable(|open| open.execute(SET_CHECKED, &[&project]))?;
+        Ok(())
+    }
+
+    /// Replaces all that is known of a project's releases.
+    ///
+    /// # Errors
+    /// Those of the database; what was known stays then.
+    pub fn replace_releases(
+        &mut self,
+        project: &str,
+        etag: Option<&str>,
+        newest: &[Newest],
+    ) -> Result<(), Error> {
+        self.repeatable(|open| {
+            let mut transaction = open.client.transaction()?;
+            transaction.execute(SET_CHECKED_ANEW, &[&project, &etag])?;
+            transaction.execute(DELETE_RELEASES, &[&project])?;
+            for Newest {
+                channel,
+                version,
+                name,
+                notes,
+                assets,
+            } in newest
+            {
+                let channel = channel.as_str();
+                transaction.execute(INSERT_RELEASE, &[&project, &channel, version, name, notes])?;
+                let names: Vec<&str> = assets.iter().map(|asset| asset.name.as_str()).collect();
+                let urls: Vec<&str> = assets.iter().map(|asset| asset.url.as_str()).collect();
+                transaction.execute(INSERT_ASSETS, &[&project, &channel, &names, &urls])?;
+            }
+            transaction.commit()
+        })
+    }
+
+    /// What is known of a project.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn known_releases(&mut self, project: &str) -> Result<KnownReleases, Error> {
+        self.repeatable(|open| {
+            let checked = open.query_opt(SELECT_CHECKED, &[&project])?;
+            let checked = checked.map(|row| row.try_get(0)).transpose()?.flatten();
+            let rows = open.query(SELECT_RELEASES, &[&project])?;
+            let newest: Result<Vec<_>, _> = rows.iter().map(read_newest).collect();
+            Ok(KnownReleases {
+                checked,
+                newest: newest?.into_iter().flatten().collect(),
+            })
+        })
+    }
+
+    /// Remembers that somebody checked for a version, now.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn record_version_check(
+        &mut self,
+        signer: &BlindedId,
+        platform: &str,
+        channel: Channel,
+    ) -> Result<(), Error> {
+        let (signer, channel) = (signer.to_string(), channel.as_str());
+        self.repeatable(|open| open.execute(RECORD_CHECK, &[&signer, &platform, &channel]))?;
+        Ok(())
+    }
+
+    /// Forgets version checks that are older than 90 days, in batches.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn delete_old_version_checks(&mut self) -> Result<u64, Error> {
+        let mut deleted = 0;
+        loop {
+            let batch = self.repeatable(|open| {
+                open.execute(
+                    "DELETE FROM version_checks WHERE (blinded_id, platform, channel) IN \
+                     (SELECT blinded_id, platform, channel FROM version_checks \
+                      WHERE checked < now() - $1::text::interval LIMIT $2)",
+                    &[&CHECKS_KEPT, &DELETE_BATCH],
+                )
+            })?;
+            deleted += batch;
+            if batch < DELETE_BATCH as u64 {
+                return Ok(deleted);
+            }
+        }
+    }
+}
+
+/// `None` for a channel that a later server may know.
+fn read_newest(row: &postgres::Row) -> Result<Option<Newest>, postgres::Error> {
+    let Some(channel) = Channel::parse(row.try_get(0)?) else {
+        return Ok(None);
+    };
+    let names: Option<Vec<String>> = row.try_get(4)?;
+    let urls: Option<Vec<String>> = row.try_get(5)?;
+    let assets = names
+        .unwrap_or_default()
+        .into_iter()
+        .zip(urls.unwrap_or_default());
+    Ok(Some(Newest {
+        channel,
+        version: row.try_get(1)?,
+        name: row.try_get(2)?,
+        notes: row.try_get(3)?,
+        assets: assets.map(|(name, url)| Asset { name, url }).collect(),
+    }))
+}

@@ -1,0 +1,247 @@
+//! GitHub's releases as data. No database; every answer bounded in time and size.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use serde::Deserialize;
+use ureq::http::HeaderMap;
+use ureq::tls::{RootCerts, TlsConfig};
+
+use crate::config;
+use crate::releases::{Asset, Release};
+
+/// The longest that asking may take, from looking up the name to the last byte.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest answer that is read, bytes.
+const MAX_ANSWER: u64 = 4 * 1024 * 1024;
+/// Releases that are asked for. One with all its assets has some 40 KB, so that they stay
+/// well below the largest answer; and each channel has one among them.
+const RELEASES: usize = 40;
+/// A renamed project redirects once.
+const MAX_REDIRECTS: u32 = 3;
+
+/// Asks for the releases of projects.
+pub struct GitHub {
+    agent: ureq::Agent,
+    api: String,
+    authorization: Option<String>,
+}
+
+/// What GitHub said.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// 304: what is known is current.
+    Unchanged,
+    /// The releases, without drafts.
+    Releases {
+        /// What to send with the next question.
+        etag: Option<String>,
+        /// As many as were asked for, or all.
+        releases: Vec<Release>,
+    },
+}
+
+/// Why there is no answer.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// For the operator's log.
+    pub reason: String,
+    /// How long GitHub wants to be left alone.
+    pub retry_after: Option<Duration>,
+}
+
+impl GitHub {
+    /// `http_proxy` and its like in the environment are honoured.
+    pub fn new(settings: &config::Versions) -> GitHub {
+        let tls = TlsConfig::builder()
+            .root_certs(RootCerts::PlatformVerifier)
+            .build();
+        let agent = ureq::Agent::config_builder()
+            .timeout_global(Some(TIMEOUT))
+            .http_status_as_error(false)
+            .max_redirects(MAX_REDIRECTS)
+            .max_idle_connections(0)
+            .user_agent(concat!("session-file-server/", env!("CARGO_PKG_VERSION")))
+            .tls_config(tls)
+            .build();
+        GitHub {
+            agent: agent.into(),
+            api: settings.github_api.clone(),
+            authorization: settings
+                .github_token
+                .as_ref()
+                .map(|token| format!("Bearer {}", token.0)),
+        }
+    }
+
+    /// Asks for the newest releases of `project` (`owner/name`), unless they are still
+    /// those that `etag` stands for.
+    ///
+    /// # Errors
+    /// Whatever went wrong; GitHub may say when to ask again.
+    pub fn releases(&self, project: &str, etag: Option<&str>) -> Result<Answer, Failure> {
+        let url = format!("{}/repos/{project}/releases?per_page={RELEASES}", self.api);
+        let mut request = self
+            .agent
+            .get(&url)
+            .header("Accept", "application/vnd.github+json");
+        if let Some(etag) = etag {
+            request = request.header("If-None-Match", etag);
+        }
+        if let Some(authorization) = &self.authorization {
+            request = request.header("Authorization", authorization);
+        }
+        let mut answer = request.call().map_err(Failure::new)?;
+        match answer.status().as_u16() {
+            304 if etag.is_some() => Ok(Answer::Unchanged),
+            200 => {
+                let etag = text_of(answer.headers(), "etag");
+                let body = answer
+                    .body_mut()
+                    .with_config()
+                    .limit(MAX_ANSWER)
+                    .read_to_vec();
+                let releases = parse(&body.map_err(Failure::new)?)?;
+                Ok(Answer::Releases { etag, releases })
+            }
+            status => Err(Failure {
+                reason: format!("it answered {status}"),
+                retry_after: retry_after(status, answer.headers(), SystemTime::now()),
+            }),
+        }
+    }
+}
+
+/// The releases in an answer's body, without drafts. PostgreSQL's texts hold no NUL.
+pub fn parse(body: &[u8]) -> Result<Vec<Release>, Failure> {
+    #[derive(Deserialize)]
+    struct Listed {
+        tag_name: String,
+        name: Option<String>,
+        body: Option<String>,
+        #[serde(default)]
+        draft: bool,
+        #[serde(default)]
+        prerelease: bool,
+        #[serde(default)]
+        assets: Vec<ListedAsset>,
+    }
+    #[derive(Deserialize)]
+    struct ListedAsset {
+        name: String,
+        url: String,
+    }
+    let releases: Vec<Listed> = serde_json::from_slice(body)
+        .map_err(|error| Failure::new(format!("it answered no list of releases: {error}")))?;
+    let clean = |text: String| text.replace('\0', "");
+    let present = |text: Option<String>| text.map(clean).filter(|text| !text.is_empty());
+    let asset = |asset: ListedAsset| Asset {
+        name: clean(asset.name),
+        url: clean(asset.url),
+    };
+    let published = releases.into_iter().filter(|release| !release.draft);
+    Ok(published
+        .map(|release| Release {
+            tag: clean(release.tag_name),
+            prerelease: release.prerelease,
+            name: present(release.name),
+            notes: present(release.body),
+            assets: release.assets.into_iter().map(asset).collect(),
+        })
+        .collect())
+}
+
+impl Failure {
+    fn new(reason: impl fmt::Display) -> Failure {
+        Failure {
+            reason: reason.to_string(),
+            retry_after: None,
+        }
+    }
+}
+
+/// `Retry-After` in seconds or as a date (RFC 9110, 10.2.3); else, for an answer that says
+/// that a limit is reached, `X-RateLimit-Reset` as Unix time.
+fn retry_after(status: u16, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let until = |time: SystemTime| time.duration_since(now).unwrap_or_default();
+    if let Some(value) = text_of(headers, "retry-after") {
+        let date = httpdate::parse_http_date(&value).ok().map(until);
+        return value.parse().ok().map(Duration::from_secs).or(date);
+    }
+    if !matches!(status, 403 | 429) {
+        return None;
+    }
+    let reset = Duration::from_secs(text_of(headers, "x-ratelimit-reset")?.parse().ok()?);
+    SystemTime::UNIX_EPOCH.checked_add(reset).map(until)
+}
+
+fn text_of(headers: &HeaderMap, name: &str) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drafts_and_unknown_fields_are_skipped_and_nul_removed() {
+        let releases = parse(
+            br#"[{"tag_name": "v1.0.0", "name": "One\u0000", "body": null, "draft": false,
+                  "prerelease": true, "more": {"a": [1]},
+                  "assets": [{"name": "a.deb", "url": "https://api/1", "size": 5}]},
+                 {"tag_name": "v2.0.0", "draft": true}, {"tag_name": "v3.0.0", "name": ""}]"#,
+        )
+        .expect("releases");
+        assert_eq!(releases.len(), 2);
+        assert_eq!(releases[0].name.as_deref(), Some("One"));
+        assert_eq!(releases[0].notes, None);
+        assert!(releases[0].prerelease);
+        assert_eq!(releases[0].assets[0].url, "https://api/1");
+        assert_eq!(
+            (releases[1].tag.as_str(), &releases[1].name),
+            ("v3.0.0", &None)
+        );
+    }
+
+    #[test]
+    fn what_is_no_list_of_releases_is_a_failure() {
+        for body in [
+            "",
+            "<html>",
+            "{}",
+            "[1]",
+            r#"[{"name": "x"}]"#,
+            r#"[{"tag_name": 5}]"#,
+            "[{}",
+        ] {
+            assert!(parse(body.as_bytes()).is_err(), "{body:?}");
+        }
+        assert!(parse("[".repeat(1 << 20).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn the_time_to_wait_is_the_answers_own() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let wait = |status, fields: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.insert(*name, value.parse().expect("a value"));
+            }
+            retry_after(status, &headers, now).map(|time| time.as_secs())
+        };
+        assert_eq!(wait(429, &[("retry-after", "120")]), Some(120));
+        assert_eq!(
+            wait(503, &[("retry-after", "Sun, 09 Sep 2001 01:47:40 GMT")]),
+            Some(60)
+        );
+        assert_eq!(wait(403, &[("x-ratelimit-reset", "1000000300")]), Some(300));
+        assert_eq!(wait(403, &[("x-ratelimit-reset", "999999999")]), Some(0));
+        assert_eq!(
+            wait(403, &[("x-ratelimit-reset", "18446744073709551615")]),
+            None
+        );
+        assert_eq!(wait(500, &[("x-ratelimit-reset", "1000000300")]), None);
+        assert_eq!(wait(429, &[("retry-after", "soon")]), None);
+        assert_eq!(wait(429, &[]), None);
+    }
+}

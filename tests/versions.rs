@@ -1,0 +1,677 @@
+//! Session's versions and the token's numbers; GitHub is played by the test.
+
+mod common;
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use common::{Database, Response, Server, eventually};
+use ed25519_dalek::{Signer, SigningKey};
+use serde_json::{Value, json};
+
+/// What the stand-in answers.
+#[derive(Clone)]
+enum Script {
+    Answer {
+        status: u16,
+        headers: String,
+        body: Vec<u8>,
+    },
+    /// 60 MB of spaces.
+    Huge,
+    /// Nothing, for a minute.
+    Silence,
+    /// A byte now and then.
+    Trickle,
+    Close,
+}
+
+impl Script {
+    fn status(status: u16, headers: &str) -> Script {
+        Script::Answer {
+            status,
+            headers: headers.into(),
+            body: b"{}".to_vec(),
+        }
+    }
+
+    fn ok(body: impl Into<Vec<u8>>) -> Script {
+        Script::Answer {
+            status: 200,
+            headers: String::new(),
+            body: body.into(),
+        }
+    }
+
+    fn releases(releases: &Value, etag: &str) -> Script {
+        let headers = format!("ETag: \"{etag}\"\r\n");
+        Script::Answer {
+            status: 200,
+            headers,
+            body: releases.to_string().into(),
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    scripts: HashMap<String, Script>,
+    /// Request heads, by project.
+    asked: HashMap<String, Vec<String>>,
+}
+
+/// A stand-in for GitHub; it knows what each project's releases are.
+struct GitHub {
+    address: String,
+    state: Arc<Mutex<State>>,
+}
+
+impl GitHub {
+    fn start() -> GitHub {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound").to_string();
+        let state: Arc<Mutex<State>> = Arc::default();
+        let shared = state.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let state = shared.clone();
+                std::thread::spawn(move || serve(stream, &state));
+            }
+        });
+        GitHub { address, state }
+    }
+
+    fn set(&self, project: &str, script: Script) {
+        self.state
+            .lock()
+            .expect("no panic")
+            .scripts
+            .insert(project.into(), script);
+    }
+
+    fn asked(&self, project: &str) -> Vec<String> {
+        let state = self.state.lock().expect("no panic");
+        state.asked.get(project).cloned().unwrap_or_default()
+    }
+
+    /// Settings for a server that asks this stand-in.
+    fn settings(&self, more: &str) -> String {
+        format!(
+            "versions.enabled = true\nversions.github_api = 'http://{}/'\n\
+             versions.projects.desktop = 'o/desktop'\nversions.projects.android = 'o/android'\n\
+             versions.projects.ios = 'o/ios'\n{more}",
+            self.address
+        )
+    }
+}
+
+fn serve(mut stream: TcpStream, state: &Mutex<State>) {
+    let mut reader = BufReader::new(stream.try_clone().expect("a socket"));
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head).unwrap_or(0) == 0 {
+            return;
+        }
+    }
+    if head.starts_with("CONNECT ") {
+        // As a proxy it leads to itself, and says so in the next request's head.
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+        state
+            .lock()
+            .expect("no panic")
+            .asked
+            .entry("proxy".into())
+            .or_default()
+            .push(head);
+        return serve(stream, state);
+    }
+    let path = head.split(' ').nth(1).unwrap_or("");
+    let path = path.split("/repos/").nth(1).unwrap_or("");
+    let project = path.split("/releases").next().unwrap_or("").to_string();
+    let script = {
+        let mut state = state.lock().expect("no panic");
+        state
+            .asked
+            .entry(project.clone())
+            .or_default()
+            .push(head.clone());
+        state.scripts.get(&project).cloned()
+    };
+    let sent = match script.unwrap_or(Script::status(404, "")) {
+        Script::Answer {
+            status,
+            headers,
+            body,
+        } => {
+            let etag = headers
+                .trim()
+                .strip_prefix("ETag: ")
+                .map(|etag| format!("if-none-match: {etag}"));
+            let known = etag.is_some_and(|etag| head.to_lowercase().contains(&etag.to_lowercase()));
+            let (status, body) = if known {
+                (304, Vec::new())
+            } else {
+                (status, body)
+            };
+            let head = format!(
+                "HTTP/1.1 {status} X\r\n{headers}Content-Length: {}\r\n\r\n",
+                body.len()
+            );
+            stream
+                .write_all(head.as_bytes())
+                .and_then(|()| stream.write_all(&body))
+        }
+        Script::Huge => {
+            let head = "HTTP/1.1 200 OK\r\nContent-Length: 60000000\r\n\r\n";
+            stream
+                .write_all(head.as_bytes())
+                .and_then(|()| stream.write_all(&vec![b' '; 60_000_000]))
+        }
+        Script::Silence => {
+            std::thread::sleep(Duration::from_secs(60));
+            Ok(())
+        }
+        Script::Trickle => stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            .and_then(|()| {
+                (0..100).try_for_each(|_| {
+                    std::thread::sleep(Duration::from_millis(500));
+                    stream.write_all(b" ")
+                })
+            }),
+        Script::Close => Ok(()),
+    };
+    // A client that hangs up is what some of the tests are about.
+    drop(sent);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let _ = stream.read(&mut [0; 64]);
+}
+
+fn release(tag: &str, prerelease: bool) -> Value {
+    json!({
+        "tag_name": tag, "prerelease": prerelease, "draft": false, "name": format!("Session {tag}"),
+        "body": format!("What is new in {tag}"), "id": 5, "author": { "login": "x" },
+        "assets": [{ "name": format!("{tag}.deb"), "url": format!("https://api.example/{tag}"), "size": 1 }],
+    })
+}
+
+fn version(server: &Server, query: &str) -> Response {
+    server.get(&format!("/session_version?{query}"))
+}
+
+/// Waits until a platform's version is served.
+fn until_version(server: &Server, platform: &str, expected: &str) {
+    eventually(&format!("{platform} {expected}"), || {
+        let answer = version(server, &format!("platform={platform}"));
+        answer.status == 200 && answer.json()["result"] == expected
+    });
+}
+
+/// Lets the projects be asked for again, now.
+fn ask_again(database: &Database) {
+    database.execute("UPDATE github_projects SET next_check = '-infinity'");
+}
+
+#[test]
+fn each_channels_highest_version_is_served_as_github_has_it() {
+    let github = GitHub::start();
+    github.set("o/desktop", Script::releases(&json!([
+        release("v1.17.5", false), release("v1.18.0-beta.2", true), release("v1.9.9", false),
+        release("v1.19.0-alpha.3", true), release("nightly", false),
+        { "tag_name": "v9.9.9", "draft": true }, { "tag_name": "v1.0.0", "name": null, "body": null },
+    ]), "one"));
+    github.set(
+        "o/android",
+        Script::releases(
+            &json!([{ "tag_name": "1.24.0", "name": "", "assets": [] }]),
+            "two",
+        ),
+    );
+    let server = Server::with(
+        &Database::new(),
+        &github.settings("versions.github_token = 'secret'"),
+    );
+    until_version(&server, "desktop", "1.17.5");
+    let answer = version(&server, "platform=desktop");
+    assert_eq!(answer.header("Content-Type"), Some("application/json"));
+    let checked = answer.number("updated");
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs_f64();
+    assert!((now - checked).abs() < 60.0);
+    assert_eq!(
+        answer.json(),
+        json!({
+            "status_code": 200, "updated": checked, "result": "1.17.5", "name": "Session v1.17.5",
+            "notes": "What is new in v1.17.5",
+            "assets": [{ "name": "v1.17.5.deb", "url": "https://api.example/v1.17.5" }],
+            "prerelease": {
+                "updated": checked, "result": "1.18.0-beta.2", "name": "Session v1.18.0-beta.2",
+                "notes": "What is new in v1.18.0-beta.2",
+                "assets": [{ "name": "v1.18.0-beta.2.deb", "url": "https://api.example/v1.18.0-beta.2" }],
+            },
+        })
+    );
+    for (channel, expected) in [
+        ("stable", "1.17.5"),
+        ("prerelease", "1.18.0-beta.2"),
+        ("alpha", "1.19.0-alpha.3"),
+    ] {
+        let answer = version(
+            &server,
+            &format!("platform=desktop&release_channel={channel}"),
+        );
+        assert_eq!(answer.json()["result"], expected);
+        assert_eq!(
+            answer.json().get("prerelease").is_some(),
+            channel == "stable"
+        );
+    }
+    eventually("the skipped tag is logged", || {
+        server.log().contains("nightly")
+    });
+    until_version(&server, "android", "1.24.0");
+    let fields = version(&server, "platform=android").json();
+    assert_eq!(
+        fields
+            .as_object()
+            .map(|fields| fields.keys().cloned().collect()),
+        Some(vec![
+            "status_code".to_string(),
+            "updated".into(),
+            "result".into()
+        ])
+    );
+
+    let head = github.asked("o/desktop")[0].to_lowercase();
+    assert!(
+        head.contains("per_page=") && head.contains("user-agent: session-file-server/"),
+        "{head}"
+    );
+    assert!(head.contains("authorization: bearer secret"), "{head}");
+    assert!(!server.log().contains("secret"));
+}
+
+#[test]
+fn unknown_platforms_and_channels_are_404_and_unknown_versions_502() {
+    let server = Server::start(&Database::new());
+    for query in [
+        "",
+        "platform=",
+        "platform=windows",
+        "platform=Desktop",
+        "release_channel=stable",
+        "platform=ios&release_channel=",
+        "platform=ios&release_channel=beta",
+        "x=platform=ios",
+    ] {
+        version(&server, query).assert_error(404);
+    }
+    server.get("/session_version").assert_error(404);
+    for query in [
+        "platform=ios",
+        "platform=ios&release_channel=alpha",
+        "release_channel=stable&platform=%69os",
+    ] {
+        version(&server, query).assert_error(502);
+    }
+}
+
+#[test]
+fn a_version_that_was_not_checked_for_24_hours_is_502() {
+    let database = Database::new();
+    drop(Server::start(&database));
+    database.execute(
+        "INSERT INTO github_projects VALUES
+             ('session-foundation/session-ios', now() - interval '23 h 59 min'),
+             ('session-foundation/session-android', now() - interval '24 h 1 min');
+         INSERT INTO github_releases VALUES
+             ('session-foundation/session-ios', 'stable', '2.1.0'),
+             ('session-foundation/session-android', 'stable', '2.1.0')",
+    );
+    let server = Server::start(&database);
+    assert_eq!(version(&server, "platform=ios").json()["result"], "2.1.0");
+    version(&server, "platform=android").assert_error(502);
+}
+
+#[test]
+fn popular_versions_are_answered_without_the_database() {
+    let github = GitHub::start();
+    github.set(
+        "o/ios",
+        Script::releases(&json!([release("v1.0.0", false)]), "one"),
+    );
+    let database = Database::new();
+    let server = Server::with(&database, &github.settings(""));
+    until_version(&server, "ios", "1.0.0");
+    assert_eq!(version(&server, "platform=ios").status, 200);
+    database.execute("ALTER TABLE github_releases RENAME TO hidden");
+    let answers: Vec<u16> = (0..20)
+        .map(|_| version(&server, "platform=ios").status)
+        .collect();
+    assert!(
+        answers.iter().filter(|status| **status == 200).count() >= 10,
+        "{answers:?}"
+    );
+}
+
+#[test]
+fn a_check_that_finds_nothing_new_counts_and_a_withdrawn_release_disappears() {
+    let github = GitHub::start();
+    let script = Script::releases(
+        &json!([release("v2.0.0", false), release("v1.0.0", false)]),
+        "one",
+    );
+    github.set("o/ios", script);
+    let database = Database::new();
+    let server = Server::with(
+        &database,
+        &github.settings("versions.refresh_interval = '1 s'"),
+    );
+    until_version(&server, "ios", "2.0.0");
+    database.execute("UPDATE github_projects SET checked = now() - interval '1 day'");
+    eventually("a 304 counts as checked", || {
+        database.number(
+            "SELECT count(*) FROM github_projects \
+             WHERE project = 'o/ios' AND checked > now() - interval '1 h'",
+        ) == 1
+    });
+    assert!(
+        github
+            .asked("o/ios")
+            .iter()
+            .any(|head| head.to_lowercase().contains("if-none-match: \"one\""))
+    );
+    assert_eq!(version(&server, "platform=ios").json()["result"], "2.0.0");
+    github.set(
+        "o/ios",
+        Script::releases(&json!([release("v1.0.0", false)]), "two"),
+    );
+    until_version(&server, "ios", "1.0.0");
+    github.set("o/ios", Script::releases(&json!([]), "three"));
+    eventually("nothing is left", || {
+        version(&server, "platform=ios").status == 502
+    });
+}
+
+#[test]
+fn whatever_github_does_the_last_version_is_served_and_nothing_else_is_delayed() {
+    let scripts: [(&str, Script); 12] = [
+        ("403", Script::status(403, "")),
+        ("429", Script::status(429, "Retry-After: 3600\r\n")),
+        (
+            "403 until",
+            Script::status(403, "X-RateLimit-Reset: 99999999999\r\n"),
+        ),
+        ("500", Script::status(500, "")),
+        ("304 unasked", Script::status(304, "")),
+        ("HTML", Script::ok("<html>Unicorn!</html>")),
+        ("wrong JSON", Script::ok(r#"{"message": "hello"}"#)),
+        ("deep JSON", Script::ok("[".repeat(100_000))),
+        ("60 MB", Script::Huge),
+        ("silence", Script::Silence),
+        ("a trickle", Script::Trickle),
+        ("closed", Script::Close),
+    ];
+    std::thread::scope(|scope| {
+        for (name, script) in scripts {
+            scope.spawn(move || serves_through(name, script));
+        }
+    });
+}
+
+fn serves_through(name: &str, script: Script) {
+    let github = GitHub::start();
+    github.set(
+        "o/ios",
+        Script::ok(json!([release("v1.0.0", false)]).to_string()),
+    );
+    let database = Database::new();
+    let settings =
+        github.settings("versions.refresh_interval = '1 h'\nfiles.cleanup_interval = '1 s'");
+    let server = Server::with(&database, &settings);
+    until_version(&server, "ios", "1.0.0");
+    // The other two projects' failures are not the ones that are looked for below.
+    eventually("all were asked", || {
+        !github.asked("o/android").is_empty() && !github.asked("o/desktop").is_empty()
+    });
+    github.set("o/ios", script);
+    let before = github.asked("o/ios").len();
+    database.execute("UPDATE github_projects SET next_check = '-infinity' WHERE project = 'o/ios'");
+    eventually(&format!("{name}: it is asked"), || {
+        github.asked("o/ios").len() > before
+    });
+    // While GitHub does what it does:
+    assert_eq!(server.get("/health").status, 200, "{name}");
+    server.upload(b"a file");
+    database.execute("UPDATE files SET expiry = now()");
+    eventually(&format!("{name}: expired files are deleted"), || {
+        database.number("SELECT count(*) FROM files") == 0
+    });
+    assert_eq!(
+        version(&server, "platform=ios").json()["result"],
+        "1.0.0",
+        "{name}"
+    );
+    // And after it:
+    let warning = "GitHub has no answer for o/ios";
+    eventually(&format!("{name}: the failure is logged"), || {
+        server.log().contains(warning)
+    });
+    assert_eq!(
+        version(&server, "platform=ios").json()["result"],
+        "1.0.0",
+        "{name}"
+    );
+    github.set(
+        "o/ios",
+        Script::ok(json!([release("v2.0.0", false)]).to_string()),
+    );
+    eventually(&format!("{name}: the next version is served"), || {
+        // Again, because the failure may have been written down only now.
+        ask_again(&database);
+        version(&server, "platform=ios").json()["result"] == "2.0.0"
+    });
+    assert_eq!(
+        server.log().matches(warning).count(),
+        1,
+        "{name}: it is logged once"
+    );
+}
+
+#[test]
+fn a_rate_limited_project_is_left_alone_as_long_as_github_says() {
+    let github = GitHub::start();
+    github.set("o/ios", Script::status(429, "Retry-After: 7200\r\n"));
+    github.set("o/android", Script::status(500, ""));
+    let database = Database::new();
+    let _server = Server::with(
+        &database,
+        &github.settings("versions.refresh_interval = '30 s'"),
+    );
+    let wait = |project: &str| {
+        database.number(&format!(
+            "SELECT coalesce(max(extract(epoch FROM next_check - now())), 0)::int8 \
+             FROM github_projects WHERE project = '{project}' AND next_check > '-infinity'"
+        ))
+    };
+    eventually("ios is postponed", || {
+        (7000..=7200).contains(&wait("o/ios"))
+    });
+    eventually("android was asked", || {
+        !github.asked("o/android").is_empty()
+    });
+    assert!(wait("o/android") <= 30);
+}
+
+#[test]
+fn two_servers_on_one_database_ask_once_between_them() {
+    let github = GitHub::start();
+    for project in ["o/desktop", "o/android", "o/ios"] {
+        github.set(
+            project,
+            Script::releases(&json!([release("v1.0.0", false)]), "one"),
+        );
+    }
+    let database = Database::new();
+    let settings = github.settings("versions.refresh_interval = '1 h'");
+    let servers = [
+        Server::with(&database, &settings),
+        Server::with(&database, &settings),
+    ];
+    for server in &servers {
+        for platform in ["desktop", "android", "ios"] {
+            until_version(server, platform, "1.0.0");
+        }
+    }
+    // Time for both to look several times more.
+    std::thread::sleep(Duration::from_secs(6));
+    for project in ["o/desktop", "o/android", "o/ios"] {
+        assert_eq!(github.asked(project).len(), 1, "{project}");
+    }
+    ask_again(&database);
+    eventually("the next interval", || {
+        ["o/desktop", "o/android", "o/ios"]
+            .iter()
+            .all(|p| github.asked(p).len() == 2)
+    });
+}
+
+#[test]
+fn a_proxy_from_the_environment_is_honoured() {
+    let github = GitHub::start();
+    github.set(
+        "o/ios",
+        Script::ok(json!([release("v1.0.0", false)]).to_string()),
+    );
+    let settings = github.settings("").replace(&github.address, "127.0.0.1:1");
+    let proxy = format!("http://{}", github.address);
+    let database = Database::new();
+    let server = Server::launch(&database.url, &settings, &[("http_proxy", &proxy)]);
+    let server = server.unwrap_or_else(|log| panic!("{log}"));
+    until_version(&server, "ios", "1.0.0");
+    assert!(github.asked("proxy")[0].contains("127.0.0.1:1"));
+}
+
+/// The headers of a signed request.
+fn sign(key: &SigningKey, timestamp: u64, message: &str) -> [(&'static str, String); 3] {
+    let signature = key.sign(format!("{timestamp}{message}").as_bytes());
+    let pubkey = format!("07{}", hex::encode(key.verifying_key().as_bytes()));
+    [
+        ("X-FS-Pubkey", pubkey),
+        ("X-FS-Timestamp", timestamp.to_string()),
+        ("X-FS-Signature", hex::encode(signature.to_bytes())),
+    ]
+}
+
+fn signed_get(server: &Server, path: &str, headers: &[(&'static str, String)]) -> Response {
+    let headers: Vec<(&str, &str)> = headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
+    server.connect().request("GET", path, &headers, b"")
+}
+
+#[test]
+fn signed_checks_are_verified_and_recorded_only_when_configured() {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs();
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let path = "/session_version?platform=ios&release_channel=alpha";
+    let good = sign(&key, now, &format!("GET{path}"));
+    for (setting, rows) in [("", 0), ("versions.record_checks = true", 1)] {
+        let database = Database::new();
+        drop(Server::start(&database));
+        database.execute(
+            "INSERT INTO version_checks VALUES ('old', 'ios', 'stable', now() - interval '91 days'), \
+             ('young', 'ios', 'stable', now() - interval '89 days')",
+        );
+        let server = Server::with(&database, setting);
+        let status = |headers: &[(&'static str, String)]| {
+            let answer = signed_get(&server, path, headers);
+            if answer.status != 502 {
+                assert_eq!(
+                    answer.header("Content-Type"),
+                    Some("text/plain; charset=utf-8")
+                );
+                assert!(!answer.body.is_empty() && !answer.body.contains(&b'\n'));
+            }
+            answer.status
+        };
+        // There is no version to name here: that is 502 once the signature is accepted.
+        assert_eq!(status(&good), 502);
+        assert_eq!(status(&good), 502);
+        assert_eq!(status(&sign(&key, now, "GET/elsewhere")), 401);
+        assert_eq!(
+            status(&sign(&key, now - 90_000, &format!("GET{path}"))),
+            425
+        );
+        assert_eq!(status(&good[..2]), 400);
+        let signer = &good[0].1;
+        let recorded = format!(
+            "SELECT count(*) FROM version_checks WHERE blinded_id = '{signer}' \
+             AND platform = 'ios' AND channel = 'alpha' AND checked > now() - interval '1 min'"
+        );
+        assert_eq!(database.number(&recorded), rows);
+        eventually("old checks go", || {
+            database.number("SELECT count(*) FROM version_checks WHERE blinded_id = 'old'") == 0
+        });
+        assert_eq!(
+            database.number("SELECT count(*) FROM version_checks WHERE blinded_id = 'young'"),
+            1
+        );
+    }
+}
+
+#[test]
+fn the_tokens_numbers_are_served_as_the_other_program_wrote_them() {
+    let database = Database::new();
+    let server = Server::start(&database);
+    server.get("/token_info").assert_error(502);
+    database.execute("INSERT INTO session_token_stats VALUES (240000000, 0, 40000000)");
+    let answer = server.get("/token_info");
+    assert_eq!(
+        answer.json(),
+        json!({ "status_code": 200, "info": {
+        "maximum_supply": 240000000, "sent_per_node": 0, "staking_reward_pool": 40000000, "history": [] } })
+    );
+    database.execute(
+        "INSERT INTO session_token_history
+         SELECT 0.1 + d * 0.000001, 1000 + d, 2000 + d,
+             date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' - make_interval(days => d)
+         FROM generate_series(0, 40) d;
+         INSERT INTO session_token_history
+         SELECT 9, 9, 9, updated - interval '1 s' FROM session_token_history WHERE circulating_supply = 1007",
+    );
+    let history = |query: &str| -> Vec<Value> {
+        let answer = server.get(&format!("/token_info{query}"));
+        assert_eq!(answer.status, 200);
+        answer.json()["info"]["history"]
+            .as_array()
+            .expect("a list")
+            .clone()
+    };
+    let week = history("");
+    assert_eq!(week.len(), 8, "from the start of the day 7 days ago");
+    assert_eq!(week[0]["circulating_supply"], 1007, "oldest first");
+    assert_eq!(week[7]["current_value"], "0.100000", "a decimal text");
+    assert_eq!(week[7]["total_nodes"], 2000);
+    assert!(week[7]["updated"].as_f64() > week[6]["updated"].as_f64());
+    for (query, expected) in [
+        ("?days=1", 2),
+        ("?days=30", 32),
+        ("?days=7", 8),
+        ("?days=0", 8),
+        ("?days=31", 8),
+        ("?days=-1", 8),
+        ("?days=x", 8),
+        ("?days=", 8),
+        ("?days=1.5", 8),
+        ("?days=99999999999", 8),
+    ] {
+        assert_eq!(history(query).len(), expected, "{query}");
+    }
+}
