@@ -251,7 +251,7 @@ impl Config {
                 .iter()
                 .map(|mistake| format!("{}:{mistake}", path.display()))
                 .collect();
-            lines.join("\n")
+            format!("the configuration has mistakes\n{}", lines.join("\n"))
         })
     }
 
@@ -551,11 +551,9 @@ impl FileKeys {
     /// What was not taken is unknown.
     fn finish(mut self) -> Result<(), Vec<Mistake>> {
         for found in &self.found {
-            let last = |key: &str| key.rsplit('.').next().map(str::to_string);
-            let meant = self.known.iter().find(|key| last(key) == last(&found.key));
-            let message = match meant {
+            let message = match self.meant(&found.key) {
                 Some(meant) => format!("unknown key; did you mean {meant}?"),
-                None => format!("unknown key; known are {}", self.known.join(", ")),
+                None => format!("unknown key; known here are {}", self.beside(&found.key)),
             };
             self.mistakes.push(Mistake {
                 line: found.line,
@@ -567,6 +565,30 @@ impl FileKeys {
         match self.mistakes.is_empty() {
             true => Ok(()),
             false => Err(self.mistakes),
+        }
+    }
+
+    /// The known key with the same last word, however it is spelled.
+    fn meant(&self, key: &str) -> Option<&'static str> {
+        let spelling = |key: &str| {
+            let last = key.rsplit('.').next().unwrap_or(key).to_ascii_lowercase();
+            last.replace(['_', '-'], "")
+        };
+        self.known
+            .iter()
+            .copied()
+            .find(|known| spelling(known) == spelling(key))
+    }
+
+    /// The known keys of the same table; of all if there is no such table.
+    fn beside(&self, key: &str) -> String {
+        let table = key.rsplit_once('.').map_or("", |(table, _)| table);
+        let is_beside = |known: &&&str| known.rsplit_once('.').map_or("", |(t, _)| t) == table;
+        let beside: Vec<&str> = self.known.iter().filter(is_beside).copied().collect();
+        if beside.is_empty() {
+            self.known.join(", ")
+        } else {
+            beside.join(", ")
         }
     }
 }

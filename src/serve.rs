@@ -1,6 +1,8 @@
 //! `serve`: the rooms put together, from the listening socket to the timer thread.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +21,9 @@ use crate::versions;
 /// How often a database that was away at the start is looked for.
 const SCHEMA_RETRY: Duration = Duration::from_secs(1);
 
+/// The pause after a panic in the timer thread.
+const TIMER_RESTART: Duration = Duration::from_secs(10);
+
 /// Serves until SIGTERM or SIGINT, and finishes what is in flight then.
 ///
 /// # Errors
@@ -36,36 +41,48 @@ pub fn serve(config: Config) -> Result<(), String> {
     let ready = prepare_database(&database, &config)?;
     let app = App::new(&config, keys, &database).map_err(cannot_start)?;
 
-    let timer = {
+    let unusable = Arc::new(AtomicBool::new(false));
+    {
         let (config, database, stop) = (config.clone(), database.clone(), stop.clone());
-        let cache = app.versions.clone();
+        let (cache, unusable) = (app.versions.clone(), unusable.clone());
         let run = move || {
-            let prepared = ready || prepare_when_back(&database, &config, &stop);
-            if prepared {
-                maintenance::run(&config, database.connection(), cache, &stop);
+            if ready || prepare_when_back(&database, &config, &stop, &unusable) {
+                run_timer(&config, &database, &cache, &stop);
             }
-            prepared
         };
+        // Never waited for: a database that hangs must not keep the server from stopping,
+        // and what the timer thread does can end anywhere.
         thread::Builder::new()
             .name("timer".into())
             .spawn(run)
-            .map_err(cannot_start)?
-    };
+            .map_err(cannot_start)?;
+    }
     log::info!(
         "listening on {}, with {} workers",
         listener.address(),
         config.workers
     );
     let outcome = server::run(listener, config.workers, Arc::new(app), &stop);
-    stop.request();
-    let prepared = timer
-        .join()
-        .map_err(|_| "the timer thread panicked".to_string())?;
     outcome.map_err(|error| format!("no more requests can be accepted: {error}"))?;
     log::info!("stopped");
-    match prepared {
-        true => Ok(()),
-        false => Err("the database can't be used as it is; see above".into()),
+    match unusable.load(Ordering::SeqCst) {
+        false => Ok(()),
+        true => Err("the database can't be used as it is; see above".into()),
+    }
+}
+
+/// The timer's work must go on for as long as the server runs: what panics starts again.
+fn run_timer(
+    config: &Arc<Config>,
+    database: &Arc<Database>,
+    cache: &Arc<versions::Cache>,
+    stop: &Stop,
+) {
+    let run = || maintenance::run(config, database.connection(), cache.clone(), stop);
+    // A panic leaves nothing behind: connection and timers are made anew.
+    while catch_unwind(AssertUnwindSafe(run)).is_err() {
+        log::error!("the timer thread panicked; it starts again");
+        stop.wait(TIMER_RESTART);
     }
 }
 
@@ -130,21 +147,26 @@ fn prepare_database(database: &Arc<Database>, config: &Config) -> Result<bool, S
     }
 }
 
-/// Waits for a database that was away at the start. False if the server must end: stopped,
-/// or unable to use what it found.
-fn prepare_when_back(database: &Arc<Database>, config: &Config, stop: &Stop) -> bool {
+/// Waits for a database that was away at the start, and says whether the timer thread can
+/// go on. If the database turns out to be `unusable`, the server is stopped.
+fn prepare_when_back(
+    database: &Arc<Database>,
+    config: &Config,
+    stop: &Stop,
+    unusable: &AtomicBool,
+) -> bool {
     while !stop.wait(SCHEMA_RETRY) {
         match prepare_database(database, config) {
             Ok(true) => return true,
             Ok(false) => {}
             Err(error) => {
                 log::error!("{error}");
+                unusable.store(true, Ordering::SeqCst);
                 stop.request();
-                return false;
             }
         }
     }
-    true
+    false
 }
 
 /// What the operator can do about an error of the database.

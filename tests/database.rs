@@ -346,6 +346,20 @@ fn a_database_that_hangs_is_reported_by_health_within_its_second() {
 }
 
 #[test]
+fn a_database_that_hangs_does_not_keep_the_server_from_stopping() {
+    let cluster = Cluster::start();
+    let server = Server::with(&cluster.database(), "files.cleanup_interval = '1 s'");
+    server.upload(b"a file");
+    cluster.signal("STOP");
+    // The timer thread asks the database by now, and waits.
+    std::thread::sleep(Duration::from_millis(1500));
+    server.signal("TERM");
+    let (status, _) = server.ended();
+    cluster.signal("CONT");
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
 fn the_version_is_printed() {
     let output = Command::new(BINARY)
         .arg("--version")

@@ -19,7 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::http::{BodyRule, Incoming, Method, Response};
@@ -43,6 +43,8 @@ const MAX_LINGERERS: usize = 32;
 const BYTES_IN_FLIGHT: usize = 96 * 1024 * 1024;
 /// How long requests in flight may take to end when the server stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the workers may take to close their connections then.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What answers the requests.
 pub trait Service: Send + Sync + 'static {
@@ -106,10 +108,11 @@ pub fn run<S: Service>(
     thread::Builder::new().spawn(move || drop(http))?;
 
     if door.wait_until_idle(STOP_PATIENCE) {
+        // The workers take leave of the database, if it lets them.
         drop(door);
-        for worker in pool {
-            // A worker catches the panics of its requests; it has none of its own.
-            let _ = worker.join();
+        let deadline = Instant::now() + LEAVE_PATIENCE;
+        while !pool.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
         }
     } else {
         log::warn!("stopping although some requests are still in flight");
@@ -139,7 +142,7 @@ struct Job {
 /// A request that must be answered, and counts as in flight until it is.
 struct Exchange {
     request: tiny_http::Request,
-    _in_flight: InFlight,
+    in_flight: InFlight,
 }
 
 struct InFlight(Arc<AtomicUsize>);
@@ -162,7 +165,7 @@ impl Door {
     fn admit<S: Service>(door: &Arc<Door>, request: tiny_http::Request, service: &S) {
         let mut exchange = Exchange {
             request,
-            _in_flight: InFlight::new(&door.in_flight),
+            in_flight: InFlight::new(&door.in_flight),
         };
         let method = Method::parse(exchange.request.method().as_str());
         let rule = service.body_rule(method, exchange.request.url());
@@ -238,9 +241,14 @@ impl Door {
 
     /// Answers a request whose body was not read to its end, and closes the connection.
     fn refuse(&self, exchange: Exchange, response: Response) {
-        let task = move |exchange: Exchange| send::refusal(exchange.request, &response);
+        let task = move |exchange: Exchange| {
+            let unread = send::refusal(exchange.request, &response);
+            // What is still listened to is answered: it need not delay a stop.
+            drop(exchange.in_flight);
+            unread.linger();
+        };
         if let Err(exchange) = self.lingerers.run(exchange, task) {
-            send::refusal_without_lingering(exchange.request, &Response::unavailable());
+            send::refusal(exchange.request, &Response::unavailable()).give_up();
         }
     }
 
@@ -262,7 +270,7 @@ fn start_workers<S: Service>(
     door: &Arc<Door>,
     queue: Receiver<Job>,
     service: &Arc<S>,
-) -> io::Result<Vec<thread::JoinHandle<()>>> {
+) -> io::Result<Vec<JoinHandle<()>>> {
     let queue = Arc::new(Mutex::new(queue));
     (1..=count)
         .map(|number| {

@@ -33,29 +33,46 @@ pub fn response(request: tiny_http::Request, response: &Response) {
     }
 }
 
-/// Answers a request whose body was not read, listens until the client has stopped
-/// sending, within limits, and closes the connection.
-pub fn refusal(request: tiny_http::Request, response: &Response) {
-    if request.body_length().unwrap_or(0) > LINGER_BYTES {
-        log::warn!("a connection is given up: its client announced a body beyond all limits");
-        return park(write_refusal(request, response));
-    }
-    let mut stream = write_refusal(request, response);
-    let deadline = Instant::now() + LINGER_TIME;
-    let mut buffer = vec![0; 16 * 1024];
-    let mut read = 0;
-    while read < LINGER_BYTES && Instant::now() < deadline {
-        match stream.read(&mut buffer) {
-            Ok(0) | Err(_) => return,
-            Ok(count) => read += count,
-        }
-    }
+/// Answers a request whose body was not read. The connection must be ended then.
+pub fn refusal(request: tiny_http::Request, response: &Response) -> Unread {
+    let announced = request.body_length().unwrap_or(0);
+    let stream = write_refusal(request, response);
+    Unread { stream, announced }
 }
 
-/// The same for when there are too many such clients already: the answer only.
-pub fn refusal_without_lingering(request: tiny_http::Request, response: &Response) {
-    // Dropping the stream would wait for the client.
-    park(write_refusal(request, response));
+/// The connection of a refused request.
+#[must_use]
+pub struct Unread {
+    stream: Stream,
+    /// Bytes of its body, by its client's word.
+    announced: usize,
+}
+
+impl Unread {
+    /// Listens until the client has stopped sending, within limits, and closes the
+    /// connection.
+    pub fn linger(mut self) {
+        if self.announced > LINGER_BYTES {
+            log::warn!("a connection is given up: its client announced a body beyond all limits");
+            return self.give_up();
+        }
+        let deadline = Instant::now() + LINGER_TIME;
+        let mut buffer = vec![0; 16 * 1024];
+        let mut read = 0;
+        while read < LINGER_BYTES && Instant::now() < deadline {
+            match self.stream.read(&mut buffer) {
+                Ok(0) | Err(_) => return,
+                Ok(count) => read += count,
+            }
+        }
+    }
+
+    /// Gives up the connection's two descriptors and its thread for as long as the process
+    /// lives: reading or dropping it would end the process, or wait for a client that may
+    /// never stop.
+    pub fn give_up(self) {
+        std::mem::forget(self.stream);
+    }
 }
 
 fn write(request: tiny_http::Request, response: &Response) -> io::Result<()> {
@@ -144,11 +161,4 @@ fn write_refusal(request: tiny_http::Request, response: &Response) -> Stream {
         log::debug!("a refused client is gone: {error}");
     }
     stream
-}
-
-/// Gives up a connection's two descriptors and its thread for as long as the process
-/// lives: reading or dropping it would end the process, or wait for a client that may
-/// never stop.
-fn park(stream: Stream) {
-    std::mem::forget(stream);
 }

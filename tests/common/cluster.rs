@@ -146,6 +146,8 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.keeper.is_some() {
+            // A test that fails may have left it stopped.
+            self.signal("CONT");
             self.tell("end");
         } else {
             let _ = std::fs::remove_dir_all(&self.folder);

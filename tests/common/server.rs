@@ -20,11 +20,11 @@ pub fn run(folder: &Path, arguments: &[&str]) -> Output {
         .expect("the binary runs")
 }
 
-/// Sends a signal by the shell's own kill: not every machine has a program for it.
+/// Sends a signal to a process, which may have ended: by the shell's own kill, because not
+/// every machine has a program for it.
 pub fn signal(pid: u32, name: &str) {
-    let status = Command::new("sh")
-        .args(["-c", &format!("kill -s {name} {pid}")])
-        .status();
+    let kill = format!("kill -s {name} {pid} 2>/dev/null || true");
+    let status = Command::new("sh").args(["-c", &kill]).status();
     assert!(status.expect("sh").success());
 }
 
