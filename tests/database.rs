@@ -47,7 +47,12 @@ fn an_outage_is_answered_503_and_service_resumes_by_itself() {
 #[test]
 fn a_restart_between_two_requests_is_not_noticed() {
     let mut cluster = Cluster::start();
-    let server = Server::with(&cluster.database(), "workers = 1");
+    // Nothing but the requests asks the database.
+    let settings = "workers = 1\nfiles.cleanup_interval = '1 day'";
+    let server = Server::with(&cluster.database(), settings);
+    common::eventually("the first deletion", || {
+        server.log().contains("files stored")
+    });
     let id = server.upload(b"a file");
     cluster.crash();
     cluster.resume();
