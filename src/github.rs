@@ -1,7 +1,8 @@
 //! GitHub's releases as data. No database; every answer bounded in time and size.
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::io::Read;
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Deserialize;
 use ureq::http::HeaderMap;
@@ -10,8 +11,11 @@ use ureq::tls::{RootCerts, TlsConfig};
 use crate::config;
 use crate::releases::{Asset, Release};
 
-/// The longest that asking may take, from looking up the name to the last byte.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest that asking may take, from looking up the name to the last byte. What the
+/// HTTP client makes of it is a limit per read once it has passed, so that a trickle would
+/// go on: the body is read with a deadline of its own, and the caller gives up on a head
+/// that trickles.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest answer that is read, bytes.
 const MAX_ANSWER: u64 = 4 * 1024 * 1024;
 /// Releases that are asked for. One with all its assets has some 40 KB, so that they stay
@@ -91,23 +95,35 @@ impl GitHub {
         if let Some(authorization) = &self.authorization {
             request = request.header("Authorization", authorization);
         }
+        let deadline = Instant::now() + TIMEOUT;
         let mut answer = request.call().map_err(Failure::new)?;
         match answer.status().as_u16() {
             304 if etag.is_some() => Ok(Answer::Unchanged),
             200 => {
                 let etag = text_of(answer.headers(), "etag");
-                let body = answer
-                    .body_mut()
-                    .with_config()
-                    .limit(MAX_ANSWER)
-                    .read_to_vec();
-                let releases = parse(&body.map_err(Failure::new)?)?;
+                let body = answer.body_mut().with_config();
+                let releases = parse(&read(body.limit(MAX_ANSWER).reader(), deadline)?)?;
                 Ok(Answer::Releases { etag, releases })
             }
             status => Err(Failure {
                 reason: format!("it answered {status}"),
                 retry_after: retry_after(status, answer.headers(), SystemTime::now()),
             }),
+        }
+    }
+}
+
+/// All that comes before the deadline, which must be everything.
+fn read(mut body: impl Read, deadline: Instant) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        if Instant::now() >= deadline {
+            return Err(Failure::too_slow());
+        }
+        match body.read(&mut buffer).map_err(Failure::new)? {
+            0 => return Ok(bytes),
+            count => bytes.extend_from_slice(&buffer[..count]),
         }
     }
 }
@@ -152,6 +168,16 @@ pub fn parse(body: &[u8]) -> Result<Vec<Release>, Failure> {
 }
 
 impl Failure {
+    /// GitHub didn't answer, or not to the end, within [`TIMEOUT`].
+    pub fn too_slow() -> Failure {
+        Failure::new(format!("no whole answer within {} s", TIMEOUT.as_secs()))
+    }
+
+    /// A bug of ours.
+    pub fn panicked() -> Failure {
+        Failure::new("asking panicked")
+    }
+
     fn new(reason: impl fmt::Display) -> Failure {
         Failure {
             reason: reason.to_string(),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::db::{self, Claim, Connection};
-use crate::github::{Answer, Failure, GitHub};
+use crate::github::{self, Answer, Failure, GitHub};
 use crate::releases;
 use crate::server::Stop;
 use crate::versions;
@@ -19,6 +19,11 @@ const TICK: Duration = Duration::from_secs(1);
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(3600);
 /// How often old version checks are deleted.
 const CHECKS_INTERVAL: Duration = Duration::from_secs(3600);
+/// A question without an answer after this time is given up; its thread may go on for as
+/// long as GitHub sends a byte in each second.
+const GIVE_UP: Duration = github::TIMEOUT.saturating_add(Duration::from_secs(1));
+/// Threads that may go on like that; with so many, nothing more is asked.
+const MAX_ABANDONED: usize = 4;
 /// The pause after a failure for which GitHub names none; it doubles with each further
 /// one, up to `versions.refresh_interval`.
 const FIRST_RETRY: Duration = Duration::from_secs(60);
@@ -110,9 +115,17 @@ struct Refresher {
     projects: Vec<String>,
     /// Whether the database knows our projects.
     registered: bool,
-    asking: Option<(Claim, JoinHandle<Result<Answer, Failure>>)>,
+    asking: Option<Asking>,
+    /// Threads whose answers nobody waits for any more.
+    abandoned: Vec<JoinHandle<Result<Answer, Failure>>>,
     /// How often each project has failed since it last succeeded.
     failures: HashMap<String, u32>,
+}
+
+struct Asking {
+    claim: Claim,
+    since: Instant,
+    thread: JoinHandle<Result<Answer, Failure>>,
 }
 
 impl Refresher {
@@ -125,28 +138,28 @@ impl Refresher {
             projects: versions.projects.to_vec(),
             registered: false,
             asking: None,
+            abandoned: Vec::new(),
             failures: HashMap::new(),
         }
     }
 
     fn tick(&mut self, db: &mut Connection) {
-        if self
-            .asking
-            .as_ref()
-            .is_some_and(|(_, asking)| asking.is_finished())
-        {
-            if let Some((claim, asking)) = self.asking.take() {
-                let panicked = |_| {
-                    Err(Failure {
-                        reason: "asking panicked".into(),
-                        retry_after: None,
-                    })
-                };
-                let outcome = asking.join().unwrap_or_else(panicked);
-                self.keep(&claim.project, outcome, db);
+        self.abandoned.retain(|thread| !thread.is_finished());
+        match self.asking.take() {
+            Some(asking) if asking.thread.is_finished() => {
+                let outcome = asking
+                    .thread
+                    .join()
+                    .unwrap_or_else(|_| Err(Failure::panicked()));
+                self.keep(&asking.claim.project, outcome, db);
             }
+            Some(asking) if asking.since.elapsed() > GIVE_UP => {
+                self.abandoned.push(asking.thread);
+                self.keep(&asking.claim.project, Err(Failure::too_slow()), db);
+            }
+            waiting => self.asking = waiting,
         }
-        if self.asking.is_none() {
+        if self.asking.is_none() && self.abandoned.len() < MAX_ABANDONED {
             self.ask(db);
         }
     }
@@ -166,11 +179,18 @@ impl Refresher {
             Err(error) => return log_failure("see which versions are to be checked", &error),
         };
         let (github, asked) = (self.github.clone(), claim.clone());
-        let asking = thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("github".into())
             .spawn(move || github.releases(&asked.project, asked.etag.as_deref()));
-        match asking {
-            Ok(asking) => self.asking = Some((claim, asking)),
+        match thread {
+            Ok(thread) => {
+                let since = Instant::now();
+                self.asking = Some(Asking {
+                    claim,
+                    since,
+                    thread,
+                });
+            }
             Err(error) => log::warn!("no thread to ask GitHub with: {error}"),
         }
     }

@@ -247,6 +247,9 @@ fn every_endpoint_answers_through_v4_with_every_enc_type_and_both_keys() {
             ("GET", "/nothing", 404),
             ("DELETE", "/file/abc", 405),
             ("POST", "/file", 413),
+            ("GET", "/session_version?platform=ios", 502),
+            ("GET", "/session_version?platform=none", 404),
+            ("GET", "/token_info?days=3", 502),
         ] {
             let refused = ask(method, path, &[], None);
             assert_eq!(refused.status, status, "{method} {path}");
@@ -293,6 +296,12 @@ fn a_malformed_v4_plaintext_is_an_encrypted_400() {
         r#"{{"method": "GET", "endpoint": "/{}"}}"#,
         "a".repeat(9000)
     ));
+    let many: Vec<String> = (0..65).map(|n| format!(r#""{n}": 1"#)).collect();
+    let many = format!(
+        r#"{{"method": "GET", "endpoint": "/health", "headers": {{{}}}}}"#,
+        many.join(",")
+    );
+    let many = meta(&many);
     let deep = meta(&format!(
         r#"{{"method": "GET", "endpoint": "/", "x": {}"#,
         "[".repeat(4000)
@@ -328,6 +337,7 @@ fn a_malformed_v4_plaintext_is_an_encrypted_400() {
         &meta(r#"{"method": "GET", "endpoint": "/file/a"} x"#),
         &long,
         &deep,
+        &many,
     ] {
         let reply = onion.v4(plaintext.as_bytes());
         assert_eq!(reply.status, 400, "{plaintext:?}");

@@ -22,10 +22,12 @@ enum Script {
     },
     /// 60 MB of spaces.
     Huge,
-    /// Nothing, for a minute.
+    /// Nothing, for longer than the test waits.
     Silence,
-    /// A byte now and then.
+    /// A byte of the body now and then.
     Trickle,
+    /// A byte of the head now and then.
+    TrickleHead,
     Close,
 }
 
@@ -171,23 +173,28 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
                 .and_then(|()| stream.write_all(&vec![b' '; 60_000_000]))
         }
         Script::Silence => {
-            std::thread::sleep(Duration::from_secs(60));
+            std::thread::sleep(Duration::from_secs(600));
             Ok(())
         }
         Script::Trickle => stream
-            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-            .and_then(|()| {
-                (0..100).try_for_each(|_| {
-                    std::thread::sleep(Duration::from_millis(500));
-                    stream.write_all(b" ")
-                })
-            }),
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n")
+            .and_then(|()| trickle(&mut stream)),
+        Script::TrickleHead => stream
+            .write_all(b"HTTP/1.1 200 OK\r\nX: ")
+            .and_then(|()| trickle(&mut stream)),
         Script::Close => Ok(()),
     };
     // A client that hangs up is what some of the tests are about.
     drop(sent);
     let _ = stream.shutdown(std::net::Shutdown::Write);
     let _ = stream.read(&mut [0; 64]);
+}
+
+fn trickle(stream: &mut TcpStream) -> std::io::Result<()> {
+    (0..1200).try_for_each(|_| {
+        std::thread::sleep(Duration::from_millis(500));
+        stream.write_all(b" ")
+    })
 }
 
 fn release(tag: &str, prerelease: bool) -> Value {
@@ -400,7 +407,7 @@ fn a_check_that_finds_nothing_new_counts_and_a_withdrawn_release_disappears() {
 
 #[test]
 fn whatever_github_does_the_last_version_is_served_and_nothing_else_is_delayed() {
-    let scripts: [(&str, Script); 12] = [
+    let scripts: [(&str, Script); 13] = [
         ("403", Script::status(403, "")),
         ("429", Script::status(429, "Retry-After: 3600\r\n")),
         (
@@ -415,6 +422,7 @@ fn whatever_github_does_the_last_version_is_served_and_nothing_else_is_delayed()
         ("60 MB", Script::Huge),
         ("silence", Script::Silence),
         ("a trickle", Script::Trickle),
+        ("a trickling head", Script::TrickleHead),
         ("closed", Script::Close),
     ];
     std::thread::scope(|scope| {

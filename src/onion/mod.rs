@@ -11,12 +11,12 @@ pub mod client;
 pub mod envelope;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde_json::json;
 
 use crate::http::{Body, Headers, JSON, Method, OCTET_STREAM, Request, Response, TEXT};
 use crate::keys::Keys;
@@ -25,6 +25,9 @@ use envelope::Envelope;
 
 /// The JSON in front of a v4 sub-request's body: a method, an endpoint, a few headers.
 pub const MAX_META: usize = 8192;
+
+/// Header fields of a sub-request; clients send a handful.
+const MAX_HEADERS: usize = 64;
 
 /// The largest onion request when files are small, bytes: the original's.
 const MIN_BODY_LIMIT: usize = 10 * 1024 * 1024;
@@ -119,13 +122,13 @@ impl SubRequest<'_> {
 
 /// A bencoded list of one or two byte strings: `l<len>:<JSON meta>[<len>:<body>]e`.
 pub fn v4_sub_request(plaintext: &[u8]) -> Option<SubRequest<'_>> {
-    #[derive(Deserialize)]
+    #[derive(serde::Deserialize)]
     struct Meta<'a> {
         #[serde(borrow)]
         method: Cow<'a, str>,
         #[serde(borrow)]
         endpoint: Cow<'a, str>,
-        headers: Option<BTreeMap<String, Value>>,
+        headers: Option<Fields>,
     }
     let (meta, body) = bencode::parse(plaintext)?;
     if meta.len() > MAX_META {
@@ -135,20 +138,20 @@ pub fn v4_sub_request(plaintext: &[u8]) -> Option<SubRequest<'_>> {
     meta.endpoint.starts_with('/').then_some(SubRequest {
         method: Method::parse(&meta.method),
         target: meta.endpoint,
-        headers: headers(meta.headers)?,
+        headers: meta.headers.unwrap_or_default().into_headers(),
         body: body.unwrap_or_default().into(),
     })
 }
 
 /// JSON with the body as a string.
 pub fn v3_sub_request(plaintext: &[u8]) -> Option<SubRequest<'_>> {
-    #[derive(Deserialize)]
+    #[derive(serde::Deserialize)]
     struct V3<'a> {
         #[serde(borrow)]
         method: Cow<'a, str>,
         #[serde(borrow)]
         endpoint: Cow<'a, str>,
-        headers: Option<BTreeMap<String, Value>>,
+        headers: Option<Fields>,
         #[serde(borrow)]
         body: Option<Cow<'a, str>>,
     }
@@ -163,8 +166,10 @@ pub fn v3_sub_request(plaintext: &[u8]) -> Option<SubRequest<'_>> {
         endpoint = format!("/{endpoint}").into();
     }
     let mut fields = fields.unwrap_or_default();
-    fields.retain(|name, _| !name.eq_ignore_ascii_case("content-type"));
-    fields.insert("content-type".into(), JSON.into());
+    fields
+        .0
+        .retain(|(name, _)| !name.eq_ignore_ascii_case("content-type"));
+    fields.0.push(("content-type".into(), JSON.into()));
     let body = match (method, body.as_deref()) {
         (Method::Post | Method::Put, Some(_)) => body?,
         (Method::Post | Method::Put, None) => return None,
@@ -175,7 +180,7 @@ pub fn v3_sub_request(plaintext: &[u8]) -> Option<SubRequest<'_>> {
     Some(SubRequest {
         method,
         target: endpoint,
-        headers: headers(Some(fields))?,
+        headers: fields.into_headers(),
         body: match body {
             Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
             Cow::Owned(text) => Cow::Owned(text.into_bytes()),
@@ -183,18 +188,77 @@ pub fn v3_sub_request(plaintext: &[u8]) -> Option<SubRequest<'_>> {
     })
 }
 
-/// Header values are strings or, from desktop, numbers. The length of a body is the
-/// length of its part, whatever a field says.
-fn headers(fields: Option<BTreeMap<String, Value>>) -> Option<Headers> {
-    let fields = fields.unwrap_or_default().into_iter();
-    fields
-        .filter(|(name, _)| !name.eq_ignore_ascii_case("content-length"))
-        .map(|(name, value)| match value {
-            Value::String(text) => Some((name, text)),
-            Value::Number(number) => Some((name, number.to_string())),
-            _ => None,
-        })
-        .collect()
+/// The header fields of a sub-request. The length of a body is the length of its part,
+/// whatever a field says.
+#[derive(Default)]
+struct Fields(Vec<(String, String)>);
+
+impl Fields {
+    fn into_headers(self) -> Headers {
+        let is_length = |name: &str| name.eq_ignore_ascii_case("content-length");
+        self.0
+            .into_iter()
+            .filter(|(name, _)| !is_length(name))
+            .collect()
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Fields, D::Error> {
+        struct FieldsVisitor;
+        impl<'de> Visitor<'de> for FieldsVisitor {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "up to {MAX_HEADERS} header fields")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some((name, FieldValue(value))) = map.next_entry()? {
+                    if fields.len() == MAX_HEADERS {
+                        return Err(A::Error::invalid_length(MAX_HEADERS + 1, &self));
+                    }
+                    fields.push((name, value));
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+/// A string or, from desktop, a number.
+struct FieldValue(String);
+
+impl<'de> Deserialize<'de> for FieldValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<FieldValue, D::Error> {
+        struct FieldValueVisitor;
+        impl Visitor<'_> for FieldValueVisitor {
+            type Value = FieldValue;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a number")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<FieldValue, E> {
+                Ok(FieldValue(text.to_string()))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<FieldValue, E> {
+                Ok(FieldValue(number.to_string()))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<FieldValue, E> {
+                Ok(FieldValue(number.to_string()))
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<FieldValue, E> {
+                Ok(FieldValue(number.to_string()))
+            }
+        }
+        deserializer.deserialize_any(FieldValueVisitor)
+    }
 }
 
 /// `l<len>:{"code": …, "headers": {…}}<len>:<body>e`, with room for the nonce in front and
