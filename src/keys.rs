@@ -15,7 +15,8 @@ use crate::config;
 /// The keys that the server answers to. Secrets are wiped when dropped.
 pub struct Keys {
     ed25519_public: [u8; 32],
-    /// The pair that is derived from the Ed25519 key, then the older one if there is one.
+    /// The pair that is derived from the Ed25519 key, always; then the older one if there
+    /// is one.
     pairs: Vec<KeyPair>,
 }
 

@@ -85,6 +85,8 @@ fn no_answer_is_chunked_even_for_a_client_that_prefers_it() {
 fn a_target_with_scheme_and_host_is_its_path() {
     let server = Server::start(&Database::new());
     assert_eq!(server.get("http://files.example/health").status, 200);
+    let answer = server.post("http://files.example/file", &bytes(1, 300_000));
+    assert_eq!(answer.status, 200, "with the limit of its endpoint");
 }
 
 #[test]

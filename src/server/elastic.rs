@@ -120,6 +120,7 @@ impl Drop for Leave<'_> {
 
 /// Bytes that may be held at once.
 pub struct Budget {
+    total: usize,
     shared: Arc<(Mutex<usize>, Condvar)>,
 }
 
@@ -137,13 +138,19 @@ impl Budget {
     /// A budget of `bytes`.
     pub fn new(bytes: usize) -> Budget {
         Budget {
+            total: bytes,
             shared: Arc::new((Mutex::new(bytes), Condvar::new())),
         }
     }
 
-    /// Takes `bytes`, waiting for `patience` until others have given back enough.
+    /// Takes `bytes`, waiting for `patience` until others have given back enough. What is
+    /// larger than the whole budget takes all of it.
     pub fn reserve(&self, bytes: usize, patience: Duration) -> Option<Reservation> {
-        let bytes = if bytes <= FREE { 0 } else { bytes };
+        let bytes = if bytes <= FREE {
+            0
+        } else {
+            bytes.min(self.total)
+        };
         let available = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut available, _) = self
             .shared
@@ -214,6 +221,13 @@ mod tests {
             budget.reserve(FREE, Duration::ZERO).is_some(),
             "small ones pass"
         );
+        let larger = Budget::new(FREE * 2);
+        let whole = larger.reserve(FREE * 9, Duration::ZERO);
+        assert!(
+            whole.is_some(),
+            "what is larger than the budget takes all of it"
+        );
+        assert!(larger.reserve(FREE * 2, Duration::ZERO).is_none());
         let waiter = thread::spawn(move || budget.reserve(2 * FREE, IDLE).is_some());
         drop(large);
         assert!(waiter.join().is_ok_and(|reserved| reserved));

@@ -84,7 +84,7 @@ pub fn run<S: Service>(
         sent: Budget::new(BYTES_IN_FLIGHT),
         in_flight: Arc::default(),
     });
-    let pool = start_workers(workers, &door, queue, &service)?;
+    let mut pool = start_workers(workers, &door, queue, &service)?;
 
     let requests = Arc::new(AtomicUsize::new(0));
     nudge::start(address, requests.clone(), stop.clone())?;
@@ -104,8 +104,8 @@ pub fn run<S: Service>(
         Door::admit(&door, request, &*service);
     }
     // Dropping it connects to the listening socket to end the accepting thread, and
-    // removes a Unix socket's file; it must not hold us up.
-    thread::Builder::new().spawn(move || drop(http))?;
+    // removes a Unix socket's file; it must not hold up those in flight.
+    pool.push(thread::Builder::new().spawn(move || drop(http))?);
 
     if door.wait_until_idle(STOP_PATIENCE) {
         // The workers take leave of the database, if it lets them.
@@ -168,7 +168,7 @@ impl Door {
             in_flight: InFlight::new(&door.in_flight),
         };
         let method = Method::parse(exchange.request.method().as_str());
-        let rule = service.body_rule(method, exchange.request.url());
+        let rule = service.body_rule(method, receive::origin_form(exchange.request.url()));
         match framing::body_length(&exchange.request, rule) {
             Err(status) => door.refuse(exchange, Response::error(status)),
             Ok(BodyLength::None) => door.enqueue(exchange, Vec::new(), None),
@@ -241,14 +241,14 @@ impl Door {
 
     /// Answers a request whose body was not read to its end, and closes the connection.
     fn refuse(&self, exchange: Exchange, response: Response) {
-        let task = move |exchange: Exchange| {
+        let task = move |(exchange, response): (Exchange, Response)| {
             let unread = send::refusal(exchange.request, &response);
             // What is still listened to is answered: it need not delay a stop.
             drop(exchange.in_flight);
             unread.linger();
         };
-        if let Err(exchange) = self.lingerers.run(exchange, task) {
-            send::refusal(exchange.request, &Response::unavailable()).give_up();
+        if let Err((exchange, response)) = self.lingerers.run((exchange, response), task) {
+            send::refusal(exchange.request, &response).give_up();
         }
     }
 

@@ -2,16 +2,23 @@
 //!
 //! [`Config::parse`] reports *all* mistakes of a file at once, each with its key, its
 //! line and what would be right; nothing else in the program checks a setting again.
+//! [`file`] reads keys and lines, [`values`] knows what each may be.
+
+mod file;
+mod values;
 
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use toml::Spanned;
-
 use crate::db;
+use file::FileKeys;
+use values::{
+    MAX_SIZES, WORKERS, api_url, boolean, database_url, duration, file_path, id_prefix, integer,
+    interval, listen, log_level, max_ttl, project_name, socket_mode, token,
+};
+
+pub use file::Mistake;
 
 /// Where `serve` looks without `--config`, in this order.
 pub const DEFAULT_PATHS: [&str; 2] = ["config.toml", "/etc/session-file-server/config.toml"];
@@ -22,8 +29,8 @@ const DEFAULT_SOCKET_MODE: u32 = 0o660;
 /// Workers wait for the database, not for the processor: a few per core.
 const DEFAULT_WORKERS: usize = 8;
 const DEFAULT_DATABASE_URL: &str = "host=/run/postgresql dbname=sessionfiles";
-/// What Session's clients take to be the largest file: 10,000,000 bytes, encrypted and
-/// padded, with room to spare.
+/// The original's: 9.75 MiB leave room for the wrapping within the 10 MiB of an onion
+/// request.
 const DEFAULT_MAX_SIZE: usize = 10_223_616;
 const DEFAULT_EXPIRY: Duration = Duration::from_secs(3 * WEEK);
 const DEFAULT_GITHUB_API: &str = "https://api.github.com";
@@ -35,16 +42,6 @@ const DEFAULT_CLEANUP_INTERVAL: Duration = Duration::from_secs(15);
 
 const DAY: u64 = 24 * 60 * 60;
 const WEEK: u64 = 7 * DAY;
-/// Far beyond any use, and far below where PostgreSQL's timestamps end.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * DAY);
-
-/// Files are held in memory whole while they are received and sent.
-const MAX_SIZES: RangeInclusive<i64> = 1..=256 * 1024 * 1024;
-const WORKERS: RangeInclusive<i64> = 1..=256;
-/// 33 random bits remain below the longest prefix: enough for 25 tries to find a free one.
-const MAX_PREFIX_BITS: usize = 20;
-/// A Unix socket's address holds 108 bytes with its final zero (`man 7 unix`).
-const MAX_SOCKET_PATH: usize = 107;
 
 /// Everything that an operator can set.
 #[derive(Clone, Debug)]
@@ -301,379 +298,6 @@ pub fn default_database_url() -> &'static str {
     DEFAULT_DATABASE_URL
 }
 
-// ----- each value's check: what a node of the file means, or a sentence about it -----
-
-fn integer(
-    value: &Node,
-    range: RangeInclusive<i64>,
-    unit: &str,
-    example: &str,
-) -> Result<usize, String> {
-    match value {
-        Node::Integer(number) if range.contains(number) => Ok(*number as usize),
-        other => Err(format!(
-            "{other} is not a whole number of {unit} from {} to {}; write for example {example}",
-            range.start(),
-            range.end()
-        )),
-    }
-}
-
-fn boolean(value: &Node) -> Result<bool, String> {
-    match value {
-        Node::Boolean(value) => Ok(*value),
-        other => Err(format!("{other} is neither true nor false")),
-    }
-}
-
-fn text<'a>(value: &'a Node, example: &str) -> Result<&'a str, String> {
-    match value {
-        Node::Text(text) => Ok(text),
-        other => Err(format!(
-            "{other} is not a text in quotes; write for example {example}"
-        )),
-    }
-}
-
-fn duration(value: &Node) -> Result<Duration, String> {
-    let example = r#""3 weeks", "12 h" or "90 s""#;
-    let text = text(value, example)?;
-    match humantime::parse_duration(text) {
-        Ok(duration) if (Duration::from_secs(1)..=LONGEST).contains(&duration) => Ok(duration),
-        Ok(_) => Err(format!("{value} is not between a second and 100 years")),
-        Err(_) => Err(format!(
-            "{value} is not a duration; write for example {example}"
-        )),
-    }
-}
-
-fn max_ttl(value: &Node) -> Result<Option<Duration>, String> {
-    match value {
-        Node::Integer(0) => Ok(None),
-        Node::Text(text) if text.trim() == "0" => Ok(None),
-        other => duration(other)
-            .map(Some)
-            .map_err(|error| format!("{error} (or 0, which ignores X-FS-TTL)")),
-    }
-}
-
-fn interval(value: &Node) -> Result<Duration, String> {
-    match duration(value)? {
-        interval if interval <= Duration::from_secs(DAY) => Ok(interval),
-        _ => Err(format!("{value} is longer than a day")),
-    }
-}
-
-fn id_prefix(value: &Node) -> Result<Vec<bool>, String> {
-    let text = text(value, r#""01""#)?;
-    if text.len() > MAX_PREFIX_BITS || text.bytes().any(|bit| !matches!(bit, b'0' | b'1')) {
-        return Err(format!(
-            r#"{value} is not up to {MAX_PREFIX_BITS} binary digits; write for example "01""#
-        ));
-    }
-    Ok(text.bytes().map(|bit| bit == b'1').collect())
-}
-
-fn listen(value: &Node, folder: &Path) -> Result<Listen, String> {
-    let example = format!(r#""{DEFAULT_LISTEN}" or "unix:/run/session-file-server/http.sock""#);
-    let text = text(value, &example)?;
-    if let Some(path) = text.strip_prefix("unix:") {
-        let path = folder.join(path);
-        return match path.as_os_str().len() {
-            _ if text == "unix:" => Err(format!("{value} has no path; write {example}")),
-            length if length > MAX_SOCKET_PATH => Err(format!(
-                "the path {} is longer than the {MAX_SOCKET_PATH} bytes that a Unix socket's \
-                 path can have",
-                path.display()
-            )),
-            _ => Ok(Listen::Unix(path)),
-        };
-    }
-    match text.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
-            Ok(Listen::Tcp(text.to_string()))
-        }
-        _ => Err(format!(
-            "{value} is not an address with a port; write for example {example}"
-        )),
-    }
-}
-
-fn file_path(value: &Node, folder: &Path) -> Result<PathBuf, String> {
-    match text(value, r#""key_ed25519""#)? {
-        "" => Err("the path is empty".into()),
-        path => Ok(folder.join(path)),
-    }
-}
-
-fn project_name(value: &Node) -> Result<String, String> {
-    let example = r#""session-foundation/session-desktop""#;
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let is_name = |part: &str| !part.is_empty() && part.chars().all(allowed);
-    match text(value, example)?.split_once('/') {
-        Some((owner, name)) if is_name(owner) && is_name(name) => Ok(format!("{owner}/{name}")),
-        _ => Err(format!(
-            "{value} is not owner/name; write for example {example}"
-        )),
-    }
-}
-
-fn api_url(value: &Node) -> Result<String, String> {
-    let example = format!("{DEFAULT_GITHUB_API:?}");
-    let url = text(value, &example)?.trim_end_matches('/');
-    let host = url.strip_prefix("https://").or(url.strip_prefix("http://"));
-    match host {
-        Some(host) if !host.is_empty() && host.chars().all(|c| c.is_ascii_graphic()) => {
-            Ok(url.to_string())
-        }
-        _ => Err(format!("{value} is not a URL; write for example {example}")),
-    }
-}
-
-fn token(value: &Node) -> Result<Option<Token>, String> {
-    match value {
-        Node::Text(text) if !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic()) => {
-            Ok(Some(Token(text.clone())))
-        }
-        // What was written may be nearly the secret: it is not repeated.
-        _ => Err("not a GitHub token: a text in quotes, without spaces".into()),
-    }
-}
-
-fn socket_mode(value: &Node) -> Result<u32, String> {
-    let example = r#""660""#;
-    let text = text(value, example)?;
-    match u32::from_str_radix(text, 8) {
-        Ok(mode) if (3..=4).contains(&text.len()) && mode <= 0o777 => Ok(mode),
-        _ => Err(format!(
-            "{value} is not three octal digits; write for example {example}"
-        )),
-    }
-}
-
-fn log_level(value: &Node) -> Result<log::LevelFilter, String> {
-    match text(value, r#""info""#)? {
-        "error" => Ok(log::LevelFilter::Error),
-        "warn" => Ok(log::LevelFilter::Warn),
-        "info" => Ok(log::LevelFilter::Info),
-        "debug" => Ok(log::LevelFilter::Debug),
-        "trace" => Ok(log::LevelFilter::Trace),
-        _ => Err(format!(
-            r#"{value} is none of "error", "warn", "info", "debug", "trace""#
-        )),
-    }
-}
-
-fn database_url(value: &Node) -> Result<db::Settings, String> {
-    let example = format!(r#""{DEFAULT_DATABASE_URL}" or "postgresql://user@host/sessionfiles""#);
-    // The url may hold a password: it is not repeated in the message.
-    db::Settings::parse(text(value, &example)?).map_err(|error| {
-        format!("not key=value pairs and not a URL ({error}); write for example {example}")
-    })
-}
-
-// ----- the file's keys, with their lines -----
-
-/// One mistake in a configuration file. Its text starts with the line.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mistake {
-    /// Counted from 1.
-    pub line: usize,
-    /// As `files.max_size`; empty where the file isn't TOML at all.
-    pub key: String,
-    /// What is wrong and what would be right.
-    pub message: String,
-}
-
-impl fmt::Display for Mistake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.key.as_str() {
-            "" => write!(f, "{}: {}", self.line, self.message),
-            key => write!(f, "{}: {key}: {}", self.line, self.message),
-        }
-    }
-}
-
-/// What a configuration file holds, until every key has been taken.
-struct FileKeys {
-    found: Vec<Found>,
-    known: Vec<&'static str>,
-    mistakes: Vec<Mistake>,
-}
-
-struct Found {
-    key: String,
-    line: usize,
-    value: Node,
-}
-
-impl FileKeys {
-    fn parse(text: &str) -> Result<FileKeys, Vec<Mistake>> {
-        let line_of = |offset: usize| text[..offset].matches('\n').count() + 1;
-        let root: Node = toml::from_str(text).map_err(|error| {
-            vec![Mistake {
-                line: error.span().map_or(1, |span| line_of(span.start)),
-                key: String::new(),
-                message: format!("not TOML: {}", error.message()),
-            }]
-        })?;
-        let mut found = Vec::new();
-        root.flatten("", &line_of, &mut found);
-        Ok(FileKeys {
-            found,
-            known: Vec::new(),
-            mistakes: Vec::new(),
-        })
-    }
-
-    /// The value of `key`, checked; the default where it is absent or a mistake.
-    fn take<T>(
-        &mut self,
-        key: &'static str,
-        default: T,
-        check: impl FnOnce(&Node) -> Result<T, String>,
-    ) -> T {
-        self.known.push(key);
-        let Some(index) = self.found.iter().position(|found| found.key == key) else {
-            return default;
-        };
-        let Found { line, value, .. } = self.found.swap_remove(index);
-        check(&value).unwrap_or_else(|message| {
-            self.mistakes.push(Mistake {
-                line,
-                key: key.into(),
-                message,
-            });
-            default
-        })
-    }
-
-    /// What was not taken is unknown.
-    fn finish(mut self) -> Result<(), Vec<Mistake>> {
-        for found in &self.found {
-            let message = match self.meant(&found.key) {
-                Some(meant) => format!("unknown key; did you mean {meant}?"),
-                None => format!("unknown key; known here are {}", self.beside(&found.key)),
-            };
-            self.mistakes.push(Mistake {
-                line: found.line,
-                key: found.key.clone(),
-                message,
-            });
-        }
-        self.mistakes.sort();
-        match self.mistakes.is_empty() {
-            true => Ok(()),
-            false => Err(self.mistakes),
-        }
-    }
-
-    /// The known key with the same last word, however it is spelled.
-    fn meant(&self, key: &str) -> Option<&'static str> {
-        let spelling = |key: &str| {
-            let last = key.rsplit('.').next().unwrap_or(key).to_ascii_lowercase();
-            last.replace(['_', '-'], "")
-        };
-        self.known
-            .iter()
-            .copied()
-            .find(|known| spelling(known) == spelling(key))
-    }
-
-    /// The known keys of the same table; of all if there is no such table.
-    fn beside(&self, key: &str) -> String {
-        let table = key.rsplit_once('.').map_or("", |(table, _)| table);
-        let is_beside = |known: &&&str| known.rsplit_once('.').map_or("", |(t, _)| t) == table;
-        let beside: Vec<&str> = self.known.iter().filter(is_beside).copied().collect();
-        if beside.is_empty() {
-            self.known.join(", ")
-        } else {
-            beside.join(", ")
-        }
-    }
-}
-
-/// A value of a TOML file, as far as a setting can be one.
-enum Node {
-    Table(Vec<(Spanned<String>, Node)>),
-    Text(String),
-    Integer(i64),
-    Boolean(bool),
-    /// Named, because no setting is one.
-    Other(&'static str),
-}
-
-impl Node {
-    fn flatten(self, prefix: &str, line_of: &dyn Fn(usize) -> usize, found: &mut Vec<Found>) {
-        let Node::Table(entries) = self else { return };
-        for (name, value) in entries {
-            let line = line_of(name.span().start);
-            let key = format!("{prefix}{}", name.get_ref());
-            match value {
-                Node::Table(_) => value.flatten(&format!("{key}."), line_of, found),
-                value => found.push(Found { key, line, value }),
-            }
-        }
-    }
-}
-
-impl fmt::Display for Node {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Node::Table(_) => f.write_str("a table"),
-            Node::Text(text) => write!(f, "{text:?}"),
-            Node::Integer(number) => write!(f, "{number}"),
-            Node::Boolean(value) => write!(f, "{value}"),
-            Node::Other(name) => f.write_str(name),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Node, D::Error> {
-        deserializer.deserialize_any(NodeVisitor)
-    }
-}
-
-struct NodeVisitor;
-
-impl<'de> Visitor<'de> for NodeVisitor {
-    type Value = Node;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a TOML value")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Node, E> {
-        Ok(Node::Text(text.to_string()))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<Node, E> {
-        Ok(Node::Integer(number))
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Node, E> {
-        Ok(Node::Boolean(value))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Node, E> {
-        Ok(Node::Other("a number with a fraction"))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Node::Other("a list"))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(name) = map.next_key::<Spanned<String>>()? {
-            entries.push((name, map.next_value()?));
-        }
-        Ok(Node::Table(entries))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -699,7 +323,7 @@ mod tests {
 
     #[test]
     fn the_sample_holds_every_key_and_changes_nothing() {
-        let sample = include_str!("../config.sample.toml");
+        let sample = include_str!("../../config.sample.toml");
         let config = Config::parse(sample, Path::new("config.toml")).expect("the sample is valid");
         assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
         // With every key's comment sign taken away it is the same configuration again.
