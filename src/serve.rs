@@ -118,6 +118,10 @@ impl Service for App {
         routes::body_rule(method, target, &self.config)
     }
 
+    fn idle(&self, db: &mut db::Connection) {
+        db.give_memory_back();
+    }
+
     fn answer(&self, incoming: Incoming, db: &mut db::Connection) -> Response {
         let mut context = Context {
             config: &self.config,

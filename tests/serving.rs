@@ -299,6 +299,8 @@ impl Service for Panicking {
         BodyRule::AtMost(0)
     }
 
+    fn idle(&self, _: &mut usize) {}
+
     fn answer(&self, incoming: Incoming, answered: &mut usize) -> Response {
         *answered += 1;
         assert!(incoming.target != "/panic", "on purpose");
@@ -350,6 +352,28 @@ fn many_clients_at_once_are_all_served() {
                 }
             });
         }
+    });
+}
+
+#[test]
+fn memory_for_large_files_is_given_back() {
+    let server = Server::start(&Database::new());
+    std::thread::scope(|scope| {
+        for client in 0..16 {
+            let server = &server;
+            scope.spawn(move || {
+                let body = bytes(client, 10_000_000);
+                let id = server.upload(&body);
+                assert!(server.get(&format!("/file/{id}")).body == body);
+            });
+        }
+    });
+    eventually("little memory is left with the server", || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid()));
+        let status = status.expect("it runs");
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let resident = resident.expect("Linux").trim().trim_end_matches(" kB");
+        resident.parse::<usize>().expect("digits") < 40_000
     });
 }
 

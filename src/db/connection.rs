@@ -15,6 +15,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// While the database is away, one attempt to reach it is made in this time; everybody
 /// else is told at once that it is away.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// A connection that has carried a file of this size, bytes, is not kept while idle.
+const LARGE: usize = 256 * 1024;
 /// The longest that the database may work on one statement, in a form that it knows.
 const STATEMENT_TIMEOUT: &str = "30s";
 
@@ -108,9 +110,13 @@ impl Connection {
         self.once(work)
     }
 
-    /// Closes the connection. Needed when it is unknown in what state `work` left it.
-    pub fn close(&mut self) {
-        self.open = None;
+    /// Closes the connection if it has carried a large file: it keeps buffers of that size
+    /// for as long as it is open (rust-postgres issue 1081). The next request opens
+    /// another.
+    pub fn give_memory_back(&mut self) {
+        if self.open.as_ref().is_some_and(|open| open.carried_large) {
+            self.open = None;
+        }
     }
 
     fn once<T>(
@@ -164,6 +170,8 @@ impl Database {
 pub(super) struct Open {
     pub(super) client: Client,
     statements: HashMap<&'static str, Statement>,
+    /// Whether its buffers have grown to the size of a large file.
+    carried_large: bool,
 }
 
 impl Open {
@@ -173,6 +181,7 @@ impl Open {
         Ok(Open {
             client,
             statements: HashMap::new(),
+            carried_large: false,
         })
     }
 
@@ -210,6 +219,11 @@ impl Open {
     ) -> Result<u64, postgres::Error> {
         let statement = self.statement(sql)?;
         self.client.execute(&statement, params)
+    }
+
+    /// Must be called with the size of each file that goes through the connection.
+    pub(super) fn carries(&mut self, size: usize) {
+        self.carried_large |= size > LARGE;
     }
 
     /// Prepares a statement when it is first used on this connection.

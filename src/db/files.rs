@@ -97,7 +97,7 @@ impl Connection {
             let Some(row) = open.query_opt(SELECT_DATA, &[&id.as_str()])? else {
                 return Ok(None);
             };
-            row.try_get::<_, &[u8]>(0)?;
+            open.carries(row.try_get::<_, &[u8]>(0)?.len());
             let expires = row.try_get(1)?;
             Ok(Some(StoredFile { row, expires }))
         })
@@ -123,6 +123,7 @@ impl Connection {
             if let Some(known) = info(open.query_opt(REFRESH, &[&id, &ttl])?)? {
                 return Ok(known);
             }
+            open.carries(data.len());
             read_info(&open.query_one(INSERT_OR_REFRESH, &[&id, &data, &ttl])?)
         })
     }
@@ -138,6 +139,7 @@ impl Connection {
         ttl: Duration,
     ) -> Result<Option<FileInfo>, Error> {
         self.unrepeatable(|open| {
+            open.carries(data.len());
             info(open.query_opt(INSERT_NEW, &[&id.as_str(), &data, &ttl.as_secs_f64()])?)
         })
     }

@@ -17,8 +17,8 @@ mod stop;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,8 @@ pub use stop::Stop;
 /// Complete requests that may wait for a worker, per worker. A worker answers thousands
 /// of small requests in a second, so that waiting longer means that the database is stuck.
 const QUEUE_PER_WORKER: usize = 32;
+/// The workers take turns at waiting for a request; one that got none in this time is idle.
+const IDLE: Duration = Duration::from_secs(1);
 /// Clients whose bodies are received at once.
 const MAX_RECEIVERS: usize = 256;
 /// Clients to whom large answers are sent at once.
@@ -56,6 +58,9 @@ pub trait Service: Send + Sync + 'static {
 
     /// The body that a request may have.
     fn body_rule(&self, method: Method, target: &str) -> BodyRule;
+
+    /// Called when a worker has had nothing to do for a while.
+    fn idle(&self, worker: &mut Self::Worker);
 
     /// Answers a request. A panic is a 500 for this request and nothing more.
     fn answer(&self, incoming: Incoming, worker: &mut Self::Worker) -> Response;
@@ -279,23 +284,35 @@ fn start_workers<S: Service>(
                 .name(format!("worker-{number}"))
                 .spawn(move || {
                     let mut state = service.worker();
-                    // The lock is held while waiting: the others wait for the lock instead.
-                    while let Ok(job) =
-                        { queue.lock().unwrap_or_else(PoisonError::into_inner).recv() }
-                    {
-                        let Some(door) = door.upgrade() else { return };
-                        let Job {
-                            exchange,
-                            incoming,
-                            reserved,
-                        } = job;
-                        let response = answer(&*service, incoming, &mut state);
-                        drop(reserved);
-                        door.send(exchange, response);
+                    loop {
+                        // The lock is held while waiting: the others wait for the lock instead.
+                        let next = {
+                            let queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+                            queue.recv_timeout(IDLE)
+                        };
+                        match next {
+                            Ok(job) => work(&door, &*service, job, &mut state),
+                            Err(RecvTimeoutError::Timeout) => service.idle(&mut state),
+                            Err(RecvTimeoutError::Disconnected) => return,
+                        }
                     }
                 })
         })
         .collect()
+}
+
+fn work<S: Service>(door: &Weak<Door>, service: &S, job: Job, state: &mut S::Worker) {
+    let Job {
+        exchange,
+        incoming,
+        reserved,
+    } = job;
+    let response = answer(service, incoming, state);
+    drop(reserved);
+    // It lives for as long as something is in flight.
+    if let Some(door) = door.upgrade() {
+        door.send(exchange, response);
+    }
 }
 
 /// Runs the handler; a panic in it is a 500, and the worker's state is made anew.
