@@ -43,6 +43,8 @@ const MAX_LINGERERS: usize = 32;
 /// Bytes of large bodies, and of large answers, that are held at once: with 512 MB of
 /// memory the operator's database and system need the other half.
 const BYTES_IN_FLIGHT: usize = 96 * 1024 * 1024;
+/// How long a worker with a large answer waits for others to arrive.
+const SEND_PATIENCE: Duration = Duration::from_secs(2);
 /// How long requests in flight may take to end when the server stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the workers may take to close their connections then.
@@ -87,6 +89,8 @@ pub fn run<S: Service>(
         lingerers: Elastic::new("linger", MAX_LINGERERS),
         received: Budget::new(BYTES_IN_FLIGHT),
         sent: Budget::new(BYTES_IN_FLIGHT),
+        waiting: AtomicUsize::new(0),
+        may_wait: workers / 2,
         in_flight: Arc::default(),
     });
     let mut pool = start_workers(workers, &door, queue, &service)?;
@@ -133,6 +137,9 @@ struct Door {
     lingerers: Elastic,
     received: Budget,
     sent: Budget,
+    /// Workers that wait for `sent`, and how many of them may.
+    waiting: AtomicUsize,
+    may_wait: usize,
     in_flight: Arc<AtomicUsize>,
 }
 
@@ -227,10 +234,26 @@ impl Door {
         if size <= send::SMALL || exchange.request.method() == &tiny_http::Method::Head {
             return send::response(exchange.request, &response);
         }
-        match self.sent.reserve(size, Duration::ZERO) {
+        match self.reserve_for_sending(size) {
             Some(reserved) => self.hand_over(exchange, response, Some(reserved)),
             None => send::response(exchange.request, &Response::unavailable()),
         }
+    }
+
+    /// Takes the bytes of a large answer. When many are on their way, half of the workers
+    /// may wait a moment for some to arrive; the other half stays there for small ones.
+    fn reserve_for_sending(&self, size: usize) -> Option<Reservation> {
+        self.sent.reserve(size, Duration::ZERO).or_else(|| {
+            let others = self.waiting.fetch_add(1, Ordering::SeqCst);
+            let patience = if others < self.may_wait {
+                SEND_PATIENCE
+            } else {
+                Duration::ZERO
+            };
+            let reserved = self.sent.reserve(size, patience);
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+            reserved
+        })
     }
 
     /// Sends an answer from a sending thread.
