@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::db;
 use crate::file_id::FileId;
-use crate::http::{BodyRule, Incoming, Method, Request, Response, path_of};
+use crate::http::{Body, BodyRule, Incoming, Method, Request, Response, path_of};
 use crate::keys::Keys;
 use crate::onion::cipher::FreshNonce;
 use crate::{files, health, onion, token_info, versions};
@@ -104,10 +104,15 @@ fn answer_onion(version: OnionVersion, body: Vec<u8>, context: &mut Context) -> 
 /// Answers a request by the handler that the table names: 404 for an unknown path, 405
 /// for a known one with another method.
 pub fn dispatch(request: &Request, context: &mut Context) -> Response {
-    let method = match request.method {
-        Method::Head => Method::Get,
-        method => method,
-    };
+    if request.method != Method::Head {
+        return find_and_run(request.method, request, context);
+    }
+    let mut response = find_and_run(Method::Get, request, context);
+    response.body = Body::Omitted(response.body.content_length());
+    response
+}
+
+fn find_and_run(method: Method, request: &Request, context: &mut Context) -> Response {
     let path = request.path();
     match routes_of(path).find(|route| route.method == method) {
         Some(route) => (route.handler)(request, context),

@@ -228,6 +228,8 @@ fn every_endpoint_answers_through_v4_with_every_enc_type_and_both_keys() {
         assert!(found.meta["headers"].get("content-length").is_none());
         let head = ask("HEAD", &format!("/file/{id}"), &[], None);
         assert_eq!((head.status, head.body.len()), (200, 0));
+        let head = ask("HEAD", &format!("/file/{id}/info"), &[], None);
+        assert_eq!((head.status, head.body.len()), (200, 0));
 
         assert_eq!(
             ask("GET", &format!("/file/{id}/info"), &[], Some(b"")).json()["size"],
