@@ -44,15 +44,20 @@ fn an_outage_is_answered_503_and_service_resumes_by_itself() {
     );
 }
 
+/// A server with one worker, of which nothing but requests asks the database.
+fn quiet_server(database: &Database) -> Server {
+    let settings = "workers = 1\nfiles.cleanup_interval = '1 day'";
+    let server = Server::with(database, settings);
+    eventually("all that is done at the start is done", || {
+        server.log().contains("files stored")
+    });
+    server
+}
+
 #[test]
 fn a_restart_between_two_requests_is_not_noticed() {
     let mut cluster = Cluster::start();
-    // Nothing but the requests asks the database.
-    let settings = "workers = 1\nfiles.cleanup_interval = '1 day'";
-    let server = Server::with(&cluster.database(), settings);
-    common::eventually("the first deletion", || {
-        server.log().contains("files stored")
-    });
+    let server = quiet_server(&cluster.database());
     let id = server.upload(b"a file");
     cluster.crash();
     cluster.resume();
@@ -66,7 +71,7 @@ fn a_restart_between_two_requests_is_not_noticed() {
 #[test]
 fn an_upload_whose_connection_breaks_is_tried_once_more() {
     let database = Database::new();
-    let server = Server::with(&database, "workers = 1");
+    let server = quiet_server(&database);
     let id = server.upload(b"a file");
     let mut blocker = database.client();
     let mut lock = blocker.transaction().expect("a transaction");
