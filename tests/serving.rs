@@ -227,11 +227,17 @@ fn a_full_queue_is_answered_503_at_once() {
     );
 }
 
+const WAITING_FOR_LOCKS: &str = "SELECT count(*) FROM pg_stat_activity \
+     WHERE datname = current_database() AND wait_event_type = 'Lock'";
+
 #[test]
 fn a_stop_finishes_what_is_in_flight_and_exits_0() {
     for signal in ["TERM", "INT"] {
         let database = Database::new();
-        let server = Server::start(&database);
+        let server = Server::with(&database, "files.cleanup_interval = '1 day'");
+        eventually("the first statistics", || {
+            server.log().contains("files stored")
+        });
         let id = server.upload(b"a file");
         // One request waits for the database, one body is on its way.
         let mut blocker = database.client();
@@ -243,7 +249,8 @@ fn a_stop_finishes_what_is_in_flight_and_exits_0() {
         let body = bytes(1, 100_000);
         sending.head("POST", "/file", &[("Content-Length", "100000")]);
         sending.send(&body[..50_000]).expect("the server listens");
-        std::thread::sleep(Duration::from_millis(200));
+        eventually("one waits", || database.number(WAITING_FOR_LOCKS) == 1);
+        eventually("one is received", || server.has_thread("receive"));
 
         server.signal(signal);
         eventually("the signal is seen", || {

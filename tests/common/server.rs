@@ -100,6 +100,15 @@ impl Server {
         self.child.id()
     }
 
+    /// Whether one of the server's threads has that name.
+    pub fn has_thread(&self, name: &str) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        let mut names = tasks
+            .flatten()
+            .filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+        names.any(|found| found.trim() == name)
+    }
+
     pub fn connect(&self) -> Connection {
         Connection::open(&self.address)
     }
