@@ -199,16 +199,28 @@ fn clients_that_do_not_read_do_not_occupy_the_workers() {
 #[test]
 fn a_full_queue_is_answered_503_at_once() {
     let database = Database::new();
-    let server = Server::with(&database, "workers = 1\nlog_level = 'debug'");
+    let server = Server::with(
+        &database,
+        "workers = 1\nlog_level = 'debug'\nfiles.cleanup_interval = '1 day'",
+    );
+    eventually("the first statistics", || {
+        server.log().contains("files stored")
+    });
     let id = server.upload(b"a file");
     let mut blocker = database.client();
     let mut lock = blocker.transaction().expect("a transaction");
     lock.batch_execute("LOCK TABLE files").expect("a lock");
     // One request is with the worker, 32 wait in the queue, the rest is refused.
-    let mut waiting: Vec<Connection> = (0..60).map(|_| server.connect()).collect();
-    for connection in &mut waiting {
+    let ask = || {
+        let mut connection = server.connect();
         connection.head("GET", &format!("/file/{id}"), &[]);
-    }
+        connection
+    };
+    let mut waiting = vec![ask()];
+    eventually("the worker waits", || {
+        database.number(WAITING_FOR_LOCKS) == 1
+    });
+    waiting.extend((0..59).map(|_| ask()));
     eventually("27 are refused", || {
         server.log().matches("→ 503").count() == 27
     });
