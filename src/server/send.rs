@@ -21,15 +21,20 @@ const LINGER_TIME: Duration = Duration::from_secs(10);
 
 /// Answers a request whose body was read to its end.
 pub fn response(request: tiny_http::Request, response: &Response) {
-    let outline = format!(
-        "{} {} → {}",
-        request.method(),
-        request.url(),
-        response.status
-    );
-    match write(request, response) {
-        Ok(()) => log::debug!("{outline}"),
-        Err(error) => log::debug!("{outline}, but the client is gone: {error}"),
+    let outline = log::log_enabled!(log::Level::Debug).then(|| {
+        format!(
+            "{} {} → {}",
+            request.method(),
+            request.url(),
+            response.status
+        )
+    });
+    let outcome = write(request, response);
+    if let Some(outline) = outline {
+        match outcome {
+            Ok(()) => log::debug!("{outline}"),
+            Err(error) => log::debug!("{outline}, but the client is gone: {error}"),
+        }
     }
 }
 
