@@ -12,9 +12,10 @@ pub const SMALL: usize = 32 * 1024;
 
 /// How much of a refused body is still read, so that a client that sends all before it
 /// listens gets its answer: several times what any client sends by mistake. Also the most
-/// that may be left of a body when its reader is dropped or meets the end of the
+/// that may be left of a refused body when its reader is dropped or meets the end of the
 /// connection: tiny_http takes memory for all of it then, and the process ends if that
-/// fails (its `util/equal_reader.rs` and `util/fused_reader.rs`).
+/// fails (its `util/equal_reader.rs` and `util/fused_reader.rs`). Of a body that was not
+/// refused, no more can be left than `files.max_size` allows.
 const LINGER_BYTES: usize = 64 * 1024 * 1024;
 /// For how long.
 const LINGER_TIME: Duration = Duration::from_secs(10);
