@@ -2,7 +2,8 @@
 --
 -- Every statement can be repeated: `session-file-server init-db` and
 -- `psql -1 -f schema.pgsql DATABASE` do the same, on an empty database and on one
--- that has some or all of this.
+-- that has some or all of this. For a database of the Python file server use `init-db`,
+-- which also looks at what else is there.
 
 -- A file lives until `expiry`; rows whose expiry has passed are never served, and are
 -- deleted by the server soon after.
@@ -80,3 +81,14 @@ CREATE TABLE IF NOT EXISTS session_token_history (
     total_nodes        int,
     updated            timestamptz
 );
+
+-- The version of all this, raised whenever a server needs something that an older one
+-- didn't. A server runs on its own version only; init-db upgrades an older one.
+CREATE TABLE IF NOT EXISTS schema_version (
+    version  integer NOT NULL,
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row)
+);
+
+INSERT INTO schema_version (version) VALUES (1)
+    ON CONFLICT (only_row) DO UPDATE
+    SET version = greatest(schema_version.version, excluded.version);

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -11,9 +11,10 @@ use std::process::ExitCode;
 
 use lexopt::prelude::*;
 use session_file_server::config::Config;
-use session_file_server::db::Database;
+use session_file_server::db::{Database, Settings};
 use session_file_server::keys::Keys;
-use session_file_server::serve;
+use session_file_server::status::Status;
+use session_file_server::{import, quantity, serve};
 
 const HELP: &str = "\
 Stores, hands out and expires the encrypted files of the Session messenger.
@@ -22,16 +23,30 @@ Usage: session-file-server [--config FILE] [--allow-root] [COMMAND]
 
 Commands:
   serve          run the server (the default)
-  init-db        create what is missing in the database; safe to repeat
+  init-db        create what is missing in the database, or upgrade an older layout;
+                 safe to repeat
   check-config   read the config, report every mistake, exit 1 if there is one
   keys           print the public keys, and the ending of the URLs that clients need
+  status         files, bytes, oldest and next expiry, versions known and when checked,
+                 database size
+  import directory DIR
+                 take over the oldest server's files, DIR/files/main_files/ID
+  import pools DIR --from DATABASE_URL
+                 take over the storage pools in DIR that an older server's database knows
+  import database --from DATABASE_URL
+                 take over the files in another database
 
 Options:
   --config FILE  default: config.toml here, then /etc/session-file-server/config.toml;
                  without any, the defaults
   --allow-root   let serve run as root
+  --from DATABASE_URL
+                 the older server's database, written as database.url is
+  --json         let status print JSON
   -h, --help     print this
   -V, --version  print the version
+
+Exit status: 0 fine, 1 failed, 2 wrong usage.
 ";
 
 fn main() -> ExitCode {
@@ -51,10 +66,12 @@ fn main() -> ExitCode {
 }
 
 enum Command {
-    Serve,
+    Serve { allow_root: bool },
     InitDb,
     CheckConfig,
     Keys,
+    Status { json: bool },
+    Import(Box<import::From>),
     Help,
     Version,
 }
@@ -62,74 +79,60 @@ enum Command {
 struct Arguments {
     command: Command,
     config: Option<PathBuf>,
-    allow_root: bool,
 }
 
 impl Arguments {
     fn parse(mut parser: lexopt::Parser) -> Result<Arguments, lexopt::Error> {
-        let mut command = None;
+        let mut words = Vec::new();
+        let mut options = Options::default();
         let mut config = None;
-        let mut allow_root = false;
         while let Some(argument) = parser.next()? {
             match argument {
                 Long("config") => config = Some(PathBuf::from(parser.value()?)),
-                Long("allow-root") => allow_root = true,
-                Short('h') | Long("help") => command = Some(Command::Help),
-                Short('V') | Long("version") => command = Some(Command::Version),
-                Value(name) if command.is_none() => command = Some(command_named(name)?),
+                Long("allow-root") => options.allow_root = true,
+                Long("json") => options.json = true,
+                Long("from") => options.from = Some(database_url(&parser.value()?)?),
+                Short('h') | Long("help") => options.instead = Some(Command::Help),
+                Short('V') | Long("version") => options.instead = Some(Command::Version),
+                Value(word) => words.push(word),
                 other => return Err(other.unexpected()),
             }
         }
-        Ok(Arguments {
-            command: command.unwrap_or(Command::Serve),
-            config,
-            allow_root,
-        })
+        let command = options.command(words)?;
+        Ok(Arguments { command, config })
     }
 
     fn run(self) -> Result<(), String> {
+        match &self.command {
+            Command::Help => return print(HELP),
+            Command::Version => {
+                return print(concat!(
+                    "session-file-server ",
+                    env!("CARGO_PKG_VERSION"),
+                    "\n"
+                ));
+            }
+            _ => {}
+        }
+        let config = Config::load(self.config.as_deref())?;
+        if !matches!(self.command, Command::CheckConfig) {
+            start_logging(&config);
+        }
         match self.command {
-            Command::Help => print(HELP),
-            Command::Version => print(&format!(
-                "session-file-server {}\n",
-                env!("CARGO_PKG_VERSION")
-            )),
-            Command::CheckConfig => {
-                Config::load(self.config.as_deref())?;
-                print("the configuration is fine\n")
-            }
-            Command::Keys => {
-                let config = Config::load(self.config.as_deref())?;
-                start_logging(&config);
-                if !config.keys.ed25519.exists() {
-                    let path = config.keys.ed25519.display();
-                    return Err(format!(
-                        "there is no key in {path} yet; serve makes it when it first starts"
-                    ));
-                }
-                print(&Keys::load(&config.keys)?.describe())
-            }
-            Command::InitDb => {
-                let config = Config::load(self.config.as_deref())?;
-                start_logging(&config);
-                let mut db = Database::new(config.database.clone()).connection();
-                db.apply_schema()
-                    .map_err(|error| serve::explain(&error, &config))?;
-                print(&format!(
-                    "the database {} is ready\n",
-                    config.database.database_name()
-                ))
-            }
-            Command::Serve => {
-                let config = Config::load(self.config.as_deref())?;
-                if !self.allow_root && is_root() {
+            Command::Help | Command::Version => Ok(()),
+            Command::CheckConfig => print("the configuration is fine\n"),
+            Command::Keys => keys(&config),
+            Command::InitDb => init_db(&config),
+            Command::Status { json } => status(&config, json),
+            Command::Import(from) => import::run(*from, &config),
+            Command::Serve { allow_root } => {
+                if !allow_root && is_root() {
                     return Err(
                         "will not serve as root: run it as a user of its own, or give \
                                 --allow-root"
                             .into(),
                     );
                 }
-                start_logging(&config);
                 return_large_buffers();
                 serve::serve(config)
             }
@@ -137,13 +140,112 @@ impl Arguments {
     }
 }
 
-fn command_named(name: OsString) -> Result<Command, lexopt::Error> {
-    match name.to_str() {
-        Some("serve") => Ok(Command::Serve),
-        Some("init-db") => Ok(Command::InitDb),
-        Some("check-config") => Ok(Command::CheckConfig),
-        Some("keys") => Ok(Command::Keys),
-        _ => Err(format!("unknown command {name:?}").into()),
+/// The options of all commands, until it is known which command it is.
+#[derive(Default)]
+struct Options {
+    allow_root: bool,
+    json: bool,
+    from: Option<Settings>,
+    instead: Option<Command>,
+}
+
+impl Options {
+    /// What the words on the command line ask for.
+    fn command(mut self, words: Vec<OsString>) -> Result<Command, lexopt::Error> {
+        if let Some(command) = self.instead {
+            return Ok(command);
+        }
+        let mut words = words.into_iter();
+        let name = words.next().unwrap_or_else(|| "serve".into());
+        let command = match name.to_str() {
+            Some("serve") => Command::Serve {
+                allow_root: self.allow_root,
+            },
+            Some("init-db") => Command::InitDb,
+            Some("check-config") => Command::CheckConfig,
+            Some("keys") => Command::Keys,
+            Some("status") => Command::Status {
+                json: std::mem::take(&mut self.json),
+            },
+            Some("import") => Command::Import(Box::new(self.import(&mut words)?)),
+            _ => return Err(format!("unknown command {name:?}").into()),
+        };
+        match (words.next(), self.json, self.from) {
+            (Some(word), _, _) => Err(Value(word).unexpected()),
+            (_, true, _) => Err("--json is for status alone".into()),
+            (_, _, Some(_)) => Err("--from is for import pools and import database".into()),
+            _ => Ok(command),
+        }
+    }
+
+    fn import(
+        &mut self,
+        words: &mut impl Iterator<Item = OsString>,
+    ) -> Result<import::From, lexopt::Error> {
+        let kind = words.next().unwrap_or_default();
+        let mut folder = || {
+            let folder = words.next().map(PathBuf::from);
+            folder.ok_or_else(|| lexopt::Error::from("import needs the older server's folder"))
+        };
+        let mut from = || {
+            let from = self.from.take();
+            from.ok_or_else(|| lexopt::Error::from("import needs --from DATABASE_URL"))
+        };
+        match kind.to_str() {
+            Some("directory") => Ok(import::From::Directory(folder()?)),
+            Some("pools") => Ok(import::From::Pools(folder()?, from()?)),
+            Some("database") => Ok(import::From::Database(from()?)),
+            _ => Err("import takes over a directory, pools or a database".into()),
+        }
+    }
+}
+
+/// Its error doesn't repeat it: it may hold a password.
+fn database_url(value: &OsStr) -> Result<Settings, lexopt::Error> {
+    let url = value.to_str().ok_or("--from is not UTF-8")?;
+    Settings::parse(url).map_err(|error| format!("--from can't be read: {error}").into())
+}
+
+fn keys(config: &Config) -> Result<(), String> {
+    if !config.keys.ed25519.exists() {
+        let path = config.keys.ed25519.display();
+        return Err(format!(
+            "there is no key in {path} yet; serve makes it when it first starts"
+        ));
+    }
+    print(&Keys::load(&config.keys)?.describe())
+}
+
+fn init_db(config: &Config) -> Result<(), String> {
+    let mut db = Database::new(config.database.clone()).connection();
+    let leftovers = db.apply_schema();
+    let leftovers = leftovers.map_err(|error| serve::explain(&error, config))?;
+    let mut text = format!(
+        "the database {} is ready\n",
+        config.database.database_name()
+    );
+    if leftovers.checks > 0 {
+        let checks = quantity::count(leftovers.checks, "version check");
+        text += &format!("{checks} of the older server were copied\n");
+    }
+    if let Some(statement) = leftovers.removal() {
+        text += &format!(
+            "what else the older server has there is kept, so that you can go back to it; \
+             when you won't:\n  {statement}\n"
+        );
+    }
+    print(&text)
+}
+
+fn status(config: &Config, json: bool) -> Result<(), String> {
+    let mut db = Database::new(config.database.clone()).connection();
+    let status = db
+        .check_schema()
+        .and_then(|()| Status::gather(&mut db, config));
+    let status = status.map_err(|error| serve::explain(&error, config))?;
+    match json {
+        true => print(&format!("{:#}\n", status.to_json())),
+        false => print(&status.describe()),
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::config::Config;
 use crate::db::{self, Claim, Connection};
 use crate::github::{self, Answer, Failure, GitHub};
+use crate::quantity;
 use crate::releases;
 use crate::server::Stop;
 use crate::versions;
@@ -90,10 +91,11 @@ fn delete_expired(db: &mut Connection, stop: &Stop) {
 
 fn log_statistics(db: &mut Connection) {
     match db.totals() {
-        Ok(db::Totals { files, bytes }) => {
-            let noun = if files == 1 { "file" } else { "files" };
-            log::info!("{files} {noun} stored, {} in all", human_bytes(bytes));
-        }
+        Ok(totals) => log::info!(
+            "{} stored, {} in all",
+            quantity::count(totals.files, "file"),
+            quantity::bytes(totals.bytes)
+        ),
         Err(error) => log_failure("count the files", &error),
     }
 }
@@ -254,46 +256,9 @@ fn log_failure(what: &str, error: &db::Error) {
     }
 }
 
-/// A number of bytes as people read it: three digits and a decimal unit.
-pub fn human_bytes(bytes: u64) -> String {
-    let mut amount = bytes as f64;
-    let mut units = ["B", "kB", "MB", "GB", "TB", "PB", "EB"].into_iter();
-    let mut unit = units.next().unwrap_or_default();
-    // What would be rounded to 1000 is 1.00 of the next unit.
-    while amount >= 999.5 {
-        let Some(next) = units.next() else { break };
-        amount /= 1000.0;
-        unit = next;
-    }
-    match amount {
-        _ if unit == "B" => format!("{amount} B"),
-        amount if amount < 9.995 => format!("{amount:.2} {unit}"),
-        amount if amount < 99.95 => format!("{amount:.1} {unit}"),
-        amount => format!("{amount:.0} {unit}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes_are_shown_with_three_digits() {
-        for (bytes, shown) in [
-            (0, "0 B"),
-            (999, "999 B"),
-            (1000, "1.00 kB"),
-            (9_994, "9.99 kB"),
-            (9_996, "10.0 kB"),
-            (123_456, "123 kB"),
-            (999_600, "1.00 MB"),
-            (10_223_616, "10.2 MB"),
-            (1_500_000_000_000, "1.50 TB"),
-            (u64::MAX, "18.4 EB"),
-        ] {
-            assert_eq!(human_bytes(bytes), shown);
-        }
-    }
 
     #[test]
     fn failures_are_retried_later_and_later_and_no_sooner_than_github_wants() {

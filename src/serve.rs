@@ -134,6 +134,15 @@ impl Service for App {
     }
 }
 
+/// Makes the database ready for a command that works with it, as `serve` does.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn prepare_for_work(db: &mut db::Connection, config: &Config) -> Result<(), String> {
+    let prepared = db.prepare_schema();
+    prepared.map(drop).map_err(|error| explain(&error, config))
+}
+
 /// Whether the database has what is needed; false if it is away and may come back.
 fn prepare_database(database: &Arc<Database>, config: &Config) -> Result<bool, String> {
     match database.connection().prepare_schema() {
@@ -144,9 +153,6 @@ fn prepare_database(database: &Arc<Database>, config: &Config) -> Result<bool, S
             Ok(true)
         }
         Err(db::Error::Unavailable(_)) => Ok(false),
-        Err(error @ db::Error::Layout(_)) => {
-            Err(explain(&error, config) + "; run session-file-server init-db")
-        }
         Err(error) => Err(explain(&error, config)),
     }
 }
@@ -181,6 +187,11 @@ pub fn explain(error: &db::Error, config: &Config) -> String {
             "the database {name} can't be used: {text}; check database.url, and that the \
              database and its user exist (as the user postgres: createuser USER; createdb -O \
              USER {name})"
+        ),
+        db::Error::Forbidden(text) => format!(
+            "the tables of the database {name} are another user's: {text}; give them to this \
+             server's (as the user postgres: psql -d {name} -c 'REASSIGN OWNED BY \
+             \"OLD-OWNER\" TO \"USER\"')"
         ),
         db::Error::Layout(text) => {
             format!("the database {name} can't be used as it is: {text}")

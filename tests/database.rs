@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{BINARY, Cluster, Connection, Database, Server, bytes, eventually, run};
+use common::{BINARY, Cluster, Connection, Database, Server, bytes, eventually};
 
 #[test]
 fn an_outage_is_answered_503_and_service_resumes_by_itself() {
@@ -116,112 +116,6 @@ fn a_database_that_does_not_exist_is_named_at_the_start() {
         log.contains("no_such_database") && log.contains("createdb"),
         "{log}"
     );
-}
-
-#[test]
-fn init_db_and_psql_load_the_same_schema_and_repeat() {
-    let (by_us, by_psql) = (Database::new(), Database::new());
-    for _ in 0..2 {
-        init_db(&by_us);
-        let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/schema.pgsql");
-        let psql = Command::new("psql")
-            .args([
-                "-q",
-                "-1",
-                "-v",
-                "ON_ERROR_STOP=1",
-                "-f",
-                schema,
-                &by_psql.url,
-            ])
-            .output()
-            .expect("psql");
-        assert!(psql.status.success(), "{psql:?}");
-    }
-    let describe = |database: &Database| {
-        let output = Command::new(common::tool("pg_dump"))
-            .args([
-                "--schema-only",
-                "--no-owner",
-                "--restrict-key=none",
-                &database.url,
-            ])
-            .output()
-            .expect("pg_dump");
-        let output = match output.status.success() {
-            true => output,
-            // Older ones know no --restrict-key.
-            false => Command::new(common::tool("pg_dump"))
-                .args(["--schema-only", "--no-owner", &database.url])
-                .output()
-                .expect("pg_dump"),
-        };
-        String::from_utf8(output.stdout).expect("UTF-8")
-    };
-    let schema = describe(&by_us);
-    assert_eq!(schema, describe(&by_psql));
-    for line in [
-        "id character varying(44) NOT NULL",
-        "data bytea NOT NULL",
-        "uploaded timestamp with time zone DEFAULT now() NOT NULL",
-        "expiry timestamp with time zone DEFAULT (now() + '30 days'::interval) NOT NULL",
-        "~ '^[a-zA-Z0-9_-]+$'::text",
-        "ALTER COLUMN data SET STORAGE EXTERNAL",
-        "USING btree (expiry)",
-    ] {
-        assert!(schema.contains(line), "{line} is not in {schema}");
-    }
-}
-
-#[test]
-fn files_of_the_python_server_are_served_as_they_are_after_init_db() {
-    let database = Database::new();
-    database.execute(
-        "CREATE TABLE files (id varchar(44) PRIMARY KEY CHECK (id ~ '^[a-zA-Z0-9_-]+$'), \
-             data bytea NOT NULL, uploaded timestamptz NOT NULL DEFAULT now(), \
-             expiry timestamptz NOT NULL DEFAULT now() + '30 days');
-         ALTER TABLE files ALTER data SET STORAGE EXTERNAL;
-         CREATE INDEX files_expiry ON files (expiry);
-         INSERT INTO files (id, data) VALUES ('1234567890', 'an old one'), ('forever', 'x');
-         UPDATE files SET expiry = 'infinity' WHERE id = 'forever'",
-    );
-    let log = Server::try_with(&database.url, "").err().expect("refused");
-    assert!(
-        log.contains("an older server's") && log.contains("init-db"),
-        "{log}"
-    );
-    init_db(&database);
-    let server = Server::start(&database);
-    assert_eq!(server.get("/file/1234567890").body, b"an old one");
-    assert_eq!(
-        server.get("/files/1234567890").json()["result"],
-        "YW4gb2xkIG9uZQ=="
-    );
-    let forever = server.get("/file/forever");
-    assert_eq!(
-        forever.header("Expires"),
-        Some("Fri, 31 Dec 9999 23:59:59 GMT")
-    );
-}
-
-fn init_db(database: &Database) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let config = format!("database.url = \"{}\"\n", database.url);
-    std::fs::write(folder.path().join("config.toml"), config).expect("writable");
-    let output = run(folder.path(), &["init-db"]);
-    assert!(output.status.success(), "{output:?}");
-}
-
-#[test]
-fn another_programs_table_is_refused_and_left_alone() {
-    let database = Database::new();
-    database.execute("CREATE TABLE files (id bigint PRIMARY KEY, name text)");
-    let log = Server::try_with(&database.url, "").err().expect("refused");
-    assert!(
-        log.contains("no column id of type character varying"),
-        "{log}"
-    );
-    assert_eq!(database.number("SELECT count(*) FROM files"), 0);
 }
 
 #[test]

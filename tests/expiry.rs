@@ -76,6 +76,6 @@ fn what_is_stored_is_logged_for_people() {
     );
     let server = Server::start(&database);
     eventually("all are counted", || {
-        server.log().contains("25005 files stored, 7.50 MB in all")
+        server.log().contains("25,005 files stored, 7.50 MB in all")
     });
 }

@@ -17,8 +17,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// A connection that has carried a file of this size, bytes, is not kept while idle.
 const LARGE: usize = 256 * 1024;
-/// The longest that the database may work on one statement, in a form that it knows.
-const STATEMENT_TIMEOUT: &str = "30s";
+/// What each connection of a server begins with: no statement may take longer than this.
+const SERVING: &str = "SET statement_timeout = '30s'";
 
 /// How to reach the database: `database.url`, understood.
 #[derive(Clone, Debug)]
@@ -43,6 +43,11 @@ impl Settings {
         Ok(Settings(config))
     }
 
+    /// A connection that nobody looks after.
+    pub(super) fn connect(&self) -> Result<Client, postgres::Error> {
+        self.0.connect(NoTls)
+    }
+
     /// The name of the database, for messages.
     pub fn database_name(&self) -> &str {
         self.0.get_dbname().unwrap_or("(the user's own)")
@@ -59,14 +64,22 @@ impl Default for Settings {
 #[derive(Debug)]
 pub struct Database {
     settings: Settings,
+    /// What each connection begins with.
+    session: &'static str,
     outage: Outage,
 }
 
 impl Database {
     /// Nothing is connected yet.
     pub fn new(settings: Settings) -> Arc<Database> {
+        Database::with_session(settings, SERVING)
+    }
+
+    /// The same, with connections that begin with the statements `session`.
+    pub(super) fn with_session(settings: Settings, session: &'static str) -> Arc<Database> {
         Arc::new(Database {
             settings,
+            session,
             outage: Outage::new(),
         })
     }
@@ -119,7 +132,8 @@ impl Connection {
         }
     }
 
-    fn once<T>(
+    /// Runs `work` once.
+    pub(super) fn once<T>(
         &mut self,
         work: impl Fn(&mut Open) -> Result<T, postgres::Error>,
     ) -> Result<T, Error> {
@@ -142,7 +156,7 @@ impl Database {
         if !self.outage.may_connect() {
             return Err(Error::Unavailable("the database is away".into()));
         }
-        match Open::connect(&self.settings) {
+        match Open::connect(&self.settings, self.session) {
             Ok(open) => {
                 if self.outage.ended() {
                     log::info!("the database is back");
@@ -175,9 +189,9 @@ pub(super) struct Open {
 }
 
 impl Open {
-    fn connect(settings: &Settings) -> Result<Open, postgres::Error> {
-        let mut client = settings.0.connect(NoTls)?;
-        client.batch_execute(&format!("SET statement_timeout = '{STATEMENT_TIMEOUT}'"))?;
+    fn connect(settings: &Settings, session: &str) -> Result<Open, postgres::Error> {
+        let mut client = settings.connect()?;
+        client.batch_execute(session)?;
         Ok(Open {
             client,
             statements: HashMap::new(),

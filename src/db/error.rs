@@ -12,6 +12,8 @@ pub enum Error {
     /// The database refuses us: a wrong name, user or password. Nothing but the operator
     /// changes that.
     Refused(String),
+    /// The database lets us in, but not at its tables: they are another user's.
+    Forbidden(String),
     /// The database holds tables of an older server, or of another program.
     Layout(String),
     /// Anything else: a bug, or a database that was tampered with.
@@ -36,8 +38,9 @@ impl Error {
             "57014" | "55P03" | "40P01" | "40001" => Error::Unavailable(text),
             // A stand-by that hasn't been promoted yet.
             "25006" => Error::Unavailable(text),
-            // No such database; a wrong password; a user who may not.
-            "3D000" | "28000" | "28P01" | "42501" => Error::Refused(text),
+            // No such database; no such user, or one who may not come in; a wrong password.
+            "3D000" | "28000" | "28P01" => Error::Refused(text),
+            "42501" => Error::Forbidden(text),
             // Connection exceptions, insufficient resources, operator intervention.
             code if ["08", "53", "57"]
                 .iter()
@@ -78,6 +81,7 @@ impl fmt::Display for Error {
         match self {
             Error::Unavailable(text)
             | Error::Refused(text)
+            | Error::Forbidden(text)
             | Error::Layout(text)
             | Error::Failed(text) => f.write_str(text),
         }

@@ -52,6 +52,10 @@ pub struct Totals {
     pub files: u64,
     /// Bytes in them.
     pub bytes: u64,
+    /// When the oldest of them was uploaded.
+    pub oldest: Option<SystemTime>,
+    /// When the next one expires, of those that have not.
+    pub next_expiry: Option<SystemTime>,
 }
 
 const SELECT_DATA: &str = "SELECT data, expiry FROM files WHERE id = $1 AND expiry > now()";
@@ -84,8 +88,9 @@ const SELECT_EXPIRED: &str = "SELECT id FROM files WHERE expiry <= now() ORDER B
 const DELETE_EXPIRED: &str = "DELETE FROM files WHERE id = ANY($1) AND expiry <= now()";
 
 /// length() reads nothing of a file that is stored out of line.
-const COUNT_AFTER: &str = "SELECT count(*), coalesce(sum(length(data)), 0)::int8, max(id)::text \
-     FROM (SELECT id, data FROM files WHERE id > $1 ORDER BY id LIMIT $2) batch";
+const COUNT_AFTER: &str = "SELECT count(*), coalesce(sum(length(data)), 0)::int8, max(id)::text, \
+         min(uploaded), min(expiry) FILTER (WHERE expiry > now()) \
+     FROM (SELECT id, data, uploaded, expiry FROM files WHERE id > $1 ORDER BY id LIMIT $2) batch";
 
 impl Connection {
     /// The bytes of a file that has not expired.
@@ -185,18 +190,32 @@ impl Connection {
         let mut totals = Totals::default();
         let mut after = String::new();
         loop {
-            let (files, bytes, last) = self.repeatable(|open| {
+            let (batch, last) = self.repeatable(|open| {
                 let row = open.query_one(COUNT_AFTER, &[&after, &COUNT_BATCH])?;
-                let counts: (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-                Ok((counts.0, counts.1, row.try_get::<_, Option<String>>(2)?))
+                let batch = Totals {
+                    files: row.try_get::<_, i64>(0)? as u64,
+                    bytes: row.try_get::<_, i64>(1)? as u64,
+                    oldest: row.try_get(3)?,
+                    next_expiry: row.try_get(4)?,
+                };
+                Ok((batch, row.try_get::<_, Option<String>>(2)?))
             })?;
-            totals.files += files as u64;
-            totals.bytes += bytes as u64;
+            totals.add(&batch);
             match last {
-                Some(last) if files == COUNT_BATCH => after = last,
+                Some(last) if batch.files == COUNT_BATCH as u64 => after = last,
                 _ => return Ok(totals),
             }
         }
+    }
+}
+
+impl Totals {
+    fn add(&mut self, other: &Totals) {
+        self.files += other.files;
+        self.bytes += other.bytes;
+        let earlier = |one: Option<SystemTime>, other| one.into_iter().chain(other).min();
+        self.oldest = earlier(self.oldest, other.oldest);
+        self.next_expiry = earlier(self.next_expiry, other.next_expiry);
     }
 }
 

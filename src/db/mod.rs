@@ -5,10 +5,12 @@
 //! lie beside the structures that they fill.
 
 pub mod files;
+pub mod import;
 pub mod schema;
 
 mod connection;
 mod error;
+mod older;
 mod probe;
 mod token_info;
 mod versions;
@@ -16,6 +18,7 @@ mod versions;
 pub use connection::{Connection, Database, Settings};
 pub use error::Error;
 pub use files::{FileInfo, StoredFile, Totals};
+pub use older::Leftovers;
 pub use probe::Probe;
 pub use token_info::{TokenHistory, TokenInfo};
 pub use versions::{Claim, KnownReleases};

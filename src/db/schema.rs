@@ -1,14 +1,21 @@
 //! The tables that the program needs, and whether they are there.
 
-use super::connection::Connection;
+use super::connection::{Connection, Open};
 use super::error::Error;
+use super::older::{self, Leftovers};
 
 /// The same file that an operator can load with psql.
 const SCHEMA: &str = include_str!("../../schema.pgsql");
 
+/// The version that [`SCHEMA`] gives itself.
+pub const VERSION: i32 = 1;
+
 /// Held while the schema is applied: several servers may start on one empty database.
 /// The number is ours alone by being random.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(7421659803345108)";
+
+/// An index on a hundred gigabytes of files takes longer than any request may.
+const NO_TIMEOUT: &str = "SET LOCAL statement_timeout = 0";
 
 /// The columns of our tables, as far as they are there.
 const COLUMNS: &str = "SELECT relname::text, attname::text, format_type(atttypid, NULL) \
@@ -16,17 +23,24 @@ const COLUMNS: &str = "SELECT relname::text, attname::text, format_type(atttypid
      WHERE attrelid = ANY(ARRAY(SELECT to_regclass(name)::oid FROM unnest($1::text[]) name)) \
          AND attnum > 0 AND NOT attisdropped";
 
-const TEXT: &str = "text";
-const INTEGER: &str = "integer";
-const TIME: &str = "timestamp with time zone";
+const SELECT_VERSION: &str = "SELECT version FROM schema_version";
+
+const TEXT: &[&str] = &["text"];
+const INTEGER: &[&str] = &["integer"];
+const TIME: &[&str] = &["timestamp with time zone"];
+/// What another program fills may be wider than what we would make.
+const ANY_NUMBER: &[&str] = &["integer", "bigint", "numeric"];
+
+/// A column's name, and the types that it may have.
+type Column = (&'static str, &'static [&'static str]);
 
 /// What the server needs in order to run.
-const NEEDED: [(&str, &[(&str, &str)]); 7] = [
+const NEEDED: [(&str, &[Column]); 8] = [
     (
         "files",
         &[
-            ("id", "character varying"),
-            ("data", "bytea"),
+            ("id", &["character varying", "text"]),
+            ("data", &["bytea"]),
             ("uploaded", TIME),
             ("expiry", TIME),
         ],
@@ -72,20 +86,21 @@ const NEEDED: [(&str, &[(&str, &str)]); 7] = [
     (
         "session_token_stats",
         &[
-            ("maximum_supply", INTEGER),
-            ("sent_per_node", INTEGER),
-            ("staking_reward_pool", INTEGER),
+            ("maximum_supply", ANY_NUMBER),
+            ("sent_per_node", ANY_NUMBER),
+            ("staking_reward_pool", ANY_NUMBER),
         ],
     ),
     (
         "session_token_history",
         &[
-            ("current_value", "numeric"),
-            ("circulating_supply", INTEGER),
-            ("total_nodes", INTEGER),
+            ("current_value", ANY_NUMBER),
+            ("circulating_supply", ANY_NUMBER),
+            ("total_nodes", ANY_NUMBER),
             ("updated", TIME),
         ],
     ),
+    ("schema_version", &[("version", INTEGER)]),
 ];
 
 /// What was found when the schema was looked at.
@@ -108,43 +123,86 @@ impl Connection {
             self.apply_schema()?;
             return Ok(Found::Empty);
         }
-        match tables.problem(true) {
-            None => Ok(Found::Current),
-            Some(problem) => Err(Error::Layout(problem)),
+        tables.refuse_others()?;
+        Ok(Found::Current)
+    }
+
+    /// Whether the database is ready, without changing it.
+    ///
+    /// # Errors
+    /// [`Error::Layout`] if it is not.
+    pub fn check_schema(&mut self) -> Result<(), Error> {
+        let tables = self.tables()?;
+        match tables.is_empty() {
+            true => Err(Error::Layout(
+                "it is empty; run session-file-server init-db, or start the server".into(),
+            )),
+            false => tables.refuse_others(),
         }
     }
 
-    /// Creates what is missing.
+    /// Creates what is missing and upgrades what is older, in one transaction; says what
+    /// an older server has left.
     ///
     /// # Errors
-    /// [`Error::Layout`] if there is a table of one of our names that is not ours.
-    pub fn apply_schema(&mut self) -> Result<(), Error> {
-        if let Some(problem) = self.tables()?.problem(false) {
-            return Err(Error::Layout(problem));
-        }
+    /// [`Error::Layout`] if there is a table of one of our names that is not ours, or the
+    /// schema is a newer server's. Nothing was changed then.
+    pub fn apply_schema(&mut self) -> Result<Leftovers, Error> {
+        let tables = self.tables()?;
+        tables.refuse_foreign()?;
+        tables.refuse_newer()?;
         self.repeatable(|open| {
             let mut transaction = open.client.transaction()?;
+            transaction.batch_execute(NO_TIMEOUT)?;
             transaction.batch_execute(LOCK)?;
             transaction.batch_execute(SCHEMA)?;
-            transaction.commit()
+            let leftovers = older::take_over(&mut transaction)?;
+            transaction.commit()?;
+            Ok(leftovers)
+        })
+    }
+
+    /// What the whole database takes on its disk, bytes.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn database_size(&mut self) -> Result<u64, Error> {
+        self.repeatable(|open| {
+            let row = open.query_one("SELECT pg_database_size(current_database())", &[])?;
+            Ok(row.try_get::<_, i64>(0)? as u64)
         })
     }
 
     fn tables(&mut self) -> Result<Tables, Error> {
-        let names = NEEDED.map(|(table, _)| table);
         self.repeatable(|open| {
-            let rows = open.query(COLUMNS, &[&names.as_slice()])?;
-            let columns: Result<_, postgres::Error> = rows
-                .iter()
-                .map(|row| Ok([row.try_get(0)?, row.try_get(1)?, row.try_get(2)?]))
-                .collect();
-            Ok(Tables(columns?))
+            let columns = read_columns(open)?;
+            let mut tables = Tables {
+                columns,
+                version: None,
+            };
+            if tables.has("schema_version") {
+                let row = open.client.query_opt(SELECT_VERSION, &[])?;
+                tables.version = row.map(|row| row.try_get(0)).transpose()?;
+            }
+            Ok(tables)
         })
     }
 }
 
-/// Table, column and type of what was found.
-struct Tables(Vec<[String; 3]>);
+fn read_columns(open: &mut Open) -> Result<Vec<[String; 3]>, postgres::Error> {
+    let names = NEEDED.map(|(table, _)| table);
+    let rows = open.query(COLUMNS, &[&names.as_slice()])?;
+    rows.iter()
+        .map(|row| Ok([row.try_get(0)?, row.try_get(1)?, row.try_get(2)?]))
+        .collect()
+}
+
+/// What was found of our tables.
+struct Tables {
+    /// Table, column and type.
+    columns: Vec<[String; 3]>,
+    version: Option<i32>,
+}
 
 impl Tables {
     /// Whether there are no files: what other programs fill may be there already.
@@ -153,29 +211,69 @@ impl Tables {
     }
 
     fn has(&self, table: &str) -> bool {
-        self.0.iter().any(|[found, _, _]| found == table)
+        self.columns.iter().any(|[found, _, _]| found == table)
     }
 
-    /// What is wrong: a table that isn't ours or, if all must be there, a missing one.
-    fn problem(&self, all: bool) -> Option<String> {
-        for (table, columns) in NEEDED {
-            if !self.has(table) {
-                if all {
-                    return Some(format!(
-                        "it is an older server's: the table {table} is missing"
-                    ));
-                }
-                continue;
-            }
-            for (column, kind) in columns {
-                if !self.0.iter().any(|found| found == &[table, *column, *kind]) {
-                    return Some(format!(
-                        "its table {table} has no column {column} of type {kind}: it is an older \
-                         server's or another program's"
-                    ));
+    fn column_type(&self, table: &str, column: &str) -> Option<&str> {
+        let found = self
+            .columns
+            .iter()
+            .find(|[t, c, _]| t == table && c == column);
+        found.map(|[_, _, kind]| kind.as_str())
+    }
+
+    /// Refuses everything but our own tables, of our own version.
+    fn refuse_others(&self) -> Result<(), Error> {
+        self.refuse_foreign()?;
+        self.refuse_newer()?;
+        self.refuse_older()
+    }
+
+    /// Refuses tables that have our names but are not ours.
+    fn refuse_foreign(&self) -> Result<(), Error> {
+        if self.has("files") && self.column_type("files", "pool").is_some() {
+            return Err(Error::Layout(
+                "its files are those of a Python server with storage pools, whose bytes lie in a \
+                 folder; make a new database and take them over with session-file-server import \
+                 pools"
+                    .into(),
+            ));
+        }
+        for (table, columns) in NEEDED.into_iter().filter(|(table, _)| self.has(table)) {
+            for (column, kinds) in columns {
+                let found = self.column_type(table, column);
+                if !found.is_some_and(|found| kinds.contains(&found)) {
+                    return Err(Error::Layout(format!(
+                        "its table {table} has no column {column} of type {}: it is another \
+                         program's; set another database in database.url",
+                        kinds[0]
+                    )));
                 }
             }
         }
-        None
+        Ok(())
+    }
+
+    fn refuse_newer(&self) -> Result<(), Error> {
+        match self.version {
+            Some(version) if version > VERSION => Err(Error::Layout(format!(
+                "its schema has version {version}, and this server knows none above {VERSION}; \
+                 install the newer server that made it"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn refuse_older(&self) -> Result<(), Error> {
+        let missing = NEEDED.iter().find(|(table, _)| !self.has(table));
+        let reason = match (missing, self.version) {
+            (Some((table, _)), _) => format!("the table {table} is missing"),
+            (None, Some(VERSION)) => return Ok(()),
+            (None, Some(version)) => format!("its schema has version {version}, not {VERSION}"),
+            (None, None) => "its schema has no version".into(),
+        };
+        Err(Error::Layout(format!(
+            "it is an older server's: {reason}; run session-file-server init-db"
+        )))
     }
 }

@@ -12,11 +12,11 @@ const MAX_HISTORY: i64 = 10_000;
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenInfo {
     /// Tokens that there can be at most.
-    pub maximum_supply: Option<i32>,
+    pub maximum_supply: Option<i64>,
     /// Tokens sent to each node.
-    pub sent_per_node: Option<i32>,
+    pub sent_per_node: Option<i64>,
     /// Tokens in the pool that nodes are paid from.
-    pub staking_reward_pool: Option<i32>,
+    pub staking_reward_pool: Option<i64>,
     /// Oldest first.
     pub history: Vec<TokenHistory>,
 }
@@ -27,19 +27,19 @@ pub struct TokenHistory {
     /// A decimal number: money is no float.
     pub current_value: Option<String>,
     /// Tokens in circulation.
-    pub circulating_supply: Option<i32>,
+    pub circulating_supply: Option<i64>,
     /// Nodes of the network.
-    pub total_nodes: Option<i32>,
+    pub total_nodes: Option<i64>,
     /// When it was so.
     pub updated: SystemTime,
 }
 
-const SELECT_STATS: &str = "SELECT maximum_supply, sent_per_node, staking_reward_pool \
-     FROM session_token_stats LIMIT 1";
+const SELECT_STATS: &str = "SELECT maximum_supply::int8, sent_per_node::int8, \
+         staking_reward_pool::int8 FROM session_token_stats LIMIT 1";
 
 /// Days start at midnight UTC, whatever the database's time zone is.
-const SELECT_HISTORY: &str = "SELECT current_value::text, circulating_supply, total_nodes, updated \
-     FROM session_token_history \
+const SELECT_HISTORY: &str = "SELECT current_value::text, circulating_supply::int8, \
+         total_nodes::int8, updated FROM session_token_history \
      WHERE updated >= (date_trunc('day', now() AT TIME ZONE 'UTC') - make_interval(days => $1)) \
          AT TIME ZONE 'UTC' \
      ORDER BY updated DESC LIMIT $2";

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 pub use client::{Connection, Response};
 pub use cluster::{Cluster, Database, is_root, tool};
-pub use server::{BINARY, Server, run, signal};
+pub use server::{BINARY, Server, config_folder, run, signal};
 
 /// Waits until `condition` holds; the test fails if it doesn't for a minute.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {

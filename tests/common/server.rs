@@ -11,6 +11,14 @@ use super::{Connection, Database, Response, eventually};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_session-file-server");
 
+/// A folder with a `config.toml` for that database, and further settings.
+pub fn config_folder(url: &str, settings: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = format!("database.url = \"{url}\"\n{settings}\n");
+    std::fs::write(folder.path().join("config.toml"), config).expect("writable");
+    folder
+}
+
 /// Runs a command of the binary to its end, in `folder`.
 pub fn run(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(BINARY)

@@ -1,0 +1,268 @@
+//! `import`: taking over the files of an older server.
+//!
+//! A [`Source`] lists files and reads them; one thread reads what the database lacks, and
+//! a few write it, so that neither waits for the other. Nothing that is there is
+//! overwritten or read again: an import that was interrupted is repeated.
+
+mod database;
+mod directory;
+mod pools;
+mod progress;
+mod report;
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::SystemTime;
+
+use crate::config::Config;
+use crate::db::import::NewFile;
+use crate::db::{self, Database, Settings};
+use crate::file_id::FileId;
+use crate::serve;
+use progress::Progress;
+use report::{Refusal, Report, Skip};
+
+/// Bytes that are read together, unless one file alone is larger: enough for the
+/// database not to wait for us between statements, and little memory.
+const BATCH_BYTES: u64 = 2 * 1024 * 1024;
+/// Threads that write: while one statement is committed the next is under way.
+const WRITERS: usize = 2;
+
+/// Where the files come from.
+#[derive(Clone, Debug)]
+pub enum From {
+    /// The oldest server's folder.
+    Directory(PathBuf),
+    /// The storage pools of the newest Python server: the folder of the pools, and the
+    /// database that knows the files in them.
+    Pools(PathBuf, Settings),
+    /// A database that holds the files.
+    Database(Settings),
+}
+
+/// Takes over files until there are none left, and prints what was taken, skipped and
+/// refused.
+///
+/// # Errors
+/// A sentence for the operator: the import ended early, or some files could not be read.
+/// It can be repeated.
+pub fn run(from: From, config: &Config) -> Result<(), String> {
+    let database = Database::for_import(config.database.clone());
+    serve::prepare_for_work(&mut database.connection(), config)?;
+    let source: Box<dyn Source> = match from {
+        From::Directory(folder) => {
+            Box::new(directory::Directory::open(&folder, config.files.expiry)?)
+        }
+        From::Pools(folder, settings) => Box::new(pools::Pools::open(folder, &settings)?),
+        From::Database(settings) => Box::new(database::OlderDatabase::open(&settings)?),
+    };
+    let report = Arc::new(Report::default());
+    let outcome = transfer(source, &database, config, &report);
+    let flushed = database.connection().wait_for_disk();
+    println(&report.summary())?;
+    outcome?;
+    flushed.map_err(|error| target_failed(&error, config))?;
+    match report.unreadable() {
+        0 => Ok(()),
+        count => Err(format!(
+            "{count} of the files could not be read, see above; put that right and repeat the import"
+        )),
+    }
+}
+
+/// Lists files, some at a time, and reads those that are wanted.
+trait Source: Send {
+    /// How many files there are, for the progress shown.
+    fn count(&mut self) -> Result<u64, String>;
+
+    /// The next files, in batches of hundreds; none when all were listed. What can't be
+    /// taken is noted in the report instead.
+    fn list(&mut self, report: &Report) -> Result<Option<Vec<Candidate>>, String>;
+
+    /// The bytes of some files, for each of them.
+    fn read(&mut self, wanted: &[Candidate]) -> Result<Vec<Result<Content, Refusal>>, String>;
+}
+
+/// The bytes of a file, wherever they were read into.
+type Content = Box<dyn AsRef<[u8]> + Send>;
+
+/// A file that may be taken over.
+#[derive(Clone, Debug)]
+struct Candidate {
+    id: FileId,
+    /// Where its bytes lie; empty if that is in a database.
+    path: PathBuf,
+    /// Their number.
+    size: u64,
+    uploaded: SystemTime,
+    expires: SystemTime,
+}
+
+/// Files on their way to a writer.
+type Batch = Vec<(Candidate, Content)>;
+
+fn transfer(
+    mut source: Box<dyn Source>,
+    database: &Arc<Database>,
+    config: &Config,
+    report: &Arc<Report>,
+) -> Result<(), String> {
+    let (batches, waiting) = sync_channel(1);
+    let waiting = Mutex::new(waiting);
+    let progress = Progress::start(source.count()?, report);
+    let outcome = thread::scope(|scope| {
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|_| scope.spawn(|| write(&waiting, database, report, config)))
+            .collect();
+        let read = read(source, database, &batches, report, config);
+        drop(batches);
+        let written = writers.into_iter().map(|writer| {
+            let ended = writer.join();
+            ended.unwrap_or_else(|_| Err("a thread that writes panicked".into()))
+        });
+        // All must have ended before any of their errors counts.
+        let written: Vec<_> = written.collect();
+        written.into_iter().collect::<Result<(), _>>().and(read)
+    });
+    progress.finish();
+    outcome
+}
+
+/// Reads what the database lacks, and hands it to the writers.
+fn read(
+    mut source: Box<dyn Source>,
+    database: &Arc<Database>,
+    batches: &SyncSender<Batch>,
+    report: &Report,
+    config: &Config,
+) -> Result<(), String> {
+    let mut db = database.connection();
+    while let Some(listed) = source.list(report)? {
+        let listed = acceptable(listed, config.files.max_size as u64, report);
+        let ids: Vec<&str> = listed.iter().map(|file| file.id.as_str()).collect();
+        let there = db.ids_there(&ids);
+        let there = there.map_err(|error| target_failed(&error, config))?;
+        let (there, missing): (Vec<_>, Vec<_>) = listed
+            .into_iter()
+            .partition(|file| there.contains(file.id.as_str()));
+        report.skipped(Skip::There, there.len() as u64);
+        for wanted in batches_of(missing) {
+            let contents = source.read(&wanted)?;
+            let mut batch = Batch::with_capacity(wanted.len());
+            for (file, content) in wanted.into_iter().zip(contents) {
+                match content {
+                    Ok(content) => batch.push((file, content)),
+                    Err(refusal) => report.refused(file.id.as_str(), &refusal),
+                }
+            }
+            if batches.send(batch).is_err() {
+                // The writers have ended, and say why.
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Leaves away what has expired, and what is too large or empty.
+fn acceptable(listed: Vec<Candidate>, max_size: u64, report: &Report) -> Vec<Candidate> {
+    let now = SystemTime::now();
+    let mut kept = Vec::with_capacity(listed.len());
+    for file in listed {
+        if file.expires <= now {
+            report.skipped(Skip::Expired, 1);
+        } else if let Some(refusal) = Refusal::of_size(file.size, max_size) {
+            report.refused(file.id.as_str(), &refusal);
+        } else {
+            kept.push(file);
+        }
+    }
+    kept
+}
+
+/// Cuts a list into pieces of [`BATCH_BYTES`] at most, or of one file.
+fn batches_of(files: Vec<Candidate>) -> impl Iterator<Item = Vec<Candidate>> {
+    let mut files = files.into_iter().peekable();
+    std::iter::from_fn(move || {
+        let first = files.next()?;
+        let mut bytes = first.size;
+        let mut batch = vec![first];
+        while let Some(next) = files.next_if(|next| bytes + next.size <= BATCH_BYTES) {
+            bytes += next.size;
+            batch.push(next);
+        }
+        Some(batch)
+    })
+}
+
+fn write(
+    waiting: &Mutex<Receiver<Batch>>,
+    database: &Arc<Database>,
+    report: &Report,
+    config: &Config,
+) -> Result<(), String> {
+    let mut db = database.connection();
+    loop {
+        let next = waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .recv();
+        let Ok(batch) = next else { return Ok(()) };
+        let files: Vec<NewFile> = batch
+            .iter()
+            .map(|(file, content)| NewFile {
+                id: &file.id,
+                data: (**content).as_ref(),
+                uploaded: file.uploaded,
+                expires: file.expires,
+            })
+            .collect();
+        let taken = db.take_files(&files);
+        let taken = taken.map_err(|error| target_failed(&error, config))?;
+        report.taken(taken.files, taken.bytes);
+        // Somebody was faster.
+        report.skipped(Skip::There, files.len() as u64 - taken.files);
+    }
+}
+
+fn target_failed(error: &db::Error, config: &Config) -> String {
+    serve::explain(error, config) + "; the import can be repeated, it goes on where it was"
+}
+
+fn source_failed(error: &db::Error, settings: &Settings) -> String {
+    let name = settings.database_name();
+    format!("the older server's database {name} can't be read: {error}; check --from")
+}
+
+fn println(text: &str) -> Result<(), String> {
+    use std::io::Write;
+    let written = std::io::stdout().write_all(text.as_bytes());
+    written.map_err(|error| format!("cannot write: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_bounded_unless_one_file_alone_is_larger() {
+        let file = |size| Candidate {
+            id: FileId::parse("1").expect("an id"),
+            path: PathBuf::new(),
+            size,
+            uploaded: SystemTime::UNIX_EPOCH,
+            expires: SystemTime::UNIX_EPOCH,
+        };
+        let sizes = [BATCH_BYTES / 2, BATCH_BYTES / 2, 1, 3 * BATCH_BYTES, 5];
+        let batches: Vec<Vec<u64>> = batches_of(sizes.map(file).to_vec())
+            .map(|batch| batch.iter().map(|file| file.size).collect())
+            .collect();
+        let half = BATCH_BYTES / 2;
+        assert_eq!(
+            batches,
+            [vec![half, half], vec![1], vec![3 * BATCH_BYTES], vec![5]]
+        );
+    }
+}

@@ -1,0 +1,128 @@
+//! `status`: what the server has, for its operator.
+
+use std::fmt::Write;
+use std::time::SystemTime;
+
+use serde_json::{Value, json};
+
+use crate::config::{Config, Platform};
+use crate::db::{self, Connection, KnownReleases, Totals};
+use crate::http::unix_seconds;
+use crate::quantity;
+use crate::releases::Channel;
+
+/// What is stored, and what is known of Session's versions.
+#[derive(Clone, Debug)]
+pub struct Status {
+    database: String,
+    database_bytes: u64,
+    files: Totals,
+    /// For each platform, in order: its project and what is known of it.
+    versions: Vec<(Platform, String, KnownReleases)>,
+    now: SystemTime,
+}
+
+impl Status {
+    /// Asks the database.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn gather(db: &mut Connection, config: &Config) -> Result<Status, db::Error> {
+        let projects = Platform::ALL.into_iter().zip(&config.versions.projects);
+        let versions = projects.map(|(platform, project)| {
+            let known = db.known_releases(project)?;
+            Ok((platform, project.clone(), known))
+        });
+        Ok(Status {
+            versions: versions.collect::<Result<_, db::Error>>()?,
+            database: config.database.database_name().to_string(),
+            database_bytes: db.database_size()?,
+            files: db.totals()?,
+            now: SystemTime::now(),
+        })
+    }
+
+    /// For people.
+    pub fn describe(&self) -> String {
+        let files = quantity::count(self.files.files, "file");
+        let mut text = format!(
+            "files        {files}, {}\n",
+            quantity::bytes(self.files.bytes)
+        );
+        for (label, time) in [
+            ("oldest", self.files.oldest),
+            ("next expiry", self.files.next_expiry),
+        ] {
+            text += &format!("{label:<12} {}\n", self.describe_time(time));
+        }
+        text += &format!(
+            "database     {}, {}, schema version {}\n",
+            self.database,
+            quantity::bytes(self.database_bytes),
+            db::schema::VERSION
+        );
+        for (platform, _, known) in &self.versions {
+            text += &format!("{:<12} {}\n", platform.as_str(), self.describe_known(known));
+        }
+        text
+    }
+
+    fn describe_time(&self, time: Option<SystemTime>) -> String {
+        let Some(time) = time else {
+            return "none".into();
+        };
+        let mut shown = String::new();
+        // The library knows no times before 1970, and fails for those beyond the year 9999.
+        let in_range = time >= SystemTime::UNIX_EPOCH
+            && write!(shown, "{}", humantime::format_rfc3339_seconds(time)).is_ok();
+        match in_range {
+            true => format!("{shown} ({})", quantity::distance(time, self.now)),
+            false => "never".into(),
+        }
+    }
+
+    fn describe_known(&self, known: &KnownReleases) -> String {
+        let Some(checked) = known.checked else {
+            return "never checked".into();
+        };
+        let mut versions: Vec<String> = Channel::ALL
+            .into_iter()
+            .filter_map(|channel| {
+                let newest = known.newest.iter().find(|n| n.channel == channel)?;
+                Some(format!("{} {}", channel.as_str(), newest.version))
+            })
+            .collect();
+        if versions.is_empty() {
+            versions.push("no release".into());
+        }
+        let checked = quantity::distance(checked, self.now);
+        format!("{}, checked {checked}", versions.join(", "))
+    }
+
+    /// For programs: times are Unix times, seconds; `null` is none.
+    pub fn to_json(&self) -> Value {
+        let time = |time: Option<SystemTime>| time.map(unix_seconds);
+        let mut versions = json!({});
+        for (platform, project, known) in &self.versions {
+            let mut entry = json!({ "project": project, "checked": time(known.checked) });
+            for newest in &known.newest {
+                entry[newest.channel.as_str()] = json!(newest.version);
+            }
+            versions[platform.as_str()] = entry;
+        }
+        json!({
+            "files": {
+                "count": self.files.files,
+                "bytes": self.files.bytes,
+                "oldest": time(self.files.oldest),
+                "next_expiry": time(self.files.next_expiry),
+            },
+            "database": {
+                "name": self.database,
+                "bytes": self.database_bytes,
+                "schema_version": db::schema::VERSION,
+            },
+            "versions": versions,
+        })
+    }
+}

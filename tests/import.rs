@@ -1,0 +1,299 @@
+//! Taking over the files of older servers.
+
+mod common;
+
+use std::path::Path;
+use std::process::Output;
+use std::time::{Duration, SystemTime};
+
+use common::{Database, Server, bytes, config_folder, run};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Makes a file that was modified so long ago.
+fn write(path: &Path, content: &[u8], age: Duration) {
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("writable");
+    std::fs::write(path, content).expect("writable");
+    let file = std::fs::File::options().write(true).open(path);
+    file.expect("there")
+        .set_modified(SystemTime::now() - age)
+        .expect("settable");
+}
+
+fn import(database: &Database, settings: &str, arguments: &[&str]) -> Output {
+    let folder = config_folder(&database.url, settings);
+    run(folder.path(), &[&["import"], arguments].concat())
+}
+
+/// The summary of an import that must succeed.
+fn imported(database: &Database, arguments: &[&str]) -> String {
+    let output = import(database, "", arguments);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+fn content_id(prefix: &str) -> String {
+    format!("{prefix:x<44}")
+}
+
+#[test]
+fn a_directorys_files_live_for_the_expiry_from_their_modification_on() {
+    let (database, older) = (Database::new(), tempfile::tempdir().expect("a folder"));
+    let files = older.path().join("files/main_files");
+    write(&files.join("123"), b"two days old", 2 * DAY);
+    write(&files.join("124"), &bytes(1, 5_000_000), DAY);
+    write(&files.join("125"), b"expired", 22 * DAY);
+    write(&files.join("126"), b"", DAY);
+    write(&files.join("127"), &vec![0; 10_223_617], DAY);
+    write(&files.join("thumbs.db"), b"no id", DAY);
+    write(&files.join("0128"), b"no id either", DAY);
+    std::fs::create_dir(files.join("129")).expect("a folder");
+    std::os::unix::fs::symlink(files.join("123"), files.join("130")).expect("a link");
+    let output = import(&database, "", &["directory", text(older.path())]);
+    assert!(output.status.success(), "{output:?}");
+    let said = errors(&output);
+    for name in ["thumbs.db", "0128", "126", "127", "129", "130"] {
+        assert!(said.contains(&format!("{name:?} was not taken")), "{said}");
+    }
+    let summary = String::from_utf8(output.stdout).expect("UTF-8");
+    assert_eq!(
+        summary,
+        "taken:    2 files, 5.00 MB\nskipped:  1 file: expired already\n\
+         refused:  1 file: empty\nrefused:  1 file: larger than files.max_size\n\
+         refused:  2 files: no decimal id\nrefused:  2 files: no plain file\n"
+    );
+    let server = Server::start(&database);
+    assert_eq!(server.get("/files/123").status, 200);
+    assert_eq!(server.get("/file/124").body, bytes(1, 5_000_000));
+    let info = server.get("/file/123/info");
+    let lifetime = info.number("expires") - info.number("uploaded");
+    assert_eq!(lifetime.round() as u64, 21 * DAY.as_secs());
+    let now = SystemTime::UNIX_EPOCH.elapsed().expect("after 1970");
+    let age = now.as_secs_f64() - info.number("uploaded");
+    assert!((age - 2.0 * DAY.as_secs_f64()).abs() < 60.0, "{age}");
+}
+
+#[test]
+fn nothing_is_overwritten_and_an_import_can_be_repeated() {
+    let (database, older) = (Database::new(), tempfile::tempdir().expect("a folder"));
+    let files = older.path().join("files/main_files");
+    for number in 0..1500 {
+        write(&files.join(number.to_string()), &bytes(number, 100), DAY);
+    }
+    let arguments = ["directory", text(older.path())];
+    assert!(imported(&database, &arguments).starts_with("taken:    1,500 files, 150 kB\n"));
+    // As after an import that was interrupted, and with a file that is there by other means.
+    database.execute("DELETE FROM files WHERE id::bigint % 3 = 0");
+    database.execute("INSERT INTO files (id, data) VALUES ('0', 'newer')");
+    let summary = imported(&database, &arguments);
+    assert_eq!(
+        summary,
+        "taken:    499 files, 49.9 kB\nskipped:  1,001 files: there already\n"
+    );
+    assert!(imported(&database, &arguments).starts_with("taken:    0 files"));
+    let server = Server::start(&database);
+    assert_eq!(server.get("/file/0").body, b"newer");
+    assert_eq!(server.get("/file/999").body, bytes(999, 100));
+}
+
+#[test]
+fn an_import_that_is_killed_goes_on_where_it_was() {
+    let (database, older) = (Database::new(), tempfile::tempdir().expect("a folder"));
+    let files = older.path().join("files/main_files");
+    for number in 0..200 {
+        write(
+            &files.join(number.to_string()),
+            &bytes(number, 300_000),
+            DAY,
+        );
+    }
+    let folder = config_folder(&database.url, "");
+    let mut first = std::process::Command::new(common::BINARY)
+        .args(["import", "directory", text(older.path())])
+        .current_dir(folder.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("the binary runs");
+    common::eventually("some are taken", || {
+        let there = "SELECT count(to_regclass('schema_version'))";
+        database.number(there) == 1 && database.number("SELECT count(*) FROM files") > 10
+    });
+    first.kill().expect("a child");
+    first.wait().expect("a child");
+    imported(&database, &["directory", text(older.path())]);
+    let server = Server::start(&database);
+    for number in 0..200 {
+        let answer = server.get(&format!("/file/{number}"));
+        assert!(
+            answer.body == bytes(number, 300_000),
+            "{number}: {answer:?}"
+        );
+    }
+}
+
+/// The newest Python server's layout, with a row for each case.
+fn older_pools(folder: &Path) -> Database {
+    let older = Database::new();
+    older.execute(
+        "CREATE TABLE storage_pools (id serial PRIMARY KEY, name text NOT NULL, full_at bigint);
+         CREATE TABLE files (id varchar(44) PRIMARY KEY, pool integer REFERENCES storage_pools, \
+             uploaded timestamptz NOT NULL, expiry timestamptz, size bigint);
+         INSERT INTO storage_pools (name) VALUES ('first'), ('second'), ('../outside')",
+    );
+    let row = |id: &str, pool: &str, expiry: &str| {
+        older.execute(&format!(
+            "INSERT INTO files (id, pool, uploaded, expiry) \
+             VALUES ('{id}', {pool}, '2026-11-01 12:34:56.789012Z', {expiry})"
+        ));
+    };
+    let content_id = content_id("Zq-");
+    row("1234567", "1", "now() + '3 days'");
+    row("5", "2", "'infinity'");
+    row(&content_id, "2", "now() + '1 day'");
+    row("71", "1", "now() - interval '1 second'");
+    row("72", "1", "now() + '3 days'");
+    row("73", "3", "now() + '3 days'");
+    row("74", "NULL", "now() + '3 days'");
+    row("75", "1", "NULL");
+    row("abc", "1", "now() + '3 days'");
+    for (path, content) in [
+        ("first/567/1234567", "first"),
+        ("second/005/5", "second"),
+        (&format!("second/Zq/{content_id}"), "third"),
+        ("first/071/71", "expired"),
+        ("outside/073/73", "not in a pool"),
+        ("first/075/75", "for how long?"),
+    ] {
+        write(&folder.join(path), content.as_bytes(), DAY);
+    }
+    older
+}
+
+#[test]
+fn pools_are_taken_over_with_their_ids_and_times() {
+    let (database, pools) = (Database::new(), tempfile::tempdir().expect("a folder"));
+    let older = older_pools(pools.path());
+    let arguments = ["pools", text(pools.path()), "--from", &older.url];
+    let summary = imported(&database, &arguments);
+    assert_eq!(
+        summary,
+        "taken:    3 files, 16 B\nskipped:  1 file: expired already\n\
+         refused:  1 file: known to the database, but not in the folder\n\
+         refused:  1 file: neither a decimal id nor a content id\n\
+         refused:  1 file: of a storage pool that is unknown\n\
+         refused:  1 file: of a storage pool whose name is no folder's\n\
+         refused:  1 file: without a time of upload or expiry\n"
+    );
+    let server = Server::start(&database);
+    assert_eq!(server.get("/file/1234567").body, b"first");
+    assert_eq!(server.get("/file/5").body, b"second");
+    let path = format!("/file/{}", content_id("Zq-"));
+    assert_eq!(server.get(&path).body, b"third");
+    let carried = "SELECT count(*) FROM files WHERE uploaded = '2026-11-01 12:34:56.789012Z' \
+         AND (expiry = 'infinity') = (id = '5')";
+    assert_eq!(database.number(carried), 3);
+}
+
+#[test]
+fn a_databases_files_are_taken_over_as_they_are() {
+    let (database, older) = (Database::new(), Database::new());
+    older.execute(
+        "CREATE TABLE files (id varchar(44) PRIMARY KEY, data bytea NOT NULL, \
+             uploaded timestamptz NOT NULL DEFAULT now(), expiry timestamptz);
+         INSERT INTO files SELECT n::text, convert_to(repeat(n::text, 1000), 'UTF8'), \
+             now() - n * interval '1 second', now() + n * interval '1 minute' \
+             FROM generate_series(1, 1200) n;
+         INSERT INTO files VALUES ('expired', 'x', now(), now()), ('no/id', 'x', now(), 'infinity'), \
+             ('endless', 'x', now(), NULL), ('empty', '', now(), 'infinity')",
+    );
+    // The check of ids came later.
+    let summary = imported(&database, &["database", "--from", &older.url]);
+    assert_eq!(
+        summary,
+        "taken:    1,200 files, 3.69 MB\nskipped:  1 file: expired already\n\
+         refused:  1 file: empty\nrefused:  1 file: no file id\n\
+         refused:  1 file: without bytes, or a time of upload or expiry\n"
+    );
+    let fingerprint = |database: &Database| -> String {
+        let sql = "SELECT md5(string_agg(id || md5(data) || uploaded || expiry, ',' ORDER BY id)) \
+             FROM files WHERE id ~ '^[0-9]+$'";
+        let row = database.client().query_one(sql, &[]).expect("a row");
+        row.get(0)
+    };
+    assert_eq!(fingerprint(&database), fingerprint(&older));
+}
+
+#[test]
+fn mistakes_of_an_import_are_named() {
+    let database = Database::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let nowhere = folder.path().join("nowhere");
+    for (arguments, expected) in [
+        (vec!["directory", text(&nowhere)], "files/main_files"),
+        (
+            vec!["pools", text(&nowhere), "--from", &database.url],
+            "no folder",
+        ),
+        (
+            vec!["pools", text(folder.path()), "--from", &database.url],
+            "no table files with a column pool",
+        ),
+        (
+            vec!["database", "--from", "host=/nowhere dbname=older"],
+            "the older server's database older can't be read",
+        ),
+    ] {
+        let output = import(&database, "", &arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(errors(&output).contains(expected), "{output:?}");
+    }
+    for wrong in [
+        &["import"][..],
+        &["import", "everything"],
+        &["import", "directory"],
+        &["import", "pools", "here"],
+        &["import", "database"],
+        &["import", "database", "--from", "port=x password=secret"],
+        &["import", "directory", "here", "--from", "dbname=x"],
+        &["import", "directory", "here", "there"],
+        &["serve", "--json"],
+    ] {
+        let output = run(folder.path(), wrong);
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}: {output:?}");
+        assert!(!errors(&output).contains("secret"), "{output:?}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_read_fail_the_import_after_all_others_were_taken() {
+    let (database, older) = (Database::new(), tempfile::tempdir().expect("a folder"));
+    let pool = older.path().join("main");
+    write(&pool.join("001/1"), b"a file", DAY);
+    write(&pool.join("002"), b"not the folder that it should be", DAY);
+    let rows = Database::new();
+    rows.execute(
+        "CREATE TABLE storage_pools (id int, name text);
+         CREATE TABLE files (id text PRIMARY KEY, pool int, uploaded timestamptz, expiry timestamptz);
+         INSERT INTO storage_pools VALUES (1, 'main');
+         INSERT INTO files SELECT n::text, 1, now(), 'infinity' FROM generate_series(1, 2) n",
+    );
+    let output = import(
+        &database,
+        "",
+        &["pools", text(older.path()), "--from", &rows.url],
+    );
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("refused:  1 file: could not be read")
+    );
+    assert!(errors(&output).contains("repeat the import"), "{output:?}");
+    assert_eq!(database.number("SELECT count(*) FROM files"), 1);
+}

@@ -1,0 +1,279 @@
+//! The tables of the database: made, upgraded from every older layout, or refused.
+
+mod common;
+
+use std::process::Command;
+
+use common::{Database, Server, config_folder, run};
+
+/// The files of the Python server, in every layout.
+const FILES: &str =
+    "CREATE TABLE files (id varchar(44) PRIMARY KEY CHECK (id ~ '^[a-zA-Z0-9_-]+$'), \
+         data bytea NOT NULL, uploaded timestamptz NOT NULL DEFAULT now(), \
+         expiry timestamptz NOT NULL DEFAULT now() + '30 days');
+     ALTER TABLE files ALTER data SET STORAGE EXTERNAL;
+     CREATE INDEX files_expiry ON files (expiry);
+     INSERT INTO files (id, data) VALUES ('1234567890', 'an old one'), ('forever', 'x');
+     UPDATE files SET expiry = 'infinity' WHERE id = 'forever';
+     INSERT INTO files (id, data) SELECT n::text, decode(md5(n::text), 'hex') \
+         FROM generate_series(1, 5000) n;";
+
+const LAYOUT_2021: &str = "CREATE TABLE release_versions (project text PRIMARY KEY, \
+         version text NOT NULL, updated timestamptz NOT NULL DEFAULT now());
+     INSERT INTO release_versions VALUES ('session-foundation/session-ios', '1.11.0');";
+
+const LAYOUT_2024: &str = "CREATE TABLE projects (id serial PRIMARY KEY, name text NOT NULL UNIQUE, \
+         updated timestamptz);
+     CREATE TABLE releases (id serial PRIMARY KEY, project integer NOT NULL REFERENCES projects, \
+         prerelease boolean NOT NULL, version_code integer[] NOT NULL, url text, name text, notes text);
+     CREATE TABLE release_assets (release integer REFERENCES releases, name text, url text);
+     CREATE VIEW versions AS SELECT projects.name AS project, prerelease, \
+         array_to_string(version_code, '.') AS version FROM releases \
+         JOIN projects ON projects.id = project;
+     CREATE VIEW release_versions AS SELECT * FROM versions WHERE NOT prerelease;
+     CREATE VIEW prerelease_versions AS SELECT * FROM versions WHERE prerelease;
+     CREATE TABLE account_version_checks (blinded_id text, platform text, \
+         \"timestamp\" timestamptz NOT NULL DEFAULT now());
+     INSERT INTO projects (name) VALUES ('session-foundation/session-ios');
+     INSERT INTO releases (project, prerelease, version_code) VALUES (1, false, '{2,9,0}');
+     INSERT INTO account_version_checks VALUES ('07aa', 'ios', now() - interval '5 days'), \
+         ('07aa', 'ios', now() - interval '2 days'), ('07bb', 'android', now() - interval '1 day'), \
+         ('07cc', 'ios', now() - interval '100 days');
+     CREATE TABLE session_token_stats (maximum_supply bigint, sent_per_node int, \
+         staking_reward_pool int);
+     CREATE TABLE session_token_history (current_value numeric(20,6), circulating_supply int, \
+         total_nodes int, updated timestamptz);
+     INSERT INTO session_token_stats VALUES (240000000, 25000, 40000000);
+     INSERT INTO session_token_history VALUES (0.123456, 80000000, 1500, now());";
+
+fn init_db(database: &Database) -> String {
+    let folder = config_folder(&database.url, "");
+    let output = run(folder.path(), &["init-db"]);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// What must be the same before and after.
+fn fingerprint_of_files(database: &Database) -> String {
+    let sql = "SELECT count(*) || md5(string_agg(files::text || xmin, ',' ORDER BY id)) FROM files";
+    let row = database.client().query_one(sql, &[]).expect("a row");
+    row.get(0)
+}
+
+/// Takes a layout over twice, and serves its files.
+fn take_over(layout: &str) -> (Database, Server, String) {
+    let database = Database::new();
+    database.execute(FILES);
+    database.execute(layout);
+    let before = fingerprint_of_files(&database);
+    let log = Server::try_with(&database.url, "").err().expect("refused");
+    assert!(
+        log.contains("an older server's") && log.contains("run session-file-server init-db"),
+        "{log}"
+    );
+    let said = init_db(&database);
+    assert_eq!(init_db(&database), said, "safe to repeat");
+    assert_eq!(fingerprint_of_files(&database), before, "untouched");
+    let server = Server::start(&database);
+    assert_eq!(server.get("/file/1234567890").body, b"an old one");
+    assert_eq!(
+        server.get("/files/1234567890").json()["result"],
+        "YW4gb2xkIG9uZQ=="
+    );
+    let forever = server.get("/file/forever");
+    assert_eq!(
+        forever.header("Expires"),
+        Some("Fri, 31 Dec 9999 23:59:59 GMT")
+    );
+    server.upload(b"a new one");
+    (database, server, said)
+}
+
+#[test]
+fn a_database_with_nothing_but_files_is_taken_over() {
+    let (_, _, said) = take_over("");
+    assert!(!said.contains("DROP"), "{said}");
+}
+
+#[test]
+fn the_layout_of_2021_is_taken_over_and_kept() {
+    let (database, _, said) = take_over(LAYOUT_2021);
+    assert!(
+        said.contains("\n  DROP TABLE release_versions;\n"),
+        "{said}"
+    );
+    assert_eq!(database.number("SELECT count(*) FROM release_versions"), 1);
+}
+
+#[test]
+fn the_layout_of_2024_is_taken_over_with_the_tokens_numbers() {
+    let (database, server, said) = take_over(LAYOUT_2024);
+    let info = &server.get("/token_info").json()["info"];
+    assert_eq!(info["maximum_supply"], 240_000_000);
+    assert_eq!(info["history"][0]["current_value"], "0.123456");
+    assert_eq!(info["history"][0]["total_nodes"], 1500);
+    // What is told to be removed can be removed, and the server goes on.
+    let statement = said.lines().find(|line| line.contains("DROP VIEW"));
+    database.execute(statement.unwrap_or_else(|| panic!("no statement in {said}")));
+    assert_eq!(server.get("/file/1234567890").status, 200);
+    assert!(!init_db(&database).contains("DROP"));
+}
+
+#[test]
+fn version_checks_of_the_last_90_days_are_copied_once_for_each_signer() {
+    let (database, ..) = take_over(LAYOUT_2024);
+    assert_eq!(database.number("SELECT count(*) FROM version_checks"), 2);
+    let latest = "SELECT count(*) FROM version_checks WHERE blinded_id = '07aa' \
+         AND platform = 'ios' AND channel = 'stable' \
+         AND checked BETWEEN now() - interval '49 hours' AND now() - interval '47 hours'";
+    assert_eq!(database.number(latest), 1);
+}
+
+#[test]
+fn version_checks_that_were_kept_as_seconds_are_copied_too() {
+    let database = Database::new();
+    database.execute(FILES);
+    database.execute(
+        "CREATE TABLE account_version_checks (blinded_id bytea, platform varchar, \"timestamp\" float8);
+         INSERT INTO account_version_checks VALUES ('\\x07ab', 'ios', extract(epoch FROM now()) - 60)",
+    );
+    init_db(&database);
+    let copied = "SELECT count(*) FROM version_checks WHERE blinded_id = '07ab' \
+         AND checked BETWEEN now() - interval '3 minutes' AND now()";
+    assert_eq!(database.number(copied), 1);
+}
+
+#[test]
+fn a_newer_schema_is_refused_and_left_alone() {
+    let database = Database::new();
+    init_db(&database);
+    database.execute("UPDATE schema_version SET version = 99");
+    let log = Server::try_with(&database.url, "").err().expect("refused");
+    assert!(
+        log.contains("version 99") && !log.contains("init-db"),
+        "{log}"
+    );
+    let folder = config_folder(&database.url, "");
+    let output = run(folder.path(), &["init-db"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        database.number("SELECT version::int8 FROM schema_version"),
+        99
+    );
+}
+
+#[test]
+fn a_schema_without_a_version_is_upgraded_by_init_db() {
+    let database = Database::new();
+    init_db(&database);
+    database.execute("DROP TABLE schema_version");
+    let log = Server::try_with(&database.url, "").err().expect("refused");
+    assert!(log.contains("init-db"), "{log}");
+    init_db(&database);
+    assert_eq!(
+        database.number("SELECT version::int8 FROM schema_version"),
+        1
+    );
+    Server::start(&database);
+}
+
+#[test]
+fn tables_of_another_user_are_named_with_the_way_to_take_them_over() {
+    let database = Database::new();
+    database.execute(FILES);
+    let user = format!("newcomer_{}", database.name);
+    database.execute(&format!("CREATE ROLE {user} LOGIN"));
+    let folder = config_folder(
+        &database.url.replace("user=tester", &format!("user={user}")),
+        "",
+    );
+    let output = run(folder.path(), &["init-db"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(said.contains("REASSIGN OWNED BY"), "{said}");
+    database.execute(&format!(
+        "ALTER DATABASE {} OWNER TO {user}; ALTER TABLE files OWNER TO {user}; \
+         ALTER SCHEMA public OWNER TO {user}",
+        database.name
+    ));
+    assert!(run(folder.path(), &["init-db"]).status.success());
+}
+
+#[test]
+fn the_database_of_storage_pools_is_refused_and_import_is_named() {
+    let database = Database::new();
+    database.execute(
+        "CREATE TABLE storage_pools (id serial PRIMARY KEY, name text);
+         CREATE TABLE files (id varchar(44) PRIMARY KEY, pool integer REFERENCES storage_pools, \
+             uploaded timestamptz, expiry timestamptz)",
+    );
+    let log = Server::try_with(&database.url, "").err().expect("refused");
+    assert!(log.contains("session-file-server import pools"), "{log}");
+}
+
+#[test]
+fn init_db_and_psql_load_the_same_schema_and_repeat() {
+    let (by_us, by_psql) = (Database::new(), Database::new());
+    for _ in 0..2 {
+        init_db(&by_us);
+        let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/schema.pgsql");
+        let psql = Command::new("psql")
+            .args([
+                "-q",
+                "-1",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-f",
+                schema,
+                &by_psql.url,
+            ])
+            .output()
+            .expect("psql");
+        assert!(psql.status.success(), "{psql:?}");
+    }
+    let describe = |database: &Database| {
+        let output = Command::new(common::tool("pg_dump"))
+            .args([
+                "--schema-only",
+                "--no-owner",
+                "--restrict-key=none",
+                &database.url,
+            ])
+            .output()
+            .expect("pg_dump");
+        let output = match output.status.success() {
+            true => output,
+            // Older ones know no --restrict-key.
+            false => Command::new(common::tool("pg_dump"))
+                .args(["--schema-only", "--no-owner", &database.url])
+                .output()
+                .expect("pg_dump"),
+        };
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let schema = describe(&by_us);
+    assert_eq!(schema, describe(&by_psql));
+    for line in [
+        "id character varying(44) NOT NULL",
+        "data bytea NOT NULL",
+        "uploaded timestamp with time zone DEFAULT now() NOT NULL",
+        "expiry timestamp with time zone DEFAULT (now() + '30 days'::interval) NOT NULL",
+        "~ '^[a-zA-Z0-9_-]+$'::text",
+        "ALTER COLUMN data SET STORAGE EXTERNAL",
+        "USING btree (expiry)",
+    ] {
+        assert!(schema.contains(line), "{line} is not in {schema}");
+    }
+}
+
+#[test]
+fn another_programs_table_is_refused_and_left_alone() {
+    let database = Database::new();
+    database.execute("CREATE TABLE files (id bigint PRIMARY KEY, name text)");
+    let log = Server::try_with(&database.url, "").err().expect("refused");
+    assert!(
+        log.contains("no column id of type character varying"),
+        "{log}"
+    );
+    assert_eq!(database.number("SELECT count(*) FROM files"), 0);
+}

@@ -1,0 +1,82 @@
+//! `status`: what an operator is told.
+
+mod common;
+
+use common::{Database, Server, config_folder, run};
+use serde_json::{Value, json};
+
+fn status(database: &Database, arguments: &[&str]) -> String {
+    let folder = config_folder(&database.url, "");
+    let output = run(folder.path(), &[&["status"], arguments].concat());
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn files_database_and_versions_are_told_to_people_and_programs() {
+    let database = Database::new();
+    let server = Server::start(&database);
+    server.upload(b"a file");
+    server.post_with("/file", &[("X-FS-TTL", "3600")], b"another");
+    database.execute(
+        "UPDATE files SET uploaded = now() - interval '50 hours' WHERE data = 'another';
+         INSERT INTO github_projects (project, checked) \
+             VALUES ('session-foundation/session-ios', now() - interval '10 minutes');
+         INSERT INTO github_releases (project, channel, version) VALUES \
+             ('session-foundation/session-ios', 'prerelease', '2.0.0-beta.1'), \
+             ('session-foundation/session-ios', 'stable', '1.9.0')",
+    );
+    let shown = status(&database, &[]);
+    let name = &database.name;
+    for line in [
+        "files        2 files, 13 B\n",
+        "(2 days ago)\n",
+        "(in 59 minutes)\n",
+        &format!("database     {name}, "),
+        ", schema version 1\n",
+        "desktop      never checked\n",
+        "ios          stable 1.9.0, prerelease 2.0.0-beta.1, checked 10 minutes ago\n",
+    ] {
+        assert!(shown.contains(line), "{line:?} is not in {shown}");
+    }
+    let found: Value = serde_json::from_str(&status(&database, &["--json"])).expect("JSON");
+    assert_eq!(found["files"]["count"], 2);
+    assert_eq!(found["files"]["bytes"], 13);
+    assert_eq!(found["database"]["name"], json!(name));
+    assert_eq!(found["database"]["schema_version"], 1);
+    assert!(found["database"]["bytes"].as_u64() > Some(1_000_000));
+    let times = ["oldest", "next_expiry"].map(|key| found["files"][key].as_f64().expect("a time"));
+    let apart = times[1] - times[0];
+    assert!((apart - 51.0 * 3600.0).abs() < 60.0, "{apart}");
+    let ios = &found["versions"]["ios"];
+    assert_eq!(ios["stable"], "1.9.0");
+    assert_eq!(ios["prerelease"], "2.0.0-beta.1");
+    assert!(ios["checked"].is_f64() && ios.get("alpha").is_none());
+    assert_eq!(found["versions"]["android"]["checked"], Value::Null);
+}
+
+#[test]
+fn an_empty_table_and_files_that_never_expire_have_no_next_expiry() {
+    let database = Database::new();
+    let server = Server::start(&database);
+    let shown = status(&database, &[]);
+    assert!(
+        shown.contains("oldest       none\nnext expiry  none\n"),
+        "{shown}"
+    );
+    server.upload(b"a file");
+    database.execute("UPDATE files SET expiry = 'infinity'");
+    let shown = status(&database, &[]);
+    assert!(shown.contains("next expiry  never\n"), "{shown}");
+}
+
+#[test]
+fn a_database_without_tables_is_left_empty() {
+    let database = Database::new();
+    let folder = config_folder(&database.url, "");
+    let output = run(folder.path(), &["status"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("init-db"));
+    let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
+    assert_eq!(database.number(tables), 0);
+}
