@@ -41,6 +41,7 @@ pub fn upload(request: &Request, context: &mut Context) -> Response {
     };
     match stored {
         Ok(Some((id, info))) => {
+            context.statistics.stored();
             let mut answer = json!({ "id": id.as_str() });
             add_info(&mut answer, &info);
             Response::json(200, &answer)
@@ -112,6 +113,7 @@ pub fn deprecated_upload(request: &Request, context: &mut Context) -> Response {
     }
     match store_at_random_id(&data, settings.expiry, context) {
         Ok(Some((id, _))) => {
+            context.statistics.stored();
             // Random ids are decimal numbers of 53 bits.
             let id: Value = id.as_str().parse::<u64>().map_or(Value::Null, Value::from);
             Response::json(200, &json!({ "status_code": 200, "result": id, "id": id }))

@@ -25,6 +25,8 @@ pub mod releases;
 pub mod routes;
 pub mod serve;
 pub mod server;
+pub mod statistics;
 pub mod status;
+pub mod systemd;
 pub mod token_info;
 pub mod versions;

@@ -293,6 +293,8 @@ fn start_logging(config: &Config) {
         // The libraries' own lines are of interest to nobody but a developer.
         Err(_) => builder
             .filter_level(log::LevelFilter::Error)
+            // What it calls an error is its way to stop, or is reported by the server.
+            .filter_module("tiny_http", log::LevelFilter::Off)
             .filter_module("session_file_server", config.log_level),
     };
     builder

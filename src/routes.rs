@@ -6,6 +6,7 @@ use crate::file_id::FileId;
 use crate::http::{Body, BodyRule, Incoming, Method, Request, Response, path_of};
 use crate::keys::Keys;
 use crate::onion::cipher::FreshNonce;
+use crate::statistics::Statistics;
 use crate::{files, health, onion, token_info, versions};
 
 /// What a handler answers a request with.
@@ -23,6 +24,8 @@ pub struct Context<'a> {
     pub keys: &'a Keys,
     /// What was read of Session's releases lately.
     pub versions: &'a versions::Cache,
+    /// What is counted for the operator.
+    pub statistics: &'a Statistics,
 }
 
 struct Route {

@@ -16,10 +16,15 @@ use crate::keys::Keys;
 use crate::maintenance;
 use crate::routes::{self, Context};
 use crate::server::{self, Listener, Service, Stop};
-use crate::versions;
+use crate::statistics::Statistics;
+use crate::{systemd, versions};
 
 /// How often a database that was away at the start is looked for.
 const SCHEMA_RETRY: Duration = Duration::from_secs(1);
+
+/// How often the server sees whether requests come in, unless systemd wants to know it
+/// more often.
+const SELF_CHECK: Duration = Duration::from_secs(5);
 
 /// The pause after a panic in the timer thread.
 const TIMER_RESTART: Duration = Duration::from_secs(10);
@@ -30,9 +35,9 @@ const TIMER_RESTART: Duration = Duration::from_secs(10);
 /// A sentence for the operator.
 pub fn serve(config: Config) -> Result<(), String> {
     let config = Arc::new(config);
+    let listener = Listener::open(&config)?;
     let stop = Stop::default();
     stop_on_signals(&stop).map_err(|error| format!("cannot wait for signals: {error}"))?;
-    let listener = Listener::bind(&config)?;
     let keys = Keys::load_or_create(&config.keys)?;
     for line in keys.public_keys() {
         log::info!("{line}");
@@ -62,7 +67,9 @@ pub fn serve(config: Config) -> Result<(), String> {
         listener.address(),
         config.workers
     );
-    let outcome = server::run(listener, config.workers, Arc::new(app), &stop);
+    systemd::ready();
+    let pause = systemd::watchdog().map_or(SELF_CHECK, |patience| SELF_CHECK.min(patience / 3));
+    let outcome = server::run(listener, config.workers, pause, Arc::new(app), &stop);
     outcome.map_err(|error| format!("no more requests can be accepted: {error}"))?;
     log::info!("stopped");
     match unusable.load(Ordering::SeqCst) {
@@ -93,6 +100,7 @@ struct App {
     probe: db::Probe,
     keys: Keys,
     versions: Arc<versions::Cache>,
+    statistics: Statistics,
 }
 
 impl App {
@@ -101,6 +109,7 @@ impl App {
             config: config.clone(),
             keys,
             versions: Arc::default(),
+            statistics: Statistics::default(),
             database: database.clone(),
             probe: db::Probe::start(database)?,
         })
@@ -122,15 +131,24 @@ impl Service for App {
         db.give_memory_back();
     }
 
+    fn alive(&self) {
+        systemd::alive(&self.statistics.describe());
+    }
+
     fn answer(&self, incoming: Incoming, db: &mut db::Connection) -> Response {
+        let bytes_up = incoming.body.len();
         let mut context = Context {
             config: &self.config,
             db,
             probe: &self.probe,
             keys: &self.keys,
             versions: &self.versions,
+            statistics: &self.statistics,
         };
-        routes::answer(incoming, &mut context)
+        let response = routes::answer(incoming, &mut context);
+        let bytes_down = response.body.as_slice().len();
+        self.statistics.answered(bytes_up, bytes_down);
+        response
     }
 }
 
@@ -217,6 +235,7 @@ fn stop_on_signals(stop: &Stop) -> std::io::Result<()> {
                     "SIGINT"
                 };
                 log::info!("{name}: finishing what is in flight");
+                systemd::stopping();
                 stop.request();
             }
         })?;

@@ -320,6 +320,8 @@ impl Service for Panicking {
 
     fn idle(&self, _: &mut usize) {}
 
+    fn alive(&self) {}
+
     fn answer(&self, incoming: Incoming, answered: &mut usize) -> Response {
         *answered += 1;
         assert!(incoming.target != "/panic", "on purpose");
@@ -333,12 +335,13 @@ fn a_panic_is_a_500_for_its_request_and_the_worker_goes_on() {
         listen: Listen::Tcp("127.0.0.1:0".into()),
         ..Config::default()
     };
-    let listener = Listener::bind(&config).expect("a free port");
+    let listener = Listener::open(&config).expect("a free port");
     let address = listener.address().to_string();
     let stop = Stop::default();
     let running = {
         let stop = stop.clone();
-        std::thread::spawn(move || server::run(listener, 1, Arc::new(Panicking), &stop))
+        let hour = Duration::from_secs(3600);
+        std::thread::spawn(move || server::run(listener, 1, hour, Arc::new(Panicking), &stop))
     };
     let mut connection = Connection::open(&address);
     let mut get = |path| connection.request("GET", path, &[], b"");

@@ -5,12 +5,13 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use listenfd::ListenFd;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::nudge::Address;
+use super::address::{Address, Stream};
 use crate::config::{Config, Listen};
 
 /// Connections that the kernel holds until they are accepted; it cuts this to its own
@@ -21,38 +22,106 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A socket that clients can connect to already.
 pub struct Listener {
-    socket: tiny_http::Listener,
+    socket: Socket,
     address: Address,
+    /// The file of a Unix socket that we have made, and must remove.
+    file: Option<PathBuf>,
 }
 
 impl Listener {
-    /// Listens where the operator wants it.
+    /// Listens where the operator wants it, or on the socket that was passed in by systemd.
+    /// To be called before any thread is started: it takes variables out of the environment.
     ///
     /// # Errors
     /// A sentence for the operator.
-    pub fn bind(config: &Config) -> Result<Listener, String> {
-        match &config.listen {
-            Listen::Tcp(address) => bind_tcp(address),
-            Listen::Unix(path) => bind_unix(path, config.socket_mode),
+    pub fn open(config: &Config) -> Result<Listener, String> {
+        let mut passed_in = ListenFd::from_env();
+        match (passed_in.len(), &config.listen) {
+            (0, Listen::Tcp(address)) => bind_tcp(address),
+            (0, Listen::Unix(path)) => bind_unix(path, config.socket_mode),
+            (1, _) => take(&mut passed_in),
+            (count, _) => Err(format!(
+                "{count} sockets were passed in, and one is all that the server can use; leave \
+                 one ListenStream= in session-file-server.socket"
+            )),
         }
     }
 
     /// Where it listens, with the port that the system chose if it was to choose one.
-    pub fn address(&self) -> String {
-        match &self.address {
-            Address::Tcp(address) => address.to_string(),
-            Address::Unix(path) => format!("unix:{}", path.display()),
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// Accepts connections from now on, until the second of the two is closed.
+    pub(super) fn into_tiny_http(self) -> io::Result<(tiny_http::Server, Closer)> {
+        let closer = Closer {
+            socket: self.socket.try_clone()?,
+            address: self.address,
+            file: self.file,
+        };
+        let listener: tiny_http::Listener = match closer.address {
+            Address::Tcp(_) => TcpListener::from(self.socket).into(),
+            Address::Unix(_) => UnixListener::from(self.socket).into(),
+        };
+        let server = tiny_http::Server::from_listener(listener, None);
+        Ok((server.map_err(io::Error::other)?, closer))
+    }
+}
+
+/// Ends tiny_http's accepting.
+pub struct Closer {
+    socket: Socket,
+    address: Address,
+    file: Option<PathBuf>,
+}
+
+impl Closer {
+    /// Accepts what is waiting and nothing more. If the socket was passed in, those who
+    /// connect then wait for the next server; else there is nobody to connect to.
+    ///
+    /// tiny_http's own way to stop is to drop its server, which removes a Unix socket's
+    /// file, even systemd's. But it also stops when accepting fails: as it does on a socket
+    /// that doesn't wait while nobody connects.
+    pub fn close(self) -> io::Result<()> {
+        self.socket.set_nonblocking(true)?;
+        // Wakes it; from then on it doesn't wait.
+        self.address.connect().and_then(Stream::hang_up)?;
+        self.file.as_ref().map_or(Ok(()), fs::remove_file)
+    }
+}
+
+/// Takes the socket that was passed in.
+fn take(passed_in: &mut ListenFd) -> Result<Listener, String> {
+    let no_stream = |error| {
+        format!("the socket that was passed in is of no use: {error}; it must be a ListenStream=")
+    };
+    let (socket, address) = match passed_in.take_unix_listener(0) {
+        Ok(Some(listener)) => {
+            let address = listener.local_addr().map(Address::Unix);
+            (Socket::from(listener), address)
         }
-    }
-
-    /// Where to connect to it.
-    pub(super) fn own_address(&self) -> Address {
-        self.address.clone()
-    }
-
-    pub(super) fn into_tiny_http(self) -> io::Result<tiny_http::Server> {
-        tiny_http::Server::from_listener(self.socket, None).map_err(io::Error::other)
-    }
+        Ok(None) => return Err(no_stream(io::Error::other("it is gone"))),
+        Err(_) => match passed_in.take_tcp_listener(0).map_err(no_stream)? {
+            Some(listener) => {
+                let address = listener.local_addr().map(Address::Tcp);
+                (Socket::from(listener), address)
+            }
+            None => return Err(no_stream(io::Error::other("it is gone"))),
+        },
+    };
+    let address = address.map_err(no_stream)?;
+    // As the server before us has left it, it may not wait.
+    let ready = socket.set_nonblocking(false).and_then(|()| match address {
+        Address::Tcp(_) => set_tcp_options(&socket),
+        Address::Unix(_) => socket.set_write_timeout(Some(SEND_TIMEOUT)),
+    });
+    ready.map_err(no_stream)?;
+    log::info!("the socket was passed in: listen in the configuration is not used");
+    Ok(Listener {
+        socket,
+        address,
+        file: None,
+    })
 }
 
 fn bind_tcp(address: &str) -> Result<Listener, String> {
@@ -75,6 +144,7 @@ fn bind_tcp(address: &str) -> Result<Listener, String> {
                 return Ok(Listener {
                     socket: listener.into(),
                     address,
+                    file: None,
                 });
             }
             Err(error) => last = error,
@@ -83,19 +153,23 @@ fn bind_tcp(address: &str) -> Result<Listener, String> {
     Err(refused(last))
 }
 
-/// Options on the listening socket reach every accepted one (`man 7 tcp`, seen to hold).
 fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // A restart need not wait for the last connections' remains.
     socket.set_reuse_address(true)?;
+    set_tcp_options(&socket)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Options on the listening socket reach every accepted one (`man 7 tcp`, seen to hold).
+fn set_tcp_options(socket: &Socket) -> io::Result<()> {
     // tiny_http writes head and body apart; with Nagle's algorithm each answer would wait
     // for an acknowledgement.
     socket.set_nodelay(true)?;
     socket.set_keepalive(true)?;
-    socket.set_write_timeout(Some(SEND_TIMEOUT))?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    socket.set_write_timeout(Some(SEND_TIMEOUT))
 }
 
 fn bind_unix(path: &Path, mode: u32) -> Result<Listener, String> {
@@ -112,12 +186,14 @@ fn bind_unix(path: &Path, mode: u32) -> Result<Listener, String> {
         ),
         _ => format!("cannot listen on {shown}: {error}; check listen"),
     })?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+    let address = fs::set_permissions(path, fs::Permissions::from_mode(mode))
         .and_then(|()| SockRef::from(&listener).set_write_timeout(Some(SEND_TIMEOUT)))
+        .and_then(|()| listener.local_addr())
         .map_err(|error| format!("cannot set up {shown}: {error}"))?;
     Ok(Listener {
         socket: listener.into(),
-        address: Address::Unix(path.to_path_buf()),
+        address: Address::Unix(address),
+        file: Some(path.to_path_buf()),
     })
 }
 

@@ -6,25 +6,31 @@
 //! small answers itself; large ones go to an elastic set of sending threads ([`send`]). So
 //! a worker waits for the database and for nothing else.
 
+mod address;
 mod elastic;
 mod framing;
 mod listener;
 mod nudge;
 mod receive;
+mod selfcheck;
 mod send;
 mod stop;
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::http::{BodyRule, Incoming, Method, Response};
+use address::Address;
 use elastic::{Budget, Elastic, Reservation};
 use framing::BodyLength;
+use listener::Closer;
+use nudge::Reserve;
 
 pub use listener::Listener;
 pub use stop::Stop;
@@ -47,6 +53,11 @@ const BYTES_IN_FLIGHT: usize = 96 * 1024 * 1024;
 const SEND_PATIENCE: Duration = Duration::from_secs(2);
 /// How long requests in flight may take to end when the server stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// With no request in flight and none coming in for so long, the server has stopped:
+/// connections were accepted to the last moment, and their heads are on their way.
+const QUIET: Duration = Duration::from_millis(200);
+/// How often it is looked whether that is so.
+const STOP_TICK: Duration = Duration::from_millis(20);
 /// How long the workers may take to close their connections then.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -64,39 +75,54 @@ pub trait Service: Send + Sync + 'static {
     /// Called when a worker has had nothing to do for a while.
     fn idle(&self, worker: &mut Self::Worker);
 
+    /// Called when it was seen that requests come in, every `pause` of [`run`].
+    fn alive(&self);
+
     /// Answers a request. A panic is a 500 for this request and nothing more.
     fn answer(&self, incoming: Incoming, worker: &mut Self::Worker) -> Response;
 }
 
-/// Serves until `stop` is requested; then takes no more requests, finishes those in
-/// flight, 30 seconds at most, and returns.
+/// Serves until `stop` is requested; then accepts no more connections, finishes what is in
+/// flight, 30 seconds at most, and returns. Every `pause` it sees whether requests still
+/// come in.
 ///
 /// # Errors
 /// When threads can't be started, or when nothing can be accepted any more.
 pub fn run<S: Service>(
     listener: Listener,
     workers: usize,
+    pause: Duration,
     service: Arc<S>,
     stop: &Stop,
 ) -> io::Result<()> {
-    let address = listener.own_address();
-    let http = Arc::new(listener.into_tiny_http()?);
+    let address = listener.address().clone();
+    let (http, closer) = listener.into_tiny_http()?;
+    // Never dropped: that would remove a Unix socket's file, be it ours or not.
+    let http = Arc::new(ManuallyDrop::new(http));
     let (jobs, queue) = mpsc::sync_channel(workers * QUEUE_PER_WORKER);
-    let door = Arc::new(Door {
-        jobs,
-        receivers: Elastic::new("receive", MAX_RECEIVERS),
-        senders: Elastic::new("send", MAX_SENDERS),
-        lingerers: Elastic::new("linger", MAX_LINGERERS),
-        received: Budget::new(BYTES_IN_FLIGHT),
-        sent: Budget::new(BYTES_IN_FLIGHT),
-        waiting: AtomicUsize::new(0),
-        may_wait: workers / 2,
-        in_flight: Arc::default(),
-    });
-    let mut pool = start_workers(workers, &door, queue, &service)?;
+    let target = selfcheck::Target::new()?;
+    let door = Arc::new(Door::new(jobs, workers, target.clone()));
+    let pool = start_workers(workers, &door, queue, &service)?;
 
     let requests = Arc::new(AtomicUsize::new(0));
-    nudge::start(address, requests.clone(), stop.clone())?;
+    nudge::start(address.clone(), requests.clone(), stop.clone())?;
+    let dead = Arc::new(AtomicBool::new(false));
+    let (alive, found_dead, stopped) = (service.clone(), dead.clone(), stop.clone());
+    selfcheck::start(
+        address.clone(),
+        target,
+        pause,
+        stop.clone(),
+        move || alive.alive(),
+        move || {
+            log::error!("the server doesn't answer itself any more; it ends");
+            found_dead.store(true, Ordering::SeqCst);
+            stopped.request();
+            // It may be the accept loop itself that hangs.
+            thread::sleep(STOP_PATIENCE + LEAVE_PATIENCE);
+            std::process::exit(1);
+        },
+    )?;
     let unblocked = http.clone();
     stop.on_request(move || unblocked.unblock())?;
     let outcome = loop {
@@ -109,24 +135,49 @@ pub fn run<S: Service>(
             Err(error) => break Err(error),
         }
     };
-    while let Ok(Some(request)) = http.try_recv() {
-        Door::admit(&door, request, &*service);
+    finish(&http, closer, &address, door, &*service, &pool);
+    match dead.load(Ordering::SeqCst) {
+        true => Err(io::Error::other("the server doesn't answer itself")),
+        false => outcome,
     }
-    // Dropping it connects to the listening socket to end the accepting thread, and
-    // removes a Unix socket's file; it must not hold up those in flight.
-    pool.push(thread::Builder::new().spawn(move || drop(http))?);
+}
 
-    if door.wait_until_idle(STOP_PATIENCE) {
-        // The workers take leave of the database, if it lets them.
-        drop(door);
-        let deadline = Instant::now() + LEAVE_PATIENCE;
-        while !pool.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(5));
-        }
-    } else {
-        log::warn!("stopping although some requests are still in flight");
+/// Finishes what is in flight, and what was accepted to the last moment.
+fn finish<S: Service>(
+    http: &tiny_http::Server,
+    closer: Closer,
+    address: &Address,
+    door: Arc<Door>,
+    service: &S,
+    pool: &[JoinHandle<()>],
+) {
+    door.stopping.store(true, Ordering::SeqCst);
+    let mut reserve = Reserve::open(address);
+    if let Err(error) = closer.close() {
+        log::debug!("accepting was not ended: {error}");
     }
-    outcome
+    let deadline = Instant::now() + STOP_PATIENCE;
+    let mut last = Instant::now();
+    let mut in_flight = true;
+    while in_flight || last.elapsed() < QUIET || !reserve.is_empty() {
+        if Instant::now() >= deadline {
+            return log::warn!("stopping although some requests are still in flight");
+        }
+        // An error is tiny_http's word that it accepts no more, as it shall.
+        if let Ok(Some(request)) = http.recv_timeout(STOP_TICK) {
+            Door::admit(&door, request, service);
+            last = Instant::now();
+        } else {
+            reserve.release();
+        }
+        in_flight = door.in_flight.load(Ordering::SeqCst) > 0;
+    }
+    // The workers take leave of the database, if it lets them.
+    drop(door);
+    let deadline = Instant::now() + LEAVE_PATIENCE;
+    while !pool.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// What the accept loop, the workers and the elastic threads share.
@@ -141,6 +192,10 @@ struct Door {
     waiting: AtomicUsize,
     may_wait: usize,
     in_flight: Arc<AtomicUsize>,
+    /// Whether clients are told to open no further request on their connection.
+    stopping: AtomicBool,
+    /// What we ask ourselves for.
+    self_check: selfcheck::Target,
 }
 
 /// A complete request on its way to a worker.
@@ -173,8 +228,27 @@ impl Drop for InFlight {
 }
 
 impl Door {
+    fn new(jobs: SyncSender<Job>, workers: usize, self_check: selfcheck::Target) -> Door {
+        Door {
+            jobs,
+            receivers: Elastic::new("receive", MAX_RECEIVERS),
+            senders: Elastic::new("send", MAX_SENDERS),
+            lingerers: Elastic::new("linger", MAX_LINGERERS),
+            received: Budget::new(BYTES_IN_FLIGHT),
+            sent: Budget::new(BYTES_IN_FLIGHT),
+            waiting: AtomicUsize::new(0),
+            may_wait: workers / 2,
+            in_flight: Arc::default(),
+            stopping: AtomicBool::new(false),
+            self_check,
+        }
+    }
+
     /// Takes a request whose head was read: never waits for a client.
     fn admit<S: Service>(door: &Arc<Door>, request: tiny_http::Request, service: &S) {
+        if door.self_check.is(request.url()) {
+            return send::response(request, &Response::text(200, "alive"), true);
+        }
         let mut exchange = Exchange {
             request,
             in_flight: InFlight::new(&door.in_flight),
@@ -232,11 +306,11 @@ impl Door {
     fn send(&self, exchange: Exchange, response: Response) {
         let size = response.body.as_slice().len();
         if size <= send::SMALL || exchange.request.method() == &tiny_http::Method::Head {
-            return send::response(exchange.request, &response);
+            return self.respond(exchange.request, &response);
         }
         match self.reserve_for_sending(size) {
             Some(reserved) => self.hand_over(exchange, response, Some(reserved)),
-            None => send::response(exchange.request, &Response::unavailable()),
+            None => self.respond(exchange.request, &Response::unavailable()),
         }
     }
 
@@ -258,12 +332,13 @@ impl Door {
 
     /// Sends an answer from a sending thread.
     fn hand_over(&self, exchange: Exchange, response: Response, reserved: Option<Reservation>) {
+        let stopping = self.stopping.load(Ordering::SeqCst);
         let task = move |exchange: Exchange| {
-            send::response(exchange.request, &response);
+            send::response(exchange.request, &response, stopping);
             drop(reserved);
         };
         if let Err(exchange) = self.senders.run(exchange, task) {
-            send::response(exchange.request, &Response::unavailable());
+            self.respond(exchange.request, &Response::unavailable());
         }
     }
 
@@ -280,16 +355,9 @@ impl Door {
         }
     }
 
-    /// Whether all requests in flight were answered within `patience`.
-    fn wait_until_idle(&self, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
-        while self.in_flight.load(Ordering::SeqCst) > 0 {
-            if Instant::now() >= deadline {
-                return false;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        true
+    /// Writes an answer, and waits until its client has taken it.
+    fn respond(&self, request: tiny_http::Request, response: &Response) {
+        send::response(request, response, self.stopping.load(Ordering::SeqCst));
     }
 }
 

@@ -10,17 +10,13 @@
 //! and hang up, often while there is traffic and seldom while there is none.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use socket2::SockRef;
-
 use super::Stop;
+use super::address::{Address, Stream};
 
 /// The pause while requests come: this long a forgotten connection waits.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
@@ -29,31 +25,8 @@ const QUIET_PAUSE: Duration = Duration::from_millis(250);
 /// After the last request it counts as busy for this many nudges more: as many forgotten
 /// connections are remembered soon.
 const BUSY_NUDGES: u32 = 64;
-/// The kernel accepts for us; waiting longer means that its queue is full.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Where we listen.
-#[derive(Clone, Debug)]
-pub enum Address {
-    /// Our own TCP port.
-    Tcp(SocketAddr),
-    /// Our own Unix socket.
-    Unix(PathBuf),
-}
-
-impl Address {
-    /// Connects and hangs up.
-    fn nudge(&self) -> io::Result<()> {
-        match self {
-            Address::Tcp(address) => {
-                let stream = TcpStream::connect_timeout(address, CONNECT_TIMEOUT)?;
-                // Reset instead of closed, so that no port is held in TIME-WAIT.
-                SockRef::from(&stream).set_linger(Some(Duration::ZERO))
-            }
-            Address::Unix(path) => UnixStream::connect(path).map(drop),
-        }
-    }
-}
+/// Connections that are kept for the time after the last one was accepted.
+const RESERVE: usize = 8;
 
 /// Nudges until `stop` is requested; `requests` counts all that came in.
 pub fn start(address: Address, requests: Arc<AtomicUsize>, stop: Stop) -> io::Result<()> {
@@ -71,10 +44,31 @@ pub fn start(address: Address, requests: Arc<AtomicUsize>, stop: Stop) -> io::Re
             if stop.wait(if busy > 0 { BUSY_PAUSE } else { QUIET_PAUSE }) {
                 return;
             }
-            if let Err(error) = address.nudge() {
+            if let Err(error) = address.connect().and_then(Stream::hang_up) {
                 log::debug!("the server can't connect to itself: {error}");
             }
         }
     })?;
     Ok(())
+}
+
+/// Open connections to ourselves, for the time when no more are accepted: each that ends
+/// has a forgotten one remembered.
+pub struct Reserve(Vec<Stream>);
+
+impl Reserve {
+    /// Connects, as often as it is possible.
+    pub fn open(address: &Address) -> Reserve {
+        Reserve((0..RESERVE).map_while(|_| address.connect().ok()).collect())
+    }
+
+    /// Ends one.
+    pub fn release(&mut self) {
+        self.0.pop();
+    }
+
+    /// Whether all have ended.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }

@@ -20,8 +20,9 @@ const LINGER_BYTES: usize = 64 * 1024 * 1024;
 /// For how long.
 const LINGER_TIME: Duration = Duration::from_secs(10);
 
-/// Answers a request whose body was read to its end.
-pub fn response(request: tiny_http::Request, response: &Response) {
+/// Answers a request whose body was read to its end; `last` if its client shall send no
+/// further one on this connection.
+pub fn response(request: tiny_http::Request, response: &Response, last: bool) {
     let outline = log::log_enabled!(log::Level::Debug).then(|| {
         format!(
             "{} {} → {}",
@@ -30,7 +31,7 @@ pub fn response(request: tiny_http::Request, response: &Response) {
             response.status
         )
     });
-    let outcome = write(request, response);
+    let outcome = write(request, response, last);
     if let Some(outline) = outline {
         match outcome {
             Ok(()) => log::debug!("{outline}"),
@@ -81,14 +82,14 @@ impl Unread {
     }
 }
 
-fn write(request: tiny_http::Request, response: &Response) -> io::Result<()> {
+fn write(request: tiny_http::Request, response: &Response, last: bool) -> io::Result<()> {
     let with_body = request.method() != &tiny_http::Method::Head;
     let body = if with_body {
         response.body.as_slice()
     } else {
         &[]
     };
-    let mut head = head(&request, response).into_bytes();
+    let mut head = head(&request, response, last).into_bytes();
     // Not `respond`, which copies 8 KB at a time and may decide for chunks.
     let mut writer = request.into_writer();
     if body.len() <= SMALL {
@@ -101,7 +102,7 @@ fn write(request: tiny_http::Request, response: &Response) -> io::Result<()> {
     writer.flush()
 }
 
-fn head(request: &tiny_http::Request, response: &Response) -> String {
+fn head(request: &tiny_http::Request, response: &Response, last: bool) -> String {
     let reason = StatusCode(response.status).default_reason_phrase();
     let mut head = format!(
         "HTTP/1.1 {} {reason}\r\nDate: {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n",
@@ -125,7 +126,7 @@ fn head(request: &tiny_http::Request, response: &Response) -> String {
             .is_some_and(|asked: &str| asked.contains(word))
     };
     let old = *request.http_version() == HTTPVersion(1, 0);
-    if has("close") || has("upgrade") || old && !has("keep-alive") {
+    if last || has("close") || has("upgrade") || old && !has("keep-alive") {
         head += "Connection: close\r\n";
     } else if old {
         head += "Connection: keep-alive\r\n";

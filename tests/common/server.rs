@@ -1,6 +1,7 @@
 //! The real binary, with a configuration of its own.
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -66,19 +67,41 @@ impl Server {
         settings: &str,
         environment: &[(&str, &str)],
     ) -> Result<Server, String> {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut config = format!("database.url = \"{url}\"\n{settings}\n");
+        let mut command = Command::new(BINARY);
+        command.envs(environment.iter().copied());
+        Server::run(command, url, settings)
+    }
+
+    /// A server as systemd starts it: with what it says to its services, and a listening
+    /// socket if there is one to pass in.
+    pub fn under_systemd(
+        database: &Database,
+        listener: Option<OwnedFd>,
+        environment: &[(&str, &str)],
+    ) -> Result<Server, String> {
+        let mut script = "export WATCHDOG_PID=$$; ".to_string();
+        let mut command = Command::new("sh");
+        if let Some(listener) = listener {
+            script += "export LISTEN_FDS=1 LISTEN_PID=$$; exec 3<&0 </dev/null; ";
+            command.stdin(listener);
+        }
+        command.args(["-c", &(script + "exec \"$0\" \"$@\""), BINARY]);
+        command.envs(environment.iter().copied());
+        Server::run(command, &database.url, "")
+    }
+
+    fn run(mut command: Command, url: &str, settings: &str) -> Result<Server, String> {
+        let mut all = settings.to_string();
         // No test asks the real GitHub.
         for (key, value) in [("listen", "'127.0.0.1:0'"), ("versions.enabled", "false")] {
             if !settings.contains(&format!("{key} =")) {
-                config += &format!("{key} = {value}\n");
+                all += &format!("\n{key} = {value}");
             }
         }
-        std::fs::write(folder.path().join("config.toml"), config).expect("writable");
-        let mut child = Command::new(BINARY)
+        let folder = config_folder(url, &all);
+        let mut child = command
             .arg("--allow-root")
             .current_dir(folder.path())
-            .envs(environment.iter().copied())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary runs");
