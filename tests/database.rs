@@ -5,7 +5,7 @@ mod common;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{BINARY, Cluster, Connection, Database, Server, bytes, eventually};
 
@@ -140,12 +140,14 @@ fn servers_that_start_at_once_share_one_empty_database() {
 /// those that were acknowledged.
 fn upload_until(address: &str, stop: &AtomicBool) -> Vec<(u64, String)> {
     let acknowledged = Mutex::new(Vec::new());
+    // A test that has failed meanwhile tells nobody to stop.
+    let deadline = Instant::now() + Duration::from_secs(120);
     std::thread::scope(|scope| {
         for client in 0..8u64 {
             let acknowledged = &acknowledged;
             scope.spawn(move || {
                 for number in 0..u64::MAX {
-                    if stop.load(Ordering::Relaxed) {
+                    if stop.load(Ordering::Relaxed) || Instant::now() > deadline {
                         return;
                     }
                     let seed = (client << 32) | number;

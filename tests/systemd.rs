@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Connection, Database, Server, bytes, eventually};
 
@@ -122,13 +122,15 @@ fn a_restart_refuses_no_connection_and_loses_no_request() {
     let file = bytes(1, 200_000);
     let id = server.upload(&file);
     let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    // A test that has failed meanwhile tells nobody to stop.
+    let deadline = Instant::now() + Duration::from_secs(120);
     let last = std::thread::scope(|scope| {
         for client in 0..8u64 {
             let (address, file, path) = (&address, &file, format!("/file/{id}"));
             let (stop, answered) = (&stop, &answered);
             scope.spawn(move || {
                 for number in 0.. {
-                    if stop.load(Ordering::Relaxed) {
+                    if stop.load(Ordering::Relaxed) || Instant::now() > deadline {
                         return;
                     }
                     // A connection for each request, as nginx opens them.

@@ -37,11 +37,11 @@ impl Cluster {
 
     /// A cluster for a test that stops it.
     pub fn start() -> Cluster {
-        let folder = tempfile::Builder::new()
-            .prefix("sfs-pg-")
-            .tempdir()
-            .expect("a folder")
-            .keep();
+        let made = tempfile::Builder::new().prefix("sfs-pg-").tempdir();
+        let made = made.expect("a folder");
+        let folder = made.path().to_path_buf();
+        // It is the keeper who removes it.
+        std::mem::forget(made);
         if is_root() {
             succeed(Command::new("chown").arg("postgres:").arg(&folder));
         }
