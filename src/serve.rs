@@ -207,9 +207,8 @@ pub fn explain(error: &db::Error, config: &Config) -> String {
              USER {name})"
         ),
         db::Error::Forbidden(text) => format!(
-            "the tables of the database {name} are another user's: {text}; give them to this \
-             server's (as the user postgres: psql -d {name} -c 'REASSIGN OWNED BY \
-             \"OLD-OWNER\" TO \"USER\"')"
+            "the tables of the database {name} are another user's: {text}; let this server's \
+             user act for theirs (as the user postgres: psql -c 'GRANT \"OWNER\" TO \"USER\"')"
         ),
         db::Error::Layout(text) => {
             format!("the database {name} can't be used as it is: {text}")

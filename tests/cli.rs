@@ -68,13 +68,26 @@ fn wrong_usage_exits_2_and_help_lists_the_commands() {
     let output = run(folder.path(), &["--help"]);
     assert_eq!(output.status.code(), Some(0));
     let help = String::from_utf8(output.stdout).expect("UTF-8");
-    for word in [
-        "serve",
-        "init-db",
-        "check-config",
-        "--config",
-        "--allow-root",
-    ] {
-        assert!(help.contains(word), "{word}");
-    }
+    // The man page tells the same commands and options, and no others.
+    let words = |text: &str| -> std::collections::BTreeSet<String> {
+        let commands = [
+            "serve",
+            "init-db",
+            "check-config",
+            "keys",
+            "status",
+            "import directory",
+            "import pools",
+            "import database",
+        ];
+        let options = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+        let options = options.filter(|word| word.starts_with("--") && word.len() > 2);
+        let commands = commands
+            .into_iter()
+            .filter(|command| text.contains(command));
+        commands.chain(options).map(str::to_string).collect()
+    };
+    let man = include_str!("../packaging/session-file-server.1").replace("\\-", "-");
+    assert_eq!(words(&help).len(), 8 + 6, "{:?}", words(&help));
+    assert_eq!(words(&man), words(&help));
 }

@@ -178,25 +178,35 @@ fn a_schema_without_a_version_is_upgraded_by_init_db() {
 }
 
 #[test]
-fn tables_of_another_user_are_named_with_the_way_to_take_them_over() {
+fn tables_of_another_user_are_used_once_that_is_granted() {
     let database = Database::new();
-    database.execute(FILES);
-    let user = format!("newcomer_{}", database.name);
-    database.execute(&format!("CREATE ROLE {user} LOGIN"));
-    let folder = config_folder(
-        &database.url.replace("user=tester", &format!("user={user}")),
-        "",
+    let (owner, user) = (
+        format!("owner_{}", database.name),
+        format!("newcomer_{}", database.name),
     );
+    database.execute(&format!(
+        "CREATE ROLE {owner} LOGIN; CREATE ROLE {user} LOGIN; \
+         ALTER DATABASE {} OWNER TO {owner}",
+        database.name
+    ));
+    let url = |user: &str| database.url.replace("user=tester", &format!("user={user}"));
+    let mut older = postgres::Client::connect(&url(&owner), postgres::NoTls).expect("let in");
+    older.batch_execute(FILES).expect("the owner's tables");
+    older
+        .batch_execute(LAYOUT_2024)
+        .expect("the owner's tables");
+    let folder = config_folder(&url(&user), "");
     let output = run(folder.path(), &["init-db"]);
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8(output.stderr).expect("UTF-8");
-    assert!(said.contains("REASSIGN OWNED BY"), "{said}");
-    database.execute(&format!(
-        "ALTER DATABASE {} OWNER TO {user}; ALTER TABLE files OWNER TO {user}; \
-         ALTER SCHEMA public OWNER TO {user}",
-        database.name
-    ));
+    assert!(said.contains("GRANT \"OWNER\" TO \"USER\""), "{said}");
+    database.execute(&format!("GRANT {owner} TO {user}"));
     assert!(run(folder.path(), &["init-db"]).status.success());
+    let server = Server::try_with(&url(&user), "").expect("started");
+    assert_eq!(server.get("/file/1234567890").status, 200);
+    // And the older server can be gone back to.
+    let sql = "UPDATE files SET expiry = now() WHERE id = '1234567890'";
+    assert_eq!(older.execute(sql, &[]).expect("still its own"), 1);
 }
 
 #[test]
