@@ -1,6 +1,9 @@
 //! `serve`: the rooms put together, from the listening socket to the timer thread.
 
+use std::os::fd::RawFd;
+use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -15,7 +18,7 @@ use crate::http::{BodyRule, Incoming, Method, Response};
 use crate::keys::Keys;
 use crate::maintenance;
 use crate::routes::{self, Context};
-use crate::server::{self, Listener, Service, Stop};
+use crate::server::{self, Ended, Listener, Service, Stop};
 use crate::statistics::Statistics;
 use crate::{systemd, versions};
 
@@ -70,12 +73,30 @@ pub fn serve(config: Config) -> Result<(), String> {
     systemd::ready();
     let pause = systemd::watchdog().map_or(SELF_CHECK, |patience| SELF_CHECK.min(patience / 3));
     let outcome = server::run(listener, config.workers, pause, Arc::new(app), &stop);
-    outcome.map_err(|error| format!("no more requests can be accepted: {error}"))?;
+    let ended = outcome.map_err(|error| format!("no more requests can be accepted: {error}"))?;
+    if let Ended::ToStartAnew(socket) = ended {
+        return Err(start_anew(socket));
+    }
     log::info!("stopped");
     match unusable.load(Ordering::SeqCst) {
         false => Ok(()),
         true => Err("the database can't be used as it is; see above".into()),
     }
+}
+
+/// Puts the program in its own place, with the listening socket passed on as systemd would;
+/// the reason for which it failed, if it did.
+fn start_anew(socket: RawFd) -> String {
+    let failed = std::env::current_exe().map(|program| {
+        Command::new(program)
+            .args(std::env::args_os().skip(1))
+            .env("LISTEN_FDS", "1")
+            .env("LISTEN_PID", std::process::id().to_string())
+            .env("LISTEN_FDS_FIRST_FD", socket.to_string())
+            .exec()
+    });
+    let (Ok(error) | Err(error)) = failed;
+    format!("the server can't start anew: {error}")
 }
 
 /// The timer's work must go on for as long as the server runs: what panics starts again.

@@ -143,6 +143,11 @@ impl Budget {
         }
     }
 
+    /// The bytes that are taken.
+    pub fn taken(&self) -> usize {
+        self.total - *self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes `bytes`, waiting for `patience` until others have given back enough. What is
     /// larger than the whole budget takes all of it.
     pub fn reserve(&self, bytes: usize, patience: Duration) -> Option<Reservation> {

@@ -3,22 +3,21 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::{IntoRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use listenfd::ListenFd;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::address::{Address, Stream};
+use super::send::WRITE_TIMEOUT;
 use crate::config::{Config, Listen};
 
 /// Connections that the kernel holds until they are accepted; it cuts this to its own
 /// limit (`net.core.somaxconn`).
 const BACKLOG: i32 = 1024;
-/// A client that takes nothing of its answer for this long is given up.
-const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A socket that clients can connect to already.
 pub struct Listener {
@@ -52,41 +51,42 @@ impl Listener {
         &self.address
     }
 
-    /// Accepts connections from now on, until the second of the two is closed.
-    pub(super) fn into_tiny_http(self) -> io::Result<(tiny_http::Server, Closer)> {
-        let closer = Closer {
-            socket: self.socket.try_clone()?,
-            address: self.address,
-            file: self.file,
+    /// Accepts connections from now on.
+    ///
+    /// # Errors
+    /// When there is no descriptor to spare.
+    pub(super) fn accept(&self) -> io::Result<tiny_http::Server> {
+        let socket = self.socket.try_clone()?;
+        socket.set_nonblocking(false)?;
+        let listener: tiny_http::Listener = match self.address {
+            Address::Tcp(_) => TcpListener::from(socket).into(),
+            Address::Unix(_) => UnixListener::from(socket).into(),
         };
-        let listener: tiny_http::Listener = match closer.address {
-            Address::Tcp(_) => TcpListener::from(self.socket).into(),
-            Address::Unix(_) => UnixListener::from(self.socket).into(),
-        };
-        let server = tiny_http::Server::from_listener(listener, None);
-        Ok((server.map_err(io::Error::other)?, closer))
+        tiny_http::Server::from_listener(listener, None).map_err(io::Error::other)
     }
-}
 
-/// Ends tiny_http's accepting.
-pub struct Closer {
-    socket: Socket,
-    address: Address,
-    file: Option<PathBuf>,
-}
-
-impl Closer {
-    /// Accepts what is waiting and nothing more. If the socket was passed in, those who
-    /// connect then wait for the next server; else there is nobody to connect to.
+    /// Accepts what is waiting and nothing more: who connects then waits for the next
+    /// server, or [`Listener::remove`] tells that there is none.
     ///
     /// tiny_http's own way to stop is to drop its server, which removes a Unix socket's
     /// file, even systemd's. But it also stops when accepting fails: as it does on a socket
     /// that doesn't wait while nobody connects.
-    pub fn close(self) -> io::Result<()> {
+    pub(super) fn pause(&self) -> io::Result<()> {
         self.socket.set_nonblocking(true)?;
         // Wakes it; from then on it doesn't wait.
-        self.address.connect().and_then(Stream::hang_up)?;
+        self.address.connect().and_then(Stream::hang_up)
+    }
+
+    /// Removes the file of a Unix socket, if it is ours.
+    pub(super) fn remove(&self) -> io::Result<()> {
         self.file.as_ref().map_or(Ok(()), fs::remove_file)
+    }
+
+    /// Leaves the socket open for the program that takes this one's place: its number, as
+    /// [`Listener::open`] finds it.
+    pub(super) fn leave_open(self) -> io::Result<RawFd> {
+        self.socket.set_cloexec(false)?;
+        Ok(self.socket.into_raw_fd())
     }
 }
 
@@ -113,10 +113,10 @@ fn take(passed_in: &mut ListenFd) -> Result<Listener, String> {
     // As the server before us has left it, it may not wait.
     let ready = socket.set_nonblocking(false).and_then(|()| match address {
         Address::Tcp(_) => set_tcp_options(&socket),
-        Address::Unix(_) => socket.set_write_timeout(Some(SEND_TIMEOUT)),
+        Address::Unix(_) => socket.set_write_timeout(Some(WRITE_TIMEOUT)),
     });
     ready.map_err(no_stream)?;
-    log::info!("the socket was passed in: listen in the configuration is not used");
+    log::info!("using the socket that was passed in, not listen in the configuration");
     Ok(Listener {
         socket,
         address,
@@ -169,7 +169,7 @@ fn set_tcp_options(socket: &Socket) -> io::Result<()> {
     // for an acknowledgement.
     socket.set_nodelay(true)?;
     socket.set_keepalive(true)?;
-    socket.set_write_timeout(Some(SEND_TIMEOUT))
+    socket.set_write_timeout(Some(WRITE_TIMEOUT))
 }
 
 fn bind_unix(path: &Path, mode: u32) -> Result<Listener, String> {
@@ -187,7 +187,7 @@ fn bind_unix(path: &Path, mode: u32) -> Result<Listener, String> {
         _ => format!("cannot listen on {shown}: {error}; check listen"),
     })?;
     let address = fs::set_permissions(path, fs::Permissions::from_mode(mode))
-        .and_then(|()| SockRef::from(&listener).set_write_timeout(Some(SEND_TIMEOUT)))
+        .and_then(|()| SockRef::from(&listener).set_write_timeout(Some(WRITE_TIMEOUT)))
         .and_then(|()| listener.local_addr())
         .map_err(|error| format!("cannot set up {shown}: {error}"))?;
     Ok(Listener {

@@ -25,11 +25,19 @@ const QUIET_PAUSE: Duration = Duration::from_millis(250);
 /// After the last request it counts as busy for this many nudges more: as many forgotten
 /// connections are remembered soon.
 const BUSY_NUDGES: u32 = 64;
-/// Connections that are kept for the time after the last one was accepted.
-const RESERVE: usize = 8;
+/// Connections that are kept for the time after the last one was accepted,
+const RESERVE: usize = 64;
+/// and how many of them end at a time.
+const RELEASED: usize = 8;
 
-/// Nudges until `stop` is requested; `requests` counts all that came in.
-pub fn start(address: Address, requests: Arc<AtomicUsize>, stop: Stop) -> io::Result<()> {
+/// Nudges until `stop` is requested; `requests` counts all that came in. Each time `look` is
+/// called.
+pub fn start(
+    address: Address,
+    requests: Arc<AtomicUsize>,
+    stop: Stop,
+    look: impl Fn() + Send + 'static,
+) -> io::Result<()> {
     thread::Builder::new().name("nudge".into()).spawn(move || {
         let mut seen = 0;
         let mut busy = 0;
@@ -47,6 +55,7 @@ pub fn start(address: Address, requests: Arc<AtomicUsize>, stop: Stop) -> io::Re
             if let Err(error) = address.connect().and_then(Stream::hang_up) {
                 log::debug!("the server can't connect to itself: {error}");
             }
+            look();
         }
     })?;
     Ok(())
@@ -62,9 +71,9 @@ impl Reserve {
         Reserve((0..RESERVE).map_while(|_| address.connect().ok()).collect())
     }
 
-    /// Ends one.
+    /// Ends some.
     pub fn release(&mut self) {
-        self.0.pop();
+        self.0.truncate(self.0.len().saturating_sub(RELEASED));
     }
 
     /// Whether all have ended.

@@ -1,8 +1,9 @@
 //! From tiny_http's request to ours.
 
-use std::io;
-use std::time::Duration;
+use std::io::{self, ErrorKind};
+use std::time::{Duration, Instant};
 
+use super::guard::Progress;
 use crate::http::{Headers, Incoming, Method};
 
 /// How long a client waits for memory to receive its body into.
@@ -11,11 +12,29 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Reads a body of `length` bytes into one buffer of that size.
 ///
 /// # Errors
-/// When the client sends fewer.
-pub fn body(request: &mut tiny_http::Request, length: usize) -> io::Result<Vec<u8>> {
+/// When the client sends fewer, or sends them too slowly.
+pub fn body(
+    request: &mut tiny_http::Request,
+    length: usize,
+    progress: &Progress,
+) -> io::Result<Vec<u8>> {
     // Untouched zeros cost no memory: pages come as bytes arrive.
     let mut body = vec![0; length];
-    request.as_reader().read_exact(&mut body)?;
+    let mut filled = 0;
+    while filled < length {
+        match request.as_reader().read(&mut body[filled..]) {
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                filled += count;
+                progress.moved(count);
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if progress.is_too_slow(Instant::now()) {
+            return Err(ErrorKind::TimedOut.into());
+        }
+    }
     Ok(body)
 }
 

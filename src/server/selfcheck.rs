@@ -8,7 +8,7 @@ use super::Stop;
 use super::address::Address;
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// With no answer for so long, the server is of no use: it ends, and is started again by
 /// whoever looks after it.
 const GIVE_UP: Duration = Duration::from_secs(45);
@@ -37,15 +37,23 @@ impl Target {
     }
 }
 
-/// Asks every `pause` until `stop` is requested: calls `alive` after each answer, and
-/// `dead` once if there is none for [`GIVE_UP`].
+/// What is done about each outcome.
+pub struct Outcomes {
+    /// There was an answer.
+    pub alive: Box<dyn Fn() + Send>,
+    /// There was none.
+    pub failed: Box<dyn Fn() + Send>,
+    /// There was none for [`GIVE_UP`]; nothing is asked any more.
+    pub dead: Box<dyn FnOnce() + Send>,
+}
+
+/// Asks every `pause` until `stop` is requested.
 pub fn start(
     address: Address,
     target: Target,
     pause: Duration,
     stop: Stop,
-    alive: impl Fn() + Send + 'static,
-    dead: impl FnOnce() + Send + 'static,
+    outcomes: Outcomes,
 ) -> io::Result<()> {
     let builder = thread::Builder::new().name("self-check".into());
     builder.spawn(move || {
@@ -54,13 +62,17 @@ pub fn start(
             match ask(&address, &target) {
                 Ok(()) => {
                     last = Instant::now();
-                    alive();
+                    (outcomes.alive)();
                 }
                 Err(error) => {
                     log::debug!("the server doesn't answer itself: {error}");
-                    if last.elapsed() > GIVE_UP && !stop.is_requested() {
-                        return dead();
+                    if stop.is_requested() {
+                        return;
                     }
+                    if last.elapsed() > GIVE_UP {
+                        return (outcomes.dead)();
+                    }
+                    (outcomes.failed)();
                 }
             }
         }

@@ -1,14 +1,20 @@
 //! From our response to the client.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::time::{Duration, Instant, SystemTime};
 
 use tiny_http::{HTTPVersion, Header, StatusCode};
 
+use super::guard::Progress;
 use crate::http::{Response, http_date};
 
 /// Answers up to this size fit a socket's buffer: writing one waits for no client.
 pub const SMALL: usize = 32 * 1024;
+/// A write that moves nothing for this long returns, and it is seen whether the client is
+/// worth waiting for. A worker, who has others to answer, doesn't wait any longer.
+pub const WRITE_TIMEOUT: Duration = Duration::from_millis(100);
+/// Bytes that are written at once: after each it is seen how fast the client is.
+const CHUNK: usize = 256 * 1024;
 
 /// How much of a refused body is still read, so that a client that sends all before it
 /// listens gets its answer: several times what any client sends by mistake. Also the most
@@ -20,9 +26,24 @@ const LINGER_BYTES: usize = 64 * 1024 * 1024;
 /// For how long.
 const LINGER_TIME: Duration = Duration::from_secs(10);
 
-/// Answers a request whose body was read to its end; `last` if its client shall send no
-/// further one on this connection.
-pub fn response(request: tiny_http::Request, response: &Response, last: bool) {
+/// How an answer is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// Whether the client shall send no further request on this connection.
+    pub last: bool,
+    /// Whether the client is waited for, as long as it isn't too slow.
+    pub patient: bool,
+}
+
+/// Answers a request whose body was read to its end.
+///
+/// # Errors
+/// When the client is gone or too slow: its connection is of no further use.
+pub fn response(
+    request: tiny_http::Request,
+    response: &Response,
+    manner: Manner,
+) -> io::Result<()> {
     let outline = log::log_enabled!(log::Level::Debug).then(|| {
         format!(
             "{} {} → {}",
@@ -31,13 +52,14 @@ pub fn response(request: tiny_http::Request, response: &Response, last: bool) {
             response.status
         )
     });
-    let outcome = write(request, response, last);
+    let outcome = write(request, response, manner);
     if let Some(outline) = outline {
-        match outcome {
+        match &outcome {
             Ok(()) => log::debug!("{outline}"),
             Err(error) => log::debug!("{outline}, but the client is gone: {error}"),
         }
     }
+    outcome
 }
 
 /// Answers a request whose body was not read. The connection must be ended then.
@@ -56,13 +78,14 @@ pub struct Unread {
 }
 
 impl Unread {
+    /// Whether it may be read from, or dropped.
+    pub fn may_end(&self) -> bool {
+        self.announced <= LINGER_BYTES
+    }
+
     /// Listens until the client has stopped sending, within limits, and closes the
-    /// connection.
+    /// connection. It must be one that [may](Unread::may_end) end.
     pub fn linger(mut self) {
-        if self.announced > LINGER_BYTES {
-            log::warn!("a connection is given up: its client announced a body beyond all limits");
-            return self.give_up();
-        }
         let deadline = Instant::now() + LINGER_TIME;
         let mut buffer = vec![0; 16 * 1024];
         let mut read = 0;
@@ -74,32 +97,75 @@ impl Unread {
         }
     }
 
-    /// Gives up the connection's two descriptors and its thread for as long as the process
-    /// lives: reading or dropping it would end the process, or wait for a client that may
-    /// never stop.
-    pub fn give_up(self) {
+    /// Keeps the connection's two descriptors and its thread for as long as the process
+    /// lives: reading or dropping it would end the process.
+    pub fn keep_for_ever(self) {
         std::mem::forget(self.stream);
     }
 }
 
-fn write(request: tiny_http::Request, response: &Response, last: bool) -> io::Result<()> {
+fn write(request: tiny_http::Request, response: &Response, manner: Manner) -> io::Result<()> {
     let with_body = request.method() != &tiny_http::Method::Head;
     let body = if with_body {
         response.body.as_slice()
     } else {
         &[]
     };
-    let mut head = head(&request, response, last).into_bytes();
+    let mut head = head(&request, response, manner.last).into_bytes();
     // Not `respond`, which copies 8 KB at a time and may decide for chunks.
-    let mut writer = request.into_writer();
+    let mut writer = Paced {
+        writer: request.into_writer(),
+        progress: Progress::start(),
+        patient: manner.patient,
+    };
     if body.len() <= SMALL {
         head.extend_from_slice(body);
         writer.write_all(&head)?;
     } else {
         writer.write_all(&head)?;
-        writer.write_all(body)?;
+        for chunk in body.chunks(CHUNK) {
+            writer.write_all(chunk)?;
+        }
     }
     writer.flush()
+}
+
+/// A writer that waits for its client, unless that is too slow.
+struct Paced {
+    writer: Box<dyn Write + Send>,
+    progress: Progress,
+    patient: bool,
+}
+
+impl Paced {
+    /// Does `step` until it is done.
+    fn pace<T>(&mut self, mut step: impl FnMut(&mut dyn Write) -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match step(&mut self.writer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock && self.patient => {
+                    if self.progress.is_too_slow(Instant::now()) {
+                        return Err(ErrorKind::TimedOut.into());
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+}
+
+impl Write for Paced {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.pace(|writer| writer.write(bytes))?;
+        self.progress.moved(count);
+        match self.progress.is_too_slow(Instant::now()) {
+            true => Err(ErrorKind::TimedOut.into()),
+            false => Ok(count),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.pace(|writer| writer.flush())
+    }
 }
 
 fn head(request: &tiny_http::Request, response: &Response, last: bool) -> String {

@@ -90,6 +90,15 @@ impl Server {
         Server::run(command, &database.url, "")
     }
 
+    /// A server that may have no more than so many descriptors.
+    pub fn with_descriptors(database: &Database, limit: u32) -> Server {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+        command.args(["-c", &script, BINARY]);
+        let server = Server::run(command, &database.url, "workers = 4");
+        server.unwrap_or_else(|log| panic!("the server did not start: {log}"))
+    }
+
     fn run(mut command: Command, url: &str, settings: &str) -> Result<Server, String> {
         let mut all = settings.to_string();
         // No test asks the real GitHub.
@@ -138,6 +147,28 @@ impl Server {
             .flatten()
             .filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
         names.any(|found| found.trim() == name)
+    }
+
+    /// Open descriptors.
+    pub fn descriptors(&self) -> usize {
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        entries.expect("it runs").count()
+    }
+
+    /// Threads.
+    pub fn threads(&self) -> usize {
+        let entries = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
+        entries.expect("it runs").count()
+    }
+
+    /// What it has of the machine's memory, bytes.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let kilobytes: u64 = kilobytes.expect("kB").trim().parse().expect("a number");
+        kilobytes * 1024
     }
 
     pub fn connect(&self) -> Connection {

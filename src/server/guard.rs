@@ -1,0 +1,526 @@
+//! Deadlines and bounds for clients, all in one place.
+//!
+//! tiny_http knows neither: a client that says nothing, or a byte a minute, holds its
+//! thread for ever, and a head may have any size. So the guard keeps a list of the
+//! connections to our TCP port and of what each is waited for, and shuts down those that
+//! are overdue, whoever holds them: descriptors are duplicated by number
+//! (`pidfd_getfd` on ourselves), and known by their client's address. A thread that waits
+//! for such a client is woken by the end of its connection and goes on.
+//!
+//! Behind a Unix socket stands a web server that has deadlines of its own. There only
+//! silence is bounded, by time-outs on each socket.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
+
+use rustix::process::{
+    PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getpid, getrlimit, pidfd_getfd, pidfd_open,
+    setrlimit,
+};
+use socket2::SockRef;
+
+use super::address::Address;
+use super::{Stop, send};
+
+/// The head of a connection's first request must have come after this time.
+const HEAD: Duration = Duration::from_secs(10);
+/// And the head of a further one this long after the last answer.
+const IDLE: Duration = Duration::from_secs(60);
+/// A body or an answer may move as slowly as it likes for this long,
+const GRACE: Duration = Duration::from_secs(10);
+/// and then no slower than this on average, bytes per second,
+const LEAST_RATE: f64 = 16.0 * 1024.0;
+/// and never stands still for this long: of an answer the first megabytes go into the
+/// system's buffers, whether the client takes them or not.
+const STANDSTILL: Duration = Duration::from_secs(20);
+/// A refused client is listened to for this long.
+const LINGER: Duration = Duration::from_secs(10);
+/// Connections that may be open at once, if the system lets us have that many descriptors.
+const MAX_CONNECTIONS: usize = 1024;
+/// Descriptors that each takes: tiny_http's two halves, and ours while it is shut down.
+const DESCRIPTORS: usize = 3;
+/// Descriptors for everything else.
+const OTHER_DESCRIPTORS: usize = 64;
+/// And these are kept back, so that the list of connections can be read when no more are left.
+const RESERVED_DESCRIPTORS: usize = 4;
+/// Requests that a connection may send ahead of its answers.
+const MAX_AHEAD: usize = 16;
+
+/// How often the connections are looked at,
+const PAUSE: Duration = Duration::from_secs(1);
+/// while there are too many of them, and how often memory is looked at.
+const SHORT_PAUSE: Duration = Duration::from_millis(50);
+/// Memory that may be taken of a sudden beside what files in flight need, bytes. With more,
+/// somebody sends a head without end: those whose heads have not come are shut down.
+const MEMORY: u64 = 48 * 1024 * 1024;
+/// Memory that has changed by no more than this, bytes,
+const SETTLED: u64 = 2 * 1024 * 1024;
+/// for this long is what the server has anyway.
+const SETTLING: Duration = Duration::from_secs(1);
+/// What a byte in flight may take: the body, what it is decrypted to, and the database
+/// driver's growing buffers.
+const COPIES: u64 = 5;
+/// While memory is short, a connection that had an answer has this long for its next head.
+const SHORT_IDLE: Duration = Duration::from_secs(1);
+
+/// The connections to us.
+pub struct Guard {
+    address: Address,
+    connections: Mutex<HashMap<SocketAddr, Connection>>,
+    urgent: Condvar,
+    /// Connections that were given up: their readers can't be dropped.
+    given_up: AtomicUsize,
+    max_connections: usize,
+}
+
+struct Connection {
+    phase: Phase,
+    /// Requests that were sent before earlier ones were answered.
+    ahead: VecDeque<tiny_http::Request>,
+    /// To be shut down, whatever it does.
+    condemned: bool,
+    /// When anything was last noted of it.
+    noted: Instant,
+}
+
+/// What a connection is waited for.
+enum Phase {
+    /// A head.
+    Head { since: Instant, limit: Duration },
+    /// Nothing: it is our turn.
+    Ours,
+    /// A body.
+    Body(Arc<Progress>),
+    /// The end of what it sends, although it was refused.
+    Refused { since: Instant },
+}
+
+impl Phase {
+    fn is_overdue(&self, now: Instant) -> bool {
+        match self {
+            Phase::Head { since, limit } => now > *since + *limit,
+            Phase::Ours => false,
+            Phase::Body(progress) => progress.is_too_slow(now),
+            Phase::Refused { since } => now > *since + LINGER,
+        }
+    }
+}
+
+/// How fast something moves.
+pub struct Progress {
+    since: Instant,
+    bytes: AtomicU64,
+    /// When the last of them moved, milliseconds after `since`.
+    last: AtomicU64,
+}
+
+impl Progress {
+    /// It starts now.
+    pub fn start() -> Progress {
+        Progress {
+            since: Instant::now(),
+            bytes: AtomicU64::new(0),
+            last: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts bytes that have moved.
+    pub fn moved(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        let now = self.since.elapsed().as_millis() as u64;
+        self.last.store(now, Ordering::Relaxed);
+    }
+
+    /// Whether the client is too slow to be waited for.
+    pub fn is_too_slow(&self, now: Instant) -> bool {
+        let last = self.since + Duration::from_millis(self.last.load(Ordering::Relaxed));
+        if now > last + STANDSTILL {
+            return true;
+        }
+        let beyond = now.saturating_duration_since(self.since + GRACE);
+        (self.bytes.load(Ordering::Relaxed) as f64) < beyond.as_secs_f64() * LEAST_RATE
+    }
+}
+
+impl Guard {
+    /// For the connections to `address`.
+    pub fn new(address: Address) -> Guard {
+        let descriptors = raise_descriptor_limit();
+        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        let affordable = descriptors.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS;
+        Guard {
+            address,
+            connections: Mutex::default(),
+            urgent: Condvar::new(),
+            given_up: AtomicUsize::new(0),
+            max_connections: affordable.clamp(1, MAX_CONNECTIONS),
+        }
+    }
+
+    /// Notes a request whose head has come. While an earlier one of its connection is not
+    /// answered it is kept here: who works on it would have to wait for the other's client.
+    pub fn admit(&self, request: tiny_http::Request) -> Option<tiny_http::Request> {
+        let Some(client) = request.remote_addr().copied() else {
+            return Some(request);
+        };
+        let mut connections = self.lock();
+        let connection = connections.entry(client).or_insert_with(Connection::new);
+        if matches!(connection.phase, Phase::Head { .. }) {
+            connection.set(Phase::Ours);
+            return Some(request);
+        }
+        connection.ahead.push_back(request);
+        if connection.ahead.len() > MAX_AHEAD {
+            connection.condemned = true;
+            self.urgent.notify_all();
+        }
+        None
+    }
+
+    /// Notes that a client's body is waited for.
+    pub fn receives(&self, client: Option<SocketAddr>, progress: &Arc<Progress>) {
+        self.set(client, Phase::Body(progress.clone()));
+    }
+
+    /// Notes that a body has come, and it is our turn.
+    pub fn received(&self, client: Option<SocketAddr>) {
+        self.set(client, Phase::Ours);
+    }
+
+    /// Notes that a client was refused, and is listened to until it stops sending.
+    pub fn refused(&self, client: Option<SocketAddr>) {
+        let since = Instant::now();
+        self.set(client, Phase::Refused { since });
+    }
+
+    /// Notes that a request was answered; the next one of its connection, if it was sent
+    /// already.
+    pub fn answered(&self, client: Option<SocketAddr>) -> Option<tiny_http::Request> {
+        let mut connections = self.lock();
+        let connection = connections.get_mut(&client?)?;
+        let next = connection.ahead.pop_front();
+        connection.set(match next {
+            Some(_) => Phase::Ours,
+            None => Phase::Head {
+                since: Instant::now(),
+                limit: IDLE,
+            },
+        });
+        next
+    }
+
+    /// Shuts a connection down soon.
+    pub fn disconnect(&self, client: Option<SocketAddr>) {
+        let Some(client) = client else { return };
+        if let Some(connection) = self.lock().get_mut(&client) {
+            connection.condemned = true;
+            self.urgent.notify_all();
+        }
+    }
+
+    /// Disconnects a client whose request can't be dropped, and says how many of those
+    /// there have been.
+    pub fn give_up(&self, client: Option<SocketAddr>) -> usize {
+        self.disconnect(client);
+        self.given_up.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    fn set(&self, client: Option<SocketAddr>, phase: Phase) {
+        let Some(client) = client else { return };
+        if let Some(connection) = self.lock().get_mut(&client) {
+            connection.set(phase);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Connection>> {
+        self.connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connection {
+    fn new() -> Connection {
+        Connection {
+            phase: Phase::Head {
+                since: Instant::now(),
+                limit: HEAD,
+            },
+            ahead: VecDeque::new(),
+            condemned: false,
+            noted: Instant::now(),
+        }
+    }
+
+    fn set(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.noted = Instant::now();
+    }
+
+    /// Whether somebody works on its request.
+    fn is_held(&self) -> bool {
+        matches!(self.phase, Phase::Ours | Phase::Body(_))
+    }
+
+    /// Whether its head is waited for, and since when.
+    fn idle_since(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Head { since, .. } => Some(since),
+            _ => None,
+        }
+    }
+
+    /// Whether it is among those that send a head without end, if somebody does.
+    fn may_flood(&self, now: Instant) -> bool {
+        match self.phase {
+            Phase::Head { since, limit } if limit == HEAD => now > since + SHORT_PAUSE,
+            Phase::Head { since, .. } => now > since + SHORT_IDLE,
+            _ => false,
+        }
+    }
+}
+
+/// Lets the process have as many descriptors as it may; their number.
+fn raise_descriptor_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    }
+    .unwrap_or(u64::MAX)
+}
+
+/// Starts the thread that keeps the deadlines; `in_flight` tells how many bytes are in
+/// memory for a reason.
+pub fn start(
+    guard: Arc<Guard>,
+    in_flight: impl Fn() -> usize + Send + 'static,
+    stop: Stop,
+) -> io::Result<()> {
+    let ourselves = match pidfd_open(getpid(), PidfdFlags::empty()) {
+        Ok(ourselves) => ourselves,
+        Err(error) => {
+            log::warn!("slow clients can't be disconnected: {error}");
+            return Ok(());
+        }
+    };
+    thread::Builder::new().name("guard".into()).spawn(move || {
+        let mut reserve = Reserve::default();
+        let mut memory = Memory::new();
+        let mut next = Instant::now();
+        while !stop.is_requested() {
+            let now = Instant::now();
+            let short = memory.is_short(in_flight() as u64, now);
+            if short || now >= next || guard.is_urgent() {
+                reserve.release();
+                let crowded = guard.look(&ourselves, short);
+                reserve.fill();
+                next = now + if crowded { SHORT_PAUSE } else { PAUSE };
+            }
+            guard.wait();
+        }
+    })?;
+    Ok(())
+}
+
+/// Descriptors for the time when there are no others.
+#[derive(Default)]
+struct Reserve(Vec<fs::File>);
+
+impl Reserve {
+    fn fill(&mut self) {
+        while self.0.len() < RESERVED_DESCRIPTORS {
+            match fs::File::open("/dev/null") {
+                Ok(file) => self.0.push(file),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn release(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl Guard {
+    fn is_urgent(&self) -> bool {
+        self.lock().values().any(|connection| connection.condemned)
+    }
+
+    fn wait(&self) {
+        let waited = self.urgent.wait_timeout(self.lock(), SHORT_PAUSE);
+        drop(waited);
+    }
+
+    /// Looks at all connections and shuts down the overdue; whether there are almost too
+    /// many of them.
+    fn look(&self, ourselves: &OwnedFd, memory_is_short: bool) -> bool {
+        let port = match &self.address {
+            Address::Tcp(address) => address.port(),
+            Address::Unix(address) => {
+                bound_silence(address, ourselves);
+                return false;
+            }
+        };
+        let mut open = HashSet::new();
+        let began = Instant::now();
+        each_client(port, ourselves, |client, _| {
+            open.insert(client);
+        });
+        let overdue = self.overdue(&open, began, memory_is_short);
+        if !overdue.is_empty() {
+            log::debug!("overdue, and disconnected: {} clients", overdue.len());
+            each_client(port, ourselves, |client, socket| {
+                if overdue.contains(&client) {
+                    // Whoever holds it is woken, and when it is closed the client is told that
+                    // what it still sends goes nowhere.
+                    let _ = socket.set_linger(Some(Duration::ZERO));
+                    let _ = socket.shutdown(Shutdown::Both);
+                }
+            });
+        }
+        open.len() > self.max_connections / 2
+    }
+
+    /// Brings the list up to date with what was found `open` since a look at them `began`;
+    /// those that are to be shut down.
+    fn overdue(
+        &self,
+        open: &HashSet<SocketAddr>,
+        began: Instant,
+        memory_is_short: bool,
+    ) -> HashSet<SocketAddr> {
+        let now = Instant::now();
+        let mut connections = self.lock();
+        // One that was closed while it is our turn is still held by whoever answers it, and
+        // one that is new may have been missed.
+        let (kept, closed): (HashMap<_, _>, HashMap<_, _>) = std::mem::take(&mut *connections)
+            .into_iter()
+            .partition(|(client, c)| open.contains(client) || c.is_held() || c.noted >= began);
+        *connections = kept;
+        for client in open {
+            connections.entry(*client).or_insert_with(Connection::new);
+        }
+        let mut overdue = HashSet::new();
+        for (client, connection) in connections.iter_mut() {
+            let flood = memory_is_short && connection.may_flood(now);
+            if connection.condemned || flood || connection.phase.is_overdue(now) {
+                connection.condemned = false;
+                overdue.insert(*client);
+            }
+        }
+        let excess = open.len().saturating_sub(self.max_connections);
+        if excess > 0 {
+            let idle = connections.iter();
+            let mut idle: Vec<_> = idle
+                .filter_map(|(client, c)| Some((c.idle_since()?, *client)))
+                .collect();
+            idle.sort_unstable();
+            overdue.extend(idle.into_iter().take(excess).map(|(_, client)| client));
+        }
+        drop(connections);
+        // Requests that were sent ahead are answered when they are dropped.
+        drop(closed);
+        overdue
+    }
+}
+
+/// Calls `visit` for each accepted connection to our port. One descriptor more is needed at
+/// a time, and one for the list.
+fn each_client(port: u16, ourselves: &OwnedFd, mut visit: impl FnMut(SocketAddr, SockRef)) {
+    each_socket(ourselves, |socket| {
+        let local = socket.local_addr().ok().and_then(|a| a.as_socket());
+        let client = socket.peer_addr().ok().and_then(|a| a.as_socket());
+        if let (Some(local), Some(client)) = (local, client) {
+            if local.port() == port {
+                visit(client, socket);
+            }
+        }
+    });
+}
+
+/// Sets time-outs on the accepted connections to our Unix socket that have none yet.
+fn bound_silence(address: &std::os::unix::net::SocketAddr, ourselves: &OwnedFd) {
+    each_socket(ourselves, |socket| {
+        let local = socket.local_addr().ok().and_then(|local| local.as_unix());
+        let is_ours = local.is_some_and(|local| local.as_pathname() == address.as_pathname());
+        if is_ours
+            && socket.peer_addr().is_ok()
+            && socket.read_timeout().is_ok_and(|set| set.is_none())
+        {
+            let _ = socket.set_read_timeout(Some(IDLE));
+            let _ = socket.set_write_timeout(Some(send::WRITE_TIMEOUT));
+        }
+    });
+}
+
+/// Calls `visit` with a duplicate of each of our sockets.
+fn each_socket(ourselves: &OwnedFd, mut visit: impl FnMut(SockRef)) {
+    for entry in fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        let duplicate =
+            number.and_then(|n| pidfd_getfd(ourselves, n, PidfdGetfdFlags::empty()).ok());
+        if let Some(duplicate) = duplicate {
+            visit(SockRef::from(&duplicate));
+        }
+    }
+}
+
+/// Whether memory is taken that no file needs.
+struct Memory {
+    /// What the process had when it last had settled, bytes.
+    settled: u64,
+    /// What it had at a time after that, and since when it has hardly changed.
+    seen: u64,
+    since: Instant,
+}
+
+impl Memory {
+    fn new() -> Memory {
+        Memory {
+            settled: resident(),
+            seen: 0,
+            since: Instant::now(),
+        }
+    }
+
+    /// Whether it is so now, with that many bytes of files in flight.
+    fn is_short(&mut self, in_flight: u64, now: Instant) -> bool {
+        let resident = resident();
+        if resident.abs_diff(self.seen) > SETTLED {
+            self.seen = resident;
+            self.since = now;
+        }
+        if resident < self.settled || now > self.since + SETTLING {
+            self.settled = resident;
+        }
+        resident > self.settled + MEMORY + COPIES * in_flight
+    }
+}
+
+/// What the process has of the machine's memory, bytes; 0 if the system doesn't tell.
+fn resident() -> u64 {
+    let pages = fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| {
+            let resident = text.split(' ').nth(1)?;
+            resident.parse::<u64>().ok()
+        });
+    pages.unwrap_or(0) * rustix::param::page_size() as u64
+}

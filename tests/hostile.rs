@@ -1,0 +1,352 @@
+//! What clients can do to a server whose TCP port is open to them, and that ordinary clients
+//! are served all the same.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::{Connection, Database, Server, bytes, eventually};
+use socket2::SockRef;
+
+/// An ordinary client's upload and download.
+fn serves(server: &Server) {
+    let file = bytes(7, 50_000);
+    let id = server.upload(&file);
+    assert!(server.get(&format!("/file/{id}")).body == file);
+}
+
+/// Descriptors and threads of a server whose workers have all opened their database
+/// connections.
+fn settled(server: &Server) -> (usize, usize) {
+    let clients = (0..16).map(|_| {
+        move || {
+            let mut connection = server.connect();
+            for _ in 0..50 {
+                let answer = connection.request("GET", "/file/none", &[], b"");
+                answer.assert_error(404);
+            }
+        }
+    });
+    std::thread::scope(|scope| clients.for_each(|client| drop(scope.spawn(client))));
+    std::thread::sleep(Duration::from_millis(500));
+    (server.descriptors(), server.threads())
+}
+
+/// A connection that sends `bytes` and nothing more.
+fn send(server: &Server, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(&server.address).expect("it listens");
+    let patience = Some(Duration::from_secs(60));
+    stream.set_read_timeout(patience).expect("settable");
+    stream.set_write_timeout(patience).expect("settable");
+    stream.write_all(bytes).expect("sent");
+    stream
+}
+
+/// What comes until the server ends the connection, and how long that took.
+fn until_closed(mut stream: TcpStream) -> (String, Duration) {
+    let started = Instant::now();
+    let mut answer = Vec::new();
+    if let Err(error) = stream.read_to_end(&mut answer) {
+        let kind = error.kind();
+        assert!(
+            kind == std::io::ErrorKind::ConnectionReset,
+            "not closed: {error}"
+        );
+    }
+    (
+        String::from_utf8_lossy(&answer).into_owned(),
+        started.elapsed(),
+    )
+}
+
+/// Fails unless everything that clients have used is given back.
+fn assert_given_back(server: &Server, descriptors: usize, threads: usize) {
+    eventually("descriptors are given back", || {
+        server.descriptors() <= descriptors + 8
+    });
+    // tiny_http keeps some twenty, and elastic ones stay for ten seconds.
+    eventually("threads are given back", || {
+        server.threads() <= threads + 28
+    });
+}
+
+#[test]
+fn a_lie_about_the_length_of_a_body_costs_the_liar_its_connection() {
+    let server = Server::start(&Database::new());
+    serves(&server);
+    let lies = [
+        "10223617",
+        "100000000",
+        "30000000000",
+        "1000000000000000",
+        "9223372036854775807",
+        "9223372036854775813",
+        "18446744073709551615",
+        "1000000000000000000000000000000",
+    ];
+    let streams = lies.map(|length| {
+        let head = format!("POST /file HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+        send(&server, head.as_bytes())
+    });
+    for (length, stream) in lies.into_iter().zip(streams) {
+        let (answer, _) = until_closed(stream);
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{length}: {answer:?}");
+        serves(&server);
+    }
+}
+
+#[test]
+fn hundreds_of_liars_make_the_server_start_anew_and_lose_no_request() {
+    let server = Server::start(&Database::new());
+    let (pid, stop) = (server.pid(), AtomicBool::new(false));
+    let file = bytes(1, 100_000);
+    let path = format!("/file/{}", server.upload(&file));
+    std::thread::scope(|scope| {
+        let ordinary = scope.spawn(|| {
+            let mut served = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let mut connection = Connection::open(&server.address);
+                let answer = connection.request("GET", &path, &[], b"");
+                assert!(answer.status == 200 && answer.body == file, "{answer:?}");
+                served += 1;
+            }
+            served
+        });
+        let head = b"POST /file HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000000\r\n\r\n";
+        for _ in 0..5 {
+            let liars: Vec<TcpStream> = (0..60).map(|_| send(&server, head)).collect();
+            liars.into_iter().map(until_closed).for_each(drop);
+        }
+        eventually("it starts anew", || {
+            server.log().matches("listening on").count() == 2
+        });
+        stop.store(true, Ordering::Relaxed);
+        let served = ordinary.join();
+        assert!(served.is_ok_and(|served| served > 20), "{}", server.log());
+    });
+    assert_eq!(server.pid(), pid);
+    assert!(server.descriptors() < 100, "{}", server.descriptors());
+    serves(&server);
+}
+
+#[test]
+fn ambiguous_framing_is_refused_and_the_connection_closed() {
+    let server = Server::start(&Database::new());
+    let ambiguous = [
+        "Content-Length: 5\r\nContent-Length: 5",
+        "Content-Length: 5\r\nContent-Length: 6",
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5",
+        "Content-Length: +5",
+        "Content-Length: -5",
+        "Content-Length: 0x5",
+        "Content-Length: 5, 5",
+        "Content-Length: five",
+        "Content-Length:",
+    ];
+    let streams = ambiguous.map(|fields| {
+        let request = format!("POST /file HTTP/1.1\r\nHost: x\r\n{fields}\r\n\r\nhello");
+        send(&server, request.as_bytes())
+    });
+    for (fields, stream) in ambiguous.into_iter().zip(streams) {
+        let (answer, _) = until_closed(stream);
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{fields}: {answer:?}");
+        assert_eq!(
+            answer.matches("HTTP/1.1 400").count(),
+            1,
+            "{fields}: {answer:?}"
+        );
+    }
+    serves(&server);
+}
+
+#[test]
+fn heads_and_bodies_that_stall_or_trickle_end_with_their_connection() {
+    let server = Server::start(&Database::new());
+    let (descriptors, threads) = settled(&server);
+    let head = b"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: ".as_slice();
+    let body = b"POST /file HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nabc".as_slice();
+    let small = b"POST /file HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc".as_slice();
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        let mut ends = Vec::new();
+        for start in [b"".as_slice(), head, body, small] {
+            for trickles in [false, true] {
+                let stream = send(&server, start);
+                if trickles {
+                    let mut writer = stream.try_clone().expect("a descriptor");
+                    scope.spawn(move || {
+                        while started.elapsed() < Duration::from_secs(50)
+                            && writer.write_all(b"x").is_ok()
+                        {
+                            std::thread::sleep(Duration::from_millis(300));
+                        }
+                    });
+                }
+                ends.push((start, scope.spawn(move || until_closed(stream))));
+            }
+        }
+        while started.elapsed() < Duration::from_secs(5) {
+            serves(&server);
+        }
+        for (start, end) in ends {
+            let (answer, after) = end.join().expect("closed");
+            let start = String::from_utf8_lossy(start);
+            assert!(!answer.contains(" 200 "), "{start}: {answer}");
+            // The trickle of a head may end it: then it is a request, and idle for a minute.
+            assert!(after < Duration::from_secs(45), "{start}: after {after:?}");
+        }
+    });
+    serves(&server);
+    assert_given_back(&server, descriptors, threads);
+}
+
+#[test]
+fn a_head_without_end_is_cut_before_it_fills_the_memory() {
+    let server = Server::start(&Database::new());
+    let before = server.memory();
+    let flood = |start: &[u8], unit: &[u8]| {
+        let mut stream = send(&server, start);
+        let chunk = unit.repeat(100_000 / unit.len());
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut most = 0;
+        while stream.write_all(&chunk).is_ok() {
+            assert!(Instant::now() < deadline, "it was never cut");
+            most = most.max(server.memory());
+        }
+        most
+    };
+    let start = b"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: ";
+    for unit in [b"x".as_slice(), b"x\r\nX-Many: "] {
+        let most = flood(start, unit);
+        assert!(most < before + 400_000_000, "{most} bytes");
+        serves(&server);
+    }
+    eventually("the memory is given back", || {
+        server.memory() < before + 50_000_000
+    });
+}
+
+#[test]
+fn clients_that_never_read_cost_their_connection_and_hold_up_nobody() {
+    let server = Server::start(&Database::new());
+    let file = bytes(3, 10_000_000);
+    let id = server.upload(&file);
+    let (descriptors, threads) = settled(&server);
+    let large = format!("GET /file/{id} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let small = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+    let silent: Vec<TcpStream> = (0..32)
+        .map(|number| {
+            let request = match number % 2 {
+                // Requests after the first are sent ahead of its answer.
+                0 => large.clone() + &small.repeat(8),
+                _ => small.repeat(3) + &large,
+            };
+            send(&server, request.as_bytes())
+        })
+        .collect();
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(3) {
+        // Small ones, which nothing may delay; large ones have a bounded memory.
+        assert_eq!(server.get("/health").status, 200);
+        serves(&server);
+    }
+    eventually("they are disconnected", || {
+        server.descriptors() <= descriptors + 16
+    });
+    drop(silent);
+    assert!(server.get(&format!("/file/{id}")).body == file);
+    assert_given_back(&server, descriptors, threads);
+}
+
+#[test]
+fn requests_that_are_sent_ahead_are_answered_in_order() {
+    let server = Server::start(&Database::new());
+    let ids: Vec<String> = (0..6)
+        .map(|number| server.upload(&bytes(number, 100 + 60_000 * (number as usize % 3))))
+        .collect();
+    let mut connection = server.connect();
+    for id in &ids {
+        connection.head("GET", &format!("/file/{id}"), &[]);
+    }
+    for number in 0..6 {
+        let answer = connection.answer("GET");
+        let expected = bytes(number, 100 + 60_000 * (number as usize % 3));
+        assert!(answer.body == expected, "{number}: {answer:?}");
+    }
+    // Hundreds are no client's, and end it.
+    let many = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2000);
+    let mut stream = TcpStream::connect(&server.address).expect("it listens");
+    let _ = stream.write_all(many.as_bytes());
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(60)));
+    let (answer, _) = until_closed(stream);
+    assert!(answer.matches(" 200 OK").count() < 2000);
+    serves(&server);
+}
+
+#[test]
+fn more_connections_than_descriptors_are_survived() {
+    let server = Server::with_descriptors(&Database::new(), 200);
+    serves(&server);
+    let (descriptors, _) = settled(&server);
+    for _ in 0..2 {
+        // Each is open, whether it was accepted or not.
+        let idle: Vec<TcpStream> = (0..300)
+            .filter_map(|_| TcpStream::connect(&server.address).ok())
+            .collect();
+        assert!(idle.len() > 150, "{}", idle.len());
+        eventually("an ordinary client is served", || {
+            let answer = Connection::try_open(&server.address)
+                .and_then(|mut connection| connection.try_request("GET", "/health", &[], b""));
+            answer.is_ok_and(|answer| answer.status == 200)
+        });
+        drop(idle);
+        eventually("descriptors are given back", || {
+            server.descriptors() <= descriptors + 16
+        });
+    }
+    serves(&server);
+}
+
+#[test]
+fn resets_at_any_moment_leave_nothing_behind() {
+    let server = Server::start(&Database::new());
+    let id = server.upload(&bytes(5, 3_000_000));
+    let (descriptors, threads) = settled(&server);
+    let requests = [
+        "GET /hea".to_string(),
+        format!("GET /file/{id} HTTP/1.1\r\nHost: x\r\n\r\n"),
+        "POST /file HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\nabc".into(),
+        "POST /file HTTP/1.1\r\nHost: x\r\nContent-Length: 20000000000\r\n\r\nabc".into(),
+    ];
+    for number in 0..200 {
+        let stream = send(&server, requests[number % 4].as_bytes());
+        let reset = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        reset.expect("settable");
+    }
+    serves(&server);
+    // Two for each of the fifty liars, for as long as the process lives.
+    assert_given_back(&server, descriptors + 2 * 50, threads + 50);
+}
+
+#[test]
+fn stalled_uploads_do_not_delay_ordinary_clients() {
+    let server = Server::start(&Database::new());
+    let head = b"POST /file HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n";
+    let stalled: Vec<TcpStream> = (0..64).map(|_| send(&server, head)).collect();
+    let started = Instant::now();
+    let mut slowest = Duration::ZERO;
+    while started.elapsed() < Duration::from_secs(4) {
+        let asked = Instant::now();
+        for mut stream in &stalled {
+            let _ = stream.write_all(b"x");
+        }
+        serves(&server);
+        slowest = slowest.max(asked.elapsed());
+    }
+    // Not a measurement: waiting for any of the stalled would take longer than this.
+    assert!(slowest < Duration::from_secs(8), "{slowest:?}");
+}
