@@ -29,6 +29,9 @@ pub fn upload(request: &Request, context: &mut Context) -> Response {
     if !size_is_allowed(request.body.len(), settings) {
         return Response::error(413);
     }
+    if !has_room(request.body.len(), context) {
+        return Response::error(507);
+    }
     let stored = match settings.numeric_ids {
         true => store_at_random_id(request.body, ttl, context),
         false => {
@@ -41,7 +44,7 @@ pub fn upload(request: &Request, context: &mut Context) -> Response {
     };
     match stored {
         Ok(Some((id, info))) => {
-            context.statistics.stored();
+            context.statistics.stored(info.size);
             let mut answer = json!({ "id": id.as_str() });
             add_info(&mut answer, &info);
             Response::json(200, &answer)
@@ -111,9 +114,12 @@ pub fn deprecated_upload(request: &Request, context: &mut Context) -> Response {
     if !size_is_allowed(data.len(), settings) {
         return Response::error(413);
     }
+    if !has_room(data.len(), context) {
+        return Response::error(507);
+    }
     match store_at_random_id(&data, settings.expiry, context) {
-        Ok(Some((id, _))) => {
-            context.statistics.stored();
+        Ok(Some((id, info))) => {
+            context.statistics.stored(info.size);
             // Random ids are decimal numbers of 53 bits.
             let id: Value = id.as_str().parse::<u64>().map_or(Value::Null, Value::from);
             Response::json(200, &json!({ "status_code": 200, "result": id, "id": id }))
@@ -140,6 +146,15 @@ pub fn deprecated_download(request: &Request, context: &mut Context) -> Response
 
 fn size_is_allowed(size: usize, settings: &config::Files) -> bool {
     (1..=settings.max_size).contains(&size)
+}
+
+/// Whether a file fits below `files.max_total_size`.
+fn has_room(size: usize, context: &Context) -> bool {
+    let limit = context.config.files.max_total_size;
+    limit.is_none_or(|limit| {
+        let stored = &context.statistics.stored_bytes;
+        stored.has_room_for(size as u64, limit)
+    })
 }
 
 #[derive(Debug, PartialEq)]

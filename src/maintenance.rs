@@ -12,12 +12,15 @@ use crate::github::{self, Answer, Failure, GitHub};
 use crate::quantity;
 use crate::releases;
 use crate::server::Stop;
+use crate::statistics::{Statistics, StoredBytes};
 use crate::versions;
 
 /// How often it is looked whether something is due.
 const TICK: Duration = Duration::from_secs(1);
 /// How often the number of files and their bytes are logged.
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(3600);
+/// How often their bytes are counted if `files.max_total_size` bounds them.
+const BOUND_INTERVAL: Duration = Duration::from_secs(60);
 /// How often old version checks are deleted.
 const CHECKS_INTERVAL: Duration = Duration::from_secs(3600);
 /// A question without an answer after this time is given up; its thread may go on for as
@@ -33,17 +36,28 @@ const LONGEST_RETRY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Runs until `stop` is requested. Errors of the database are logged, and the work is
 /// tried again when it is due next.
-pub fn run(config: &Arc<Config>, mut db: Connection, cache: Arc<versions::Cache>, stop: &Stop) {
+pub fn run(
+    config: &Arc<Config>,
+    mut db: Connection,
+    cache: Arc<versions::Cache>,
+    counts: &Statistics,
+    stop: &Stop,
+) {
+    let mut bound = Timer::every(BOUND_INTERVAL);
     let mut expiry = Timer::every(config.files.cleanup_interval);
     let mut statistics = Timer::every(STATISTICS_INTERVAL);
     let mut checks = Timer::every(CHECKS_INTERVAL);
     let mut refresher = Refresher::new(config, cache);
     loop {
         if expiry.is_due() {
-            delete_expired(&mut db, stop);
+            delete_expired(&mut db, &counts.stored_bytes, stop);
         }
+        let is_bounded = config.files.max_total_size.is_some();
         if statistics.is_due() {
             log_statistics(&mut db);
+        }
+        if is_bounded && bound.is_due() {
+            count_bytes(&mut db, &counts.stored_bytes);
         }
         if checks.is_due() {
             delete_old_version_checks(&mut db);
@@ -81,11 +95,20 @@ impl Timer {
     }
 }
 
-fn delete_expired(db: &mut Connection, stop: &Stop) {
-    match db.delete_expired(|| stop.is_requested()) {
-        Ok(0) => {}
-        Ok(deleted) => log::debug!("{deleted} expired files deleted"),
-        Err(error) => log_failure("delete expired files", &error),
+fn delete_expired(db: &mut Connection, stored: &StoredBytes, stop: &Stop) {
+    let mut deleted = 0;
+    let outcome = db.delete_expired(
+        || stop.is_requested(),
+        |files, bytes| {
+            deleted += files;
+            stored.deleted(bytes);
+        },
+    );
+    if deleted > 0 {
+        log::debug!("{deleted} expired files deleted");
+    }
+    if let Err(error) = outcome {
+        log_failure("delete expired files", &error);
     }
 }
 
@@ -97,6 +120,13 @@ fn log_statistics(db: &mut Connection) {
             quantity::bytes(totals.bytes)
         ),
         Err(error) => log_failure("count the files", &error),
+    }
+}
+
+fn count_bytes(db: &mut Connection, stored: &StoredBytes) {
+    match db.totals() {
+        Ok(totals) => stored.counted(totals.bytes),
+        Err(error) => log_failure("count the bytes of the files", &error),
     }
 }
 

@@ -53,9 +53,10 @@ pub fn serve(config: Config) -> Result<(), String> {
     {
         let (config, database, stop) = (config.clone(), database.clone(), stop.clone());
         let (cache, unusable) = (app.versions.clone(), unusable.clone());
+        let counts = app.statistics.clone();
         let run = move || {
             if ready || prepare_when_back(&database, &config, &stop, &unusable) {
-                run_timer(&config, &database, &cache, &stop);
+                run_timer(&config, &database, &cache, &counts, &stop);
             }
         };
         // Never waited for: a database that hangs must not keep the server from stopping,
@@ -104,9 +105,10 @@ fn run_timer(
     config: &Arc<Config>,
     database: &Arc<Database>,
     cache: &Arc<versions::Cache>,
+    counts: &Statistics,
     stop: &Stop,
 ) {
-    let run = || maintenance::run(config, database.connection(), cache.clone(), stop);
+    let run = || maintenance::run(config, database.connection(), cache.clone(), counts, stop);
     // A panic leaves nothing behind: connection and timers are made anew.
     while catch_unwind(AssertUnwindSafe(run)).is_err() {
         log::error!("the timer thread panicked; it starts again");
@@ -121,7 +123,7 @@ struct App {
     probe: db::Probe,
     keys: Keys,
     versions: Arc<versions::Cache>,
-    statistics: Statistics,
+    statistics: Arc<Statistics>,
 }
 
 impl App {
@@ -130,7 +132,7 @@ impl App {
             config: config.clone(),
             keys,
             versions: Arc::default(),
-            statistics: Statistics::default(),
+            statistics: Arc::default(),
             database: database.clone(),
             probe: db::Probe::start(database)?,
         })

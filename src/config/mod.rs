@@ -14,8 +14,8 @@ use std::time::Duration;
 use crate::db;
 use file::FileKeys;
 use values::{
-    MAX_SIZES, WORKERS, api_url, boolean, database_url, duration, file_path, id_prefix, integer,
-    interval, listen, log_level, max_ttl, project_name, socket_mode, token,
+    MAX_SIZES, TOTAL_SIZES, WORKERS, api_url, boolean, database_url, duration, file_path,
+    id_prefix, integer, interval, listen, log_level, max_ttl, project_name, socket_mode, token,
 };
 
 pub use file::Mistake;
@@ -190,6 +190,9 @@ impl Keys {
 pub struct Files {
     /// `files.max_size`: the largest file, bytes.
     pub max_size: usize,
+    /// `files.max_total_size`: bytes of all files beyond which no more are taken; `None` for
+    /// no such bound.
+    pub max_total_size: Option<u64>,
     /// `files.expiry`: how long a file lives.
     pub expiry: Duration,
     /// `files.max_ttl`: the most that `X-FS-TTL` may ask for; `None` ignores the header.
@@ -263,6 +266,9 @@ impl Config {
         let mut files = Files {
             max_size: keys.take("files.max_size", DEFAULT_MAX_SIZE, |value| {
                 integer(value, MAX_SIZES, "bytes", "10_223_616")
+            }),
+            max_total_size: keys.take("files.max_total_size", None, |value| {
+                integer(value, TOTAL_SIZES, "bytes", "50_000_000_000").map(|size| Some(size as u64))
             }),
             expiry: keys.take("files.expiry", DEFAULT_EXPIRY, duration),
             max_ttl: None,

@@ -17,8 +17,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// A connection that has carried a file of this size, bytes, is not kept while idle.
 const LARGE: usize = 256 * 1024;
-/// What each connection of a server begins with: no statement may take longer than this.
-const SERVING: &str = "SET statement_timeout = '30s'";
+/// What each connection of a server begins with: no statement may take longer than this,
+/// and none may wait for somebody's lock for long.
+const SERVING: &str = "SET statement_timeout = '30s'; SET lock_timeout = '5s'";
 
 /// How to reach the database: `database.url`, understood.
 #[derive(Clone, Debug)]

@@ -85,7 +85,9 @@ const SELECT_EXPIRED: &str = "SELECT id FROM files WHERE expiry <= now() ORDER B
 
 /// `expiry` is looked at again: a file may have been uploaded once more since its id was
 /// looked up, and must not go then.
-const DELETE_EXPIRED: &str = "DELETE FROM files WHERE id = ANY($1) AND expiry <= now()";
+const DELETE_EXPIRED: &str = "WITH deleted AS ( \
+         DELETE FROM files WHERE id = ANY($1) AND expiry <= now() RETURNING length(data) AS bytes) \
+     SELECT count(*), coalesce(sum(bytes), 0)::int8 FROM deleted";
 
 /// length() reads nothing of a file that is stored out of line.
 const COUNT_AFTER: &str = "SELECT count(*), coalesce(sum(length(data)), 0)::int8, max(id)::text, \
@@ -159,12 +161,15 @@ impl Connection {
     }
 
     /// Deletes expired files in small batches until there are none or `stop` says so;
-    /// returns how many.
+    /// `deleted` is told of each batch, how many files it was and how many bytes.
     ///
     /// # Errors
     /// Those of the database; what was deleted until then stays deleted.
-    pub fn delete_expired(&mut self, stop: impl Fn() -> bool) -> Result<u64, Error> {
-        let mut deleted = 0;
+    pub fn delete_expired(
+        &mut self,
+        stop: impl Fn() -> bool,
+        mut deleted: impl FnMut(u64, u64),
+    ) -> Result<(), Error> {
         loop {
             let expired: Vec<String> = self.repeatable(|open| {
                 let rows = open.query(SELECT_EXPIRED, &[&EXPIRED_BATCH])?;
@@ -172,12 +177,16 @@ impl Connection {
             })?;
             for batch in expired.chunks(DELETE_BATCH) {
                 if stop() {
-                    return Ok(deleted);
+                    return Ok(());
                 }
-                deleted += self.repeatable(|open| open.execute(DELETE_EXPIRED, &[&batch]))?;
+                let (files, bytes) = self.repeatable(|open| {
+                    let row = open.query_one(DELETE_EXPIRED, &[&batch])?;
+                    Ok((row.try_get::<_, i64>(0)?, row.try_get::<_, i64>(1)?))
+                })?;
+                deleted(files as u64, bytes as u64);
             }
             if expired.len() < EXPIRED_BATCH as usize {
-                return Ok(deleted);
+                return Ok(());
             }
         }
     }

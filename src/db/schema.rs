@@ -14,8 +14,9 @@ pub const VERSION: i32 = 1;
 /// The number is ours alone by being random.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(7421659803345108)";
 
-/// An index on a hundred gigabytes of files takes longer than any request may.
-const NO_TIMEOUT: &str = "SET LOCAL statement_timeout = 0";
+/// An index on a hundred gigabytes of files takes longer than any request may, and so may
+/// another server that is making the same.
+const NO_TIMEOUT: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0";
 
 /// The columns of our tables, as far as they are there.
 const COLUMNS: &str = "SELECT relname::text, attname::text, format_type(atttypid, NULL) \

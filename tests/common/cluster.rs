@@ -37,6 +37,40 @@ impl Cluster {
 
     /// A cluster for a test that stops it.
     pub fn start() -> Cluster {
+        let mut cluster = Cluster::in_new_folder();
+        let mut initdb = as_owner(&tool("initdb"));
+        initdb.args([
+            "--no-sync",
+            "--auth=trust",
+            "--username=tester",
+            "--encoding=UTF8",
+        ]);
+        initdb.args(["--locale=C", "--pgdata"]).arg(cluster.data());
+        succeed(&mut initdb);
+        cluster.resume();
+        cluster
+    }
+
+    /// A cluster that follows this one, read-only until it is promoted.
+    pub fn stand_by(&self) -> Cluster {
+        let mut cluster = Cluster::in_new_folder();
+        let mut copy = as_owner(&tool("pg_basebackup"));
+        copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync"]);
+        copy.args(["--username=tester", "--host"]).arg(&self.folder);
+        copy.arg("--pgdata").arg(cluster.data());
+        succeed(&mut copy);
+        cluster.resume();
+        cluster
+    }
+
+    /// Makes a stand-by the one that is written to.
+    pub fn promote(&self) {
+        let mut promote = as_owner(&tool("pg_ctl"));
+        promote.args(["promote", "--pgdata"]).arg(self.data());
+        succeed(&mut promote);
+    }
+
+    fn in_new_folder() -> Cluster {
         let made = tempfile::Builder::new().prefix("sfs-pg-").tempdir();
         let made = made.expect("a folder");
         let folder = made.path().to_path_buf();
@@ -45,23 +79,19 @@ impl Cluster {
         if is_root() {
             succeed(Command::new("chown").arg("postgres:").arg(&folder));
         }
-        let mut initdb = as_owner(&tool("initdb"));
-        initdb.args([
-            "--no-sync",
-            "--auth=trust",
-            "--username=tester",
-            "--encoding=UTF8",
-        ]);
-        initdb
-            .args(["--locale=C", "--pgdata"])
-            .arg(folder.join("data"));
-        succeed(&mut initdb);
-        let mut cluster = Cluster {
+        Cluster {
             folder,
             keeper: None,
-        };
-        cluster.resume();
-        cluster
+        }
+    }
+
+    /// Where the sockets are, and the data below.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
     }
 
     /// Starts the server of this cluster.
@@ -71,7 +101,7 @@ impl Cluster {
         let mut keeper = Command::new("sh");
         keeper.arg("-c").arg(KEEPER).arg(&self.folder);
         keeper.arg(postgres.get_program()).args(postgres.get_args());
-        keeper.arg("-D").arg(self.folder.join("data"));
+        keeper.arg("-D").arg(self.data());
         for setting in [
             sockets.as_str(),
             "listen_addresses=",
