@@ -71,6 +71,8 @@ const SHORT_IDLE: Duration = Duration::from_secs(1);
 /// The connections to us.
 pub struct Guard {
     address: Address,
+    /// How descriptors are duplicated; `None` where the system doesn't let us.
+    ourselves: Option<OwnedFd>,
     connections: Mutex<HashMap<SocketAddr, Connection>>,
     urgent: Condvar,
     /// Connections that were given up: their readers can't be dropped.
@@ -153,8 +155,13 @@ impl Guard {
         let descriptors = raise_descriptor_limit();
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let affordable = descriptors.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS;
+        let ourselves = pidfd_open(getpid(), PidfdFlags::empty());
+        if let Err(error) = &ourselves {
+            log::warn!("slow clients can't be disconnected: {error}");
+        }
         Guard {
             address,
+            ourselves: ourselves.ok(),
             connections: Mutex::default(),
             urgent: Condvar::new(),
             given_up: AtomicUsize::new(0),
@@ -306,13 +313,6 @@ pub fn start(
     in_flight: impl Fn() -> usize + Send + 'static,
     stop: Stop,
 ) -> io::Result<()> {
-    let ourselves = match pidfd_open(getpid(), PidfdFlags::empty()) {
-        Ok(ourselves) => ourselves,
-        Err(error) => {
-            log::warn!("slow clients can't be disconnected: {error}");
-            return Ok(());
-        }
-    };
     thread::Builder::new().name("guard".into()).spawn(move || {
         let mut reserve = Reserve::default();
         let mut memory = Memory::new();
@@ -322,7 +322,7 @@ pub fn start(
             let short = memory.is_short(in_flight() as u64, now);
             if short || now >= next || guard.is_urgent() {
                 reserve.release();
-                let crowded = guard.look(&ourselves, short);
+                let crowded = guard.look(short);
                 reserve.fill();
                 next = now + if crowded { SHORT_PAUSE } else { PAUSE };
             }
@@ -363,23 +363,17 @@ impl Guard {
 
     /// Looks at all connections and shuts down the overdue; whether there are almost too
     /// many of them.
-    fn look(&self, ourselves: &OwnedFd, memory_is_short: bool) -> bool {
-        let port = match &self.address {
-            Address::Tcp(address) => address.port(),
-            Address::Unix(address) => {
-                bound_silence(address, ourselves);
-                return false;
-            }
-        };
-        let mut open = HashSet::new();
+    fn look(&self, memory_is_short: bool) -> bool {
+        if let Address::Unix(address) = &self.address {
+            self.bound_silence(address);
+            return false;
+        }
         let began = Instant::now();
-        each_client(port, ourselves, |client, _| {
-            open.insert(client);
-        });
+        let open = self.clients();
         let overdue = self.overdue(&open, began, memory_is_short);
         if !overdue.is_empty() {
             log::debug!("overdue, and disconnected: {} clients", overdue.len());
-            each_client(port, ourselves, |client, socket| {
+            self.each_client(|client, socket| {
                 if overdue.contains(&client) {
                     // Whoever holds it is woken, and when it is closed the client is told that
                     // what it still sends goes nowhere.
@@ -434,50 +428,79 @@ impl Guard {
     }
 }
 
-/// Calls `visit` for each accepted connection to our port. One descriptor more is needed at
-/// a time, and one for the list.
-fn each_client(port: u16, ourselves: &OwnedFd, mut visit: impl FnMut(SocketAddr, SockRef)) {
-    each_socket(ourselves, |socket| {
-        let local = socket.local_addr().ok().and_then(|a| a.as_socket());
-        let client = socket.peer_addr().ok().and_then(|a| a.as_socket());
-        if let (Some(local), Some(client)) = (local, client) {
-            if local.port() == port {
-                visit(client, socket);
+impl Guard {
+    /// Whether a connection is open whose first head may be on its way.
+    pub fn expects_a_first_head(&self) -> bool {
+        let open = self.clients();
+        let connections = self.lock();
+        let is_fresh = |client| match connections.get(client).map(|c| &c.phase) {
+            Some(Phase::Head { limit, .. }) => *limit == HEAD,
+            Some(_) => false,
+            None => true,
+        };
+        open.iter().any(is_fresh)
+    }
+
+    /// The clients whose connections to our port are open.
+    fn clients(&self) -> HashSet<SocketAddr> {
+        let mut open = HashSet::new();
+        self.each_client(|client, _| {
+            open.insert(client);
+        });
+        open
+    }
+
+    /// Calls `visit` for each accepted connection to our port. One descriptor more is needed
+    /// at a time, and one for the list.
+    fn each_client(&self, mut visit: impl FnMut(SocketAddr, SockRef)) {
+        let Address::Tcp(own) = &self.address else {
+            return;
+        };
+        self.each_socket(|socket| {
+            let local = socket.local_addr().ok().and_then(|a| a.as_socket());
+            let client = socket.peer_addr().ok().and_then(|a| a.as_socket());
+            if let (Some(local), Some(client)) = (local, client) {
+                if local.port() == own.port() {
+                    visit(client, socket);
+                }
             }
-        }
-    });
-}
+        });
+    }
 
-/// Sets time-outs on the accepted connections to our Unix socket that have none yet.
-fn bound_silence(address: &std::os::unix::net::SocketAddr, ourselves: &OwnedFd) {
-    each_socket(ourselves, |socket| {
-        let local = socket.local_addr().ok().and_then(|local| local.as_unix());
-        let is_ours = local.is_some_and(|local| local.as_pathname() == address.as_pathname());
-        if is_ours
-            && socket.peer_addr().is_ok()
-            && socket.read_timeout().is_ok_and(|set| set.is_none())
+    /// Sets time-outs on the accepted connections to our Unix socket that have none yet.
+    fn bound_silence(&self, address: &std::os::unix::net::SocketAddr) {
+        self.each_socket(|socket| {
+            let local = socket.local_addr().ok().and_then(|local| local.as_unix());
+            let is_ours = local.is_some_and(|local| local.as_pathname() == address.as_pathname());
+            if is_ours
+                && socket.peer_addr().is_ok()
+                && socket.read_timeout().is_ok_and(|set| set.is_none())
+            {
+                let _ = socket.set_read_timeout(Some(IDLE));
+                let _ = socket.set_write_timeout(Some(send::WRITE_TIMEOUT));
+            }
+        });
+    }
+
+    /// Calls `visit` with a duplicate of each of our sockets.
+    fn each_socket(&self, mut visit: impl FnMut(SockRef)) {
+        let Some(ourselves) = &self.ourselves else {
+            return;
+        };
+        for entry in fs::read_dir("/proc/self/fd")
+            .into_iter()
+            .flatten()
+            .flatten()
         {
-            let _ = socket.set_read_timeout(Some(IDLE));
-            let _ = socket.set_write_timeout(Some(send::WRITE_TIMEOUT));
-        }
-    });
-}
-
-/// Calls `visit` with a duplicate of each of our sockets.
-fn each_socket(ourselves: &OwnedFd, mut visit: impl FnMut(SockRef)) {
-    for entry in fs::read_dir("/proc/self/fd")
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let number = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok());
-        let duplicate =
-            number.and_then(|n| pidfd_getfd(ourselves, n, PidfdGetfdFlags::empty()).ok());
-        if let Some(duplicate) = duplicate {
-            visit(SockRef::from(&duplicate));
+            let number = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok());
+            let duplicate =
+                number.and_then(|n| pidfd_getfd(ourselves, n, PidfdGetfdFlags::empty()).ok());
+            if let Some(duplicate) = duplicate {
+                visit(SockRef::from(&duplicate));
+            }
         }
     }
 }

@@ -69,7 +69,9 @@ const SEND_PATIENCE: Duration = Duration::from_secs(2);
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// With no request in flight and none coming in for so long, the server has stopped:
 /// connections were accepted to the last moment, and their heads are on their way.
-const QUIET: Duration = Duration::from_millis(200);
+const QUIET: Duration = Duration::from_millis(300);
+/// Those that are known to be open are waited for this long.
+const FIRST_HEADS: Duration = Duration::from_secs(2);
 /// How often it is looked whether that is so.
 const STOP_TICK: Duration = Duration::from_millis(20);
 /// How long the workers may take to close their connections then.
@@ -287,7 +289,12 @@ impl<S: Service> Front<S> {
         let mut last = Instant::now();
         loop {
             let in_flight = self.door.in_flight.load(Ordering::SeqCst) > 0;
-            if !in_flight && last.elapsed() >= QUIET && reserve.is_empty() {
+            let quiet = last.elapsed();
+            if !in_flight
+                && quiet >= QUIET
+                && reserve.is_empty()
+                && (quiet >= FIRST_HEADS || !self.door.guard.expects_a_first_head())
+            {
                 return;
             }
             if Instant::now() >= deadline {
