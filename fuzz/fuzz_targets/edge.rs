@@ -83,7 +83,7 @@ fuzz_target!(|input: &[u8]| {
         return;
     }
     let answer = ask(input);
-    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."));
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/"));
     let answer = ask(b"GET /ordinary HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     assert!(answer.ends_with(b"\r\n\r\n/ordinary"), "{answer:?}");
 });

@@ -26,6 +26,8 @@ const KEEPER: &str = r#"
 pub struct Cluster {
     folder: PathBuf,
     keeper: Option<Child>,
+    /// Whether it waits for the disk, as all do but those of tests.
+    durable: bool,
 }
 
 impl Cluster {
@@ -37,7 +39,17 @@ impl Cluster {
 
     /// A cluster for a test that stops it.
     pub fn start() -> Cluster {
+        Cluster::make(false)
+    }
+
+    /// The same, but what it has committed survives a crash.
+    pub fn durable() -> Cluster {
+        Cluster::make(true)
+    }
+
+    fn make(durable: bool) -> Cluster {
         let mut cluster = Cluster::in_new_folder();
+        cluster.durable = durable;
         let mut initdb = as_owner(&tool("initdb"));
         initdb.args([
             "--no-sync",
@@ -82,6 +94,7 @@ impl Cluster {
         Cluster {
             folder,
             keeper: None,
+            durable: false,
         }
     }
 
@@ -105,7 +118,11 @@ impl Cluster {
         for setting in [
             sockets.as_str(),
             "listen_addresses=",
-            "fsync=off",
+            if self.durable {
+                "fsync=on"
+            } else {
+                "fsync=off"
+            },
             "max_connections=300",
             "shared_buffers=64MB",
         ] {
