@@ -51,6 +51,11 @@ const RESERVED_DESCRIPTORS: usize = 4;
 /// Requests that a connection may send ahead of its answers.
 const MAX_AHEAD: usize = 16;
 
+/// Descriptors of connections that have ended: with more of them,
+const MAX_DEAD: usize = 512;
+/// for longer than this, they are held by nobody who will let them go.
+const STUCK: Duration = Duration::from_secs(3);
+
 /// How often the connections are looked at,
 const PAUSE: Duration = Duration::from_secs(1);
 /// while there are too many of them, and how often memory is looked at.
@@ -308,28 +313,49 @@ fn raise_descriptor_limit() -> u64 {
 
 /// Starts the thread that keeps the deadlines; `in_flight` tells how many bytes are in
 /// memory for a reason.
+///
+/// `stuck` is called when too many connections can't be ended. tiny_http waits for itself
+/// when a request line says `HTTP/2.0` or `HTTP/3.0`: it writes its answer while the request
+/// that must be answered before is still in its hands (`client.rs`, `next`). Its thread and
+/// its two descriptors are lost then, for as long as the process lives.
 pub fn start(
     guard: Arc<Guard>,
     in_flight: impl Fn() -> usize + Send + 'static,
+    stuck: impl Fn(usize) + Send + 'static,
     stop: Stop,
 ) -> io::Result<()> {
     thread::Builder::new().name("guard".into()).spawn(move || {
         let mut reserve = Reserve::default();
         let mut memory = Memory::new();
         let mut next = Instant::now();
+        let mut few_were_stuck = Instant::now();
         while !stop.is_requested() {
             let now = Instant::now();
             let short = memory.is_short(in_flight() as u64, now);
             if short || now >= next || guard.is_urgent() {
                 reserve.release();
-                let crowded = guard.look(short);
+                let seen = guard.look(short);
                 reserve.fill();
-                next = now + if crowded { SHORT_PAUSE } else { PAUSE };
+                next = now + if seen.crowded { SHORT_PAUSE } else { PAUSE };
+                if seen.dead < MAX_DEAD {
+                    few_were_stuck = now;
+                } else if now > few_were_stuck + STUCK {
+                    stuck(seen.dead);
+                }
             }
             guard.wait();
         }
     })?;
     Ok(())
+}
+
+/// What was seen of the connections.
+#[derive(Default)]
+struct Seen {
+    /// Almost too many are open.
+    crowded: bool,
+    /// So many descriptors are of connections that have ended, but are held.
+    dead: usize,
 }
 
 /// Descriptors for the time when there are no others.
@@ -361,12 +387,11 @@ impl Guard {
         drop(waited);
     }
 
-    /// Looks at all connections and shuts down the overdue; whether there are almost too
-    /// many of them.
-    fn look(&self, memory_is_short: bool) -> bool {
+    /// Looks at all connections and shuts down the overdue.
+    fn look(&self, memory_is_short: bool) -> Seen {
         if let Address::Unix(address) = &self.address {
             self.bound_silence(address);
-            return false;
+            return Seen::default();
         }
         let began = Instant::now();
         let open = self.clients();
@@ -382,7 +407,10 @@ impl Guard {
                 }
             });
         }
-        open.len() > self.max_connections / 2
+        Seen {
+            crowded: open.len() > self.max_connections / 2,
+            dead: self.dead(),
+        }
     }
 
     /// Brings the list up to date with what was found `open` since a look at them `began`;
@@ -448,6 +476,22 @@ impl Guard {
             open.insert(client);
         });
         open
+    }
+
+    /// Descriptors of connections to our port that have ended.
+    fn dead(&self) -> usize {
+        let Address::Tcp(own) = &self.address else {
+            return 0;
+        };
+        let mut dead = 0;
+        self.each_socket(|socket| {
+            let local = socket.local_addr().ok().and_then(|a| a.as_socket());
+            let is_ours = local.is_some_and(|local| local.port() == own.port());
+            if is_ours && socket.peer_addr().is_err() && socket.is_listener().is_ok_and(|is| !is) {
+                dead += 1;
+            }
+        });
+        dead
     }
 
     /// Calls `visit` for each accepted connection to our port. One descriptor more is needed

@@ -134,7 +134,9 @@ pub fn run<S: Service>(
     admit_those_sent_ahead(sent_ahead, &door, &service)?;
     let watched = door.clone();
     let in_flight = move || watched.received.taken() + watched.sent.taken();
-    guard::start(door.guard.clone(), in_flight, stop.clone())?;
+    let holding = door.clone();
+    let stuck = move |descriptors| holding.start_anew(descriptors / 2);
+    guard::start(door.guard.clone(), in_flight, stuck, stop.clone())?;
 
     let front = Arc::new(Front {
         door,
@@ -160,7 +162,7 @@ pub fn run<S: Service>(
     if front.dead.load(Ordering::SeqCst) {
         return Err(io::Error::other("the server doesn't answer itself"));
     }
-    match front.door.given_up_too_many.load(Ordering::SeqCst) {
+    match front.door.starts_anew.load(Ordering::SeqCst) {
         true => listener.leave_open().map(Ended::ToStartAnew),
         false => Ok(Ended::Stopped),
     }
@@ -279,7 +281,7 @@ impl<S: Service> Front<S> {
         if let Err(error) = listener.pause() {
             log::debug!("accepting was not ended: {error}");
         }
-        if !self.door.given_up_too_many.load(Ordering::SeqCst) {
+        if !self.door.starts_anew.load(Ordering::SeqCst) {
             if let Err(error) = listener.remove() {
                 log::debug!("the socket's file was not removed: {error}");
             }
@@ -395,8 +397,8 @@ struct Door {
     /// Whether clients are told to open no further request on their connection.
     stopping: AtomicBool,
     stop: Stop,
-    /// Whether the program must start anew to be rid of what was given up.
-    given_up_too_many: AtomicBool,
+    /// Whether the program starts anew in its own place.
+    starts_anew: AtomicBool,
     /// What we ask ourselves for.
     self_check: selfcheck::Target,
 }
@@ -470,7 +472,7 @@ impl Door {
             in_flight: Arc::default(),
             stopping: AtomicBool::new(false),
             stop: stop.clone(),
-            given_up_too_many: AtomicBool::new(false),
+            starts_anew: AtomicBool::new(false),
             self_check,
         }
     }
@@ -651,10 +653,18 @@ impl Door {
         unread.keep_for_ever();
         let count = self.guard.give_up(client);
         log::debug!("a connection was given up: its client announced a body beyond all limits");
-        if count >= MAX_GIVEN_UP && !self.given_up_too_many.swap(true, Ordering::SeqCst) {
+        if count >= MAX_GIVEN_UP {
+            self.start_anew(count);
+        }
+    }
+
+    /// Ends the server so that the program starts anew in its own place, which alone frees
+    /// what so many connections hold.
+    fn start_anew(&self, connections: usize) {
+        if !self.starts_anew.swap(true, Ordering::SeqCst) {
             log::warn!(
-                "{count} clients announced bodies beyond all limits; the server starts anew to be \
-                 rid of them. A web server in front would keep them away"
+                "{connections} connections hold what can't be freed; the server starts anew to \
+                 be rid of them. A web server in front would keep such clients away"
             );
             self.stop.request();
         }
