@@ -40,7 +40,8 @@ pub fn serve(config: Config) -> Result<(), String> {
     let config = Arc::new(config);
     let listener = Listener::open(&config)?;
     let stop = Stop::default();
-    stop_on_signals(&stop).map_err(|error| format!("cannot wait for signals: {error}"))?;
+    let signalled = stop_on_signals(&stop);
+    let signalled = signalled.map_err(|error| format!("cannot wait for signals: {error}"))?;
     let keys = Keys::load_or_create(&config.keys)?;
     for line in keys.public_keys() {
         log::info!("{line}");
@@ -75,8 +76,12 @@ pub fn serve(config: Config) -> Result<(), String> {
     let pause = systemd::watchdog().map_or(SELF_CHECK, |patience| SELF_CHECK.min(patience / 3));
     let outcome = server::run(listener, config.workers, pause, Arc::new(app), &stop);
     let ended = outcome.map_err(|error| format!("no more requests can be accepted: {error}"))?;
-    if let Ended::ToStartAnew(socket) = ended {
-        return Err(start_anew(socket));
+    match ended {
+        // Whoever wants it to stop doesn't want it to start.
+        Ended::ToStartAnew(socket) if !signalled.load(Ordering::SeqCst) => {
+            return Err(start_anew(socket));
+        }
+        _ => {}
     }
     log::info!("stopped");
     match unusable.load(Ordering::SeqCst) {
@@ -244,9 +249,12 @@ pub fn explain(error: &db::Error, config: &Config) -> String {
     }
 }
 
-fn stop_on_signals(stop: &Stop) -> std::io::Result<()> {
+/// Requests `stop` when a signal comes; whether one has come.
+fn stop_on_signals(stop: &Stop) -> std::io::Result<Arc<AtomicBool>> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let stop = stop.clone();
+    let signalled = Arc::<AtomicBool>::default();
+    let came = signalled.clone();
     thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
@@ -258,10 +266,11 @@ fn stop_on_signals(stop: &Stop) -> std::io::Result<()> {
                 };
                 log::info!("{name}: finishing what is in flight");
                 systemd::stopping();
+                came.store(true, Ordering::SeqCst);
                 stop.request();
             }
         })?;
-    Ok(())
+    Ok(signalled)
 }
 
 fn cannot_start(error: std::io::Error) -> String {
