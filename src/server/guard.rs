@@ -38,8 +38,10 @@ const LEAST_RATE: f64 = 16.0 * 1024.0;
 /// and never stands still for this long: of an answer the first megabytes go into the
 /// system's buffers, whether the client takes them or not.
 const STANDSTILL: Duration = Duration::from_secs(20);
-/// A refused client is listened to for this long.
+/// A refused client is listened to for this long,
 const LINGER: Duration = Duration::from_secs(10);
+/// and has this long to read its answer when it sends no more.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Connections that may be open at once, if the system lets us have that many descriptors.
 const MAX_CONNECTIONS: usize = 1024;
 /// Descriptors that each takes: tiny_http's two halves, and ours while it is shut down.
@@ -104,7 +106,7 @@ enum Phase {
     /// A body.
     Body(Arc<Progress>),
     /// The end of what it sends, although it was refused.
-    Refused { since: Instant },
+    Refused { since: Instant, limit: Duration },
 }
 
 impl Phase {
@@ -113,7 +115,7 @@ impl Phase {
             Phase::Head { since, limit } => now > *since + *limit,
             Phase::Ours => false,
             Phase::Body(progress) => progress.is_too_slow(now),
-            Phase::Refused { since } => now > *since + LINGER,
+            Phase::Refused { since, limit } => now > *since + *limit,
         }
     }
 }
@@ -206,8 +208,17 @@ impl Guard {
 
     /// Notes that a client was refused, and is listened to until it stops sending.
     pub fn refused(&self, client: Option<SocketAddr>) {
+        self.refuse_for(client, LINGER);
+    }
+
+    /// Notes that a refused client has stopped sending.
+    pub fn dismissed(&self, client: Option<SocketAddr>) {
+        self.refuse_for(client, FAREWELL);
+    }
+
+    fn refuse_for(&self, client: Option<SocketAddr>, limit: Duration) {
         let since = Instant::now();
-        self.set(client, Phase::Refused { since });
+        self.set(client, Phase::Refused { since, limit });
     }
 
     /// Notes that a request was answered; the next one of its connection, if it was sent

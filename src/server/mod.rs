@@ -628,7 +628,10 @@ impl Door {
             // What is still listened to is answered: it need not delay a stop.
             exchange.ticket.refuse();
             match unread.may_end() {
-                true => unread.linger(),
+                true => {
+                    unread.linger();
+                    door.guard.dismissed(client);
+                }
                 false => door.give_up(unread, client),
             }
         };
