@@ -1,0 +1,388 @@
+//! The way of a request from its head to its answer: who works on it, and what holds it up.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::address::Address;
+use super::elastic::{Budget, Elastic, Reservation};
+use super::framing::{self, BodyLength};
+use super::guard::{Guard, Progress};
+use super::send::{self, Manner, Unread};
+use super::{Service, Stop, receive, selfcheck};
+use crate::http::{Incoming, Method, Response};
+
+/// Clients whose bodies are received at once.
+const MAX_RECEIVERS: usize = 256;
+/// Clients to whom large answers are sent at once.
+const MAX_SENDERS: usize = 256;
+/// Refused clients who are listened to until they stop sending.
+const MAX_LINGERERS: usize = 128;
+/// Bytes of large bodies, and of large answers, that are held at once: with 512 MB of
+/// memory the operator's database and system need the other half.
+const BYTES_IN_FLIGHT: usize = 96 * 1024 * 1024;
+/// Clients that announced bodies beyond all limits: for each, tiny_http would take that much
+/// memory, unless its request is kept for ever, with two descriptors and a thread. After so
+/// many the program starts anew.
+const MAX_GIVEN_UP: usize = 256;
+/// How long a worker with a large answer waits for others to arrive.
+const SEND_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the accept loop, the workers and the elastic threads share.
+pub struct Door {
+    /// Gone when the workers shall leave.
+    jobs: Mutex<Option<SyncSender<Job>>>,
+    /// Keeps the deadlines of clients.
+    pub guard: Arc<Guard>,
+    /// Where requests go that were sent ahead, when it is their turn.
+    again: Sender<tiny_http::Request>,
+    /// Where disconnected clients' connections go: dropping them may take a moment.
+    unread: Sender<Unread>,
+    receivers: Elastic,
+    senders: Elastic,
+    lingerers: Elastic,
+    received: Budget,
+    sent: Budget,
+    /// Workers that wait for `sent`, and how many of them may.
+    waiting: AtomicUsize,
+    may_wait: usize,
+    in_flight: Arc<AtomicUsize>,
+    /// Whether clients are told to open no further request on their connection.
+    stopping: AtomicBool,
+    stop: Stop,
+    /// Whether the program starts anew in its own place.
+    starts_anew: AtomicBool,
+    /// What we ask ourselves for.
+    self_check: selfcheck::Target,
+}
+
+/// A complete request on its way to a worker.
+pub struct Job {
+    /// What its answer goes to.
+    pub exchange: Exchange,
+    /// The request.
+    pub incoming: Incoming,
+    /// The bytes of its body.
+    pub reserved: Option<Reservation>,
+}
+
+/// A request that must be answered, and counts as in flight until it is.
+pub struct Exchange {
+    request: tiny_http::Request,
+    ticket: Ticket,
+}
+
+/// What is to be done when a request was answered.
+pub struct Ticket {
+    client: Option<SocketAddr>,
+    guard: Arc<Guard>,
+    again: Sender<tiny_http::Request>,
+    in_flight: Arc<AtomicUsize>,
+    refused: bool,
+}
+
+impl Ticket {
+    /// Notes that the client was refused: nothing more is expected of its connection.
+    fn refuse(mut self) {
+        self.guard.refused(self.client);
+        self.refused = true;
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if self.refused {
+            return;
+        }
+        if let Some(next) = self.guard.answered(self.client) {
+            // Nobody takes it when the server has stopped.
+            let _ = self.again.send(next);
+        }
+    }
+}
+
+impl Door {
+    /// What hands complete requests to `jobs`, those sent ahead to `again`, and connections
+    /// that only need to be dropped to `unread`.
+    pub fn new(
+        address: &Address,
+        jobs: SyncSender<Job>,
+        again: Sender<tiny_http::Request>,
+        unread: Sender<Unread>,
+        workers: usize,
+        self_check: selfcheck::Target,
+        stop: &Stop,
+    ) -> Door {
+        Door {
+            jobs: Mutex::new(Some(jobs)),
+            guard: Arc::new(Guard::new(address.clone())),
+            again,
+            unread,
+            receivers: Elastic::new("receive", MAX_RECEIVERS),
+            senders: Elastic::new("send", MAX_SENDERS),
+            lingerers: Elastic::new("linger", MAX_LINGERERS),
+            received: Budget::new(BYTES_IN_FLIGHT),
+            sent: Budget::new(BYTES_IN_FLIGHT),
+            waiting: AtomicUsize::new(0),
+            may_wait: workers / 2,
+            in_flight: Arc::default(),
+            stopping: AtomicBool::new(false),
+            stop: stop.clone(),
+            starts_anew: AtomicBool::new(false),
+            self_check,
+        }
+    }
+
+    /// Bytes of large bodies and answers that are held.
+    pub fn bytes_in_flight(&self) -> usize {
+        self.received.taken() + self.sent.taken()
+    }
+
+    /// Whether a request is not answered yet.
+    pub fn has_requests_in_flight(&self) -> bool {
+        self.in_flight.load(Ordering::SeqCst) > 0
+    }
+
+    /// Tells clients from now on to send no further requests.
+    pub fn begin_to_stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the program shall start anew in its own place.
+    pub fn starts_anew(&self) -> bool {
+        self.starts_anew.load(Ordering::SeqCst)
+    }
+
+    /// Whether a request is one of our own.
+    pub fn is_self_check(&self, request: &tiny_http::Request) -> bool {
+        self.self_check.is(request.url())
+    }
+
+    /// Takes a request whose head was read: never waits for a client.
+    pub fn admit<S: Service>(door: &Arc<Door>, request: tiny_http::Request, service: &S) {
+        if door.is_self_check(&request) {
+            let manner = Manner {
+                last: true,
+                patient: false,
+            };
+            let _ = send::response(request, &Response::text(200, "alive"), manner);
+        } else if let Some(request) = door.guard.admit(request) {
+            Door::work_on(door, request, service);
+        }
+    }
+
+    /// Works on a request that is the next of its connection.
+    fn work_on<S: Service>(door: &Arc<Door>, request: tiny_http::Request, service: &S) {
+        door.in_flight.fetch_add(1, Ordering::SeqCst);
+        let ticket = Ticket {
+            client: request.remote_addr().copied(),
+            guard: door.guard.clone(),
+            again: door.again.clone(),
+            in_flight: door.in_flight.clone(),
+            refused: false,
+        };
+        let mut exchange = Exchange { request, ticket };
+        let method = Method::parse(exchange.request.method().as_str());
+        let rule = service.body_rule(method, receive::origin_form(exchange.request.url()));
+        match framing::body_length(&exchange.request, rule) {
+            Err(status) => door.refuse(exchange, Response::error(status)),
+            Ok(BodyLength::None) => door.enqueue(exchange, Vec::new(), None),
+            Ok(BodyLength::AtHand(length)) => {
+                let body = receive::body(&mut exchange.request, length, &Progress::start());
+                match body {
+                    Ok(body) => door.enqueue(exchange, body, None),
+                    Err(_) => door.refuse(exchange, Response::error(400)),
+                }
+            }
+            Ok(BodyLength::OnItsWay(length)) => Door::receive(door, exchange, length),
+        }
+    }
+
+    /// Receives a body outside the accept loop and outside the pool.
+    fn receive(door: &Arc<Door>, exchange: Exchange, length: usize) {
+        let inner = door.clone();
+        let task = move |mut exchange: Exchange| {
+            let Some(reserved) = inner.received.reserve(length, receive::PATIENCE) else {
+                return inner.refuse(exchange, Response::unavailable());
+            };
+            let progress = Arc::new(Progress::start());
+            inner.guard.receives(exchange.ticket.client, &progress);
+            let body = receive::body(&mut exchange.request, length, &progress);
+            inner.guard.received(exchange.ticket.client);
+            match body {
+                Ok(body) => inner.enqueue(exchange, body, Some(reserved)),
+                Err(error) => {
+                    log::debug!("a body ended early: {error}");
+                    inner.refuse(exchange, Response::error(400));
+                }
+            }
+        };
+        if let Err(exchange) = door.receivers.run(exchange, task) {
+            door.refuse(exchange, Response::unavailable());
+        }
+    }
+
+    /// Hands a complete request to the pool, or answers 503 if too many wait already.
+    fn enqueue(&self, exchange: Exchange, body: Vec<u8>, reserved: Option<Reservation>) {
+        let incoming = receive::incoming(&exchange.request, body);
+        let job = Job {
+            exchange,
+            incoming,
+            reserved,
+        };
+        let jobs = self.lock_jobs();
+        // Without it the workers have left, and the process ends.
+        let Some(queue) = jobs.as_ref() else { return };
+        let refused = match queue.try_send(job) {
+            Ok(()) => return,
+            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => job,
+        };
+        drop(jobs);
+        self.hand_over(refused.exchange, Response::unavailable(), None);
+    }
+
+    /// Lets the workers leave.
+    pub fn close(&self) {
+        self.lock_jobs().take();
+    }
+
+    fn lock_jobs(&self) -> MutexGuard<'_, Option<SyncSender<Job>>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends an answer: a small one at once, a large one from a sending thread.
+    pub fn send(&self, exchange: Exchange, response: Response) {
+        let size = response.body.as_slice().len();
+        if size <= send::SMALL || exchange.request.method() == &tiny_http::Method::Head {
+            return self.respond(exchange, &response, false);
+        }
+        match self.reserve_for_sending(size) {
+            Some(reserved) => self.hand_over(exchange, response, Some(reserved)),
+            None => self.respond(exchange, &Response::unavailable(), false),
+        }
+    }
+
+    /// Takes the bytes of a large answer. When many are on their way, half of the workers
+    /// may wait a moment for some to arrive; the other half stays there for small ones.
+    fn reserve_for_sending(&self, size: usize) -> Option<Reservation> {
+        self.sent.reserve(size, Duration::ZERO).or_else(|| {
+            let others = self.waiting.fetch_add(1, Ordering::SeqCst);
+            let patience = if others < self.may_wait {
+                SEND_PATIENCE
+            } else {
+                Duration::ZERO
+            };
+            let reserved = self.sent.reserve(size, patience);
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+            reserved
+        })
+    }
+
+    /// Sends an answer from a sending thread.
+    fn hand_over(&self, exchange: Exchange, response: Response, reserved: Option<Reservation>) {
+        let last = self.stopping.load(Ordering::SeqCst);
+        let task = move |exchange: Exchange| {
+            let manner = Manner {
+                last,
+                patient: true,
+            };
+            respond(exchange, &response, manner);
+            drop(reserved);
+        };
+        if let Err(exchange) = self.senders.run(exchange, task) {
+            self.respond(exchange, &Response::unavailable(), false);
+        }
+    }
+
+    /// Sends an answer from the thread that calls.
+    fn respond(&self, exchange: Exchange, response: &Response, patient: bool) {
+        let last = self.stopping.load(Ordering::SeqCst);
+        respond(exchange, response, Manner { last, patient });
+    }
+
+    /// Answers a request whose body was not read to its end, and closes the connection.
+    fn refuse(self: &Arc<Door>, exchange: Exchange, response: Response) {
+        let door = self.clone();
+        let task = move |(exchange, response): (Exchange, Response)| {
+            let client = exchange.ticket.client;
+            let unread = send::refusal(exchange.request, &response);
+            // What is still listened to is answered: it need not delay a stop.
+            exchange.ticket.refuse();
+            match unread.may_end() {
+                true => {
+                    unread.linger();
+                    door.guard.dismissed(client);
+                }
+                false => door.give_up(unread, client),
+            }
+        };
+        if let Err((exchange, response)) = self.lingerers.run((exchange, response), task) {
+            let client = exchange.ticket.client;
+            let unread = send::refusal(exchange.request, &response);
+            exchange.ticket.refuse();
+            match unread.may_end() && client.is_some() {
+                // It ends without being listened to: its client may miss the answer.
+                true => {
+                    self.guard.disconnect(client);
+                    let _ = self.unread.send(unread);
+                }
+                false => self.give_up(unread, client),
+            }
+        }
+    }
+
+    /// Keeps a connection that can't be dropped, without its client. After many of them
+    /// the program starts anew.
+    fn give_up(&self, unread: Unread, client: Option<SocketAddr>) {
+        unread.keep_for_ever();
+        let count = self.guard.give_up(client);
+        log::debug!("a connection was given up: its client announced a body beyond all limits");
+        if count >= MAX_GIVEN_UP {
+            self.start_anew(count);
+        }
+    }
+
+    /// Ends the server so that the program starts anew in its own place, which alone frees
+    /// what so many connections hold.
+    pub fn start_anew(&self, connections: usize) {
+        if !self.starts_anew.swap(true, Ordering::SeqCst) {
+            log::warn!(
+                "{connections} connections hold what can't be freed; the server starts anew to \
+                 be rid of them. A web server in front would keep such clients away"
+            );
+            self.stop.request();
+        }
+    }
+}
+
+fn respond(exchange: Exchange, response: &Response, manner: Manner) {
+    let Exchange { request, ticket } = exchange;
+    if send::response(request, response, manner).is_err() {
+        // Half an answer can't be followed by another.
+        ticket.guard.disconnect(ticket.client);
+    }
+}
+
+/// Requests that were sent before earlier ones of their connection were answered are
+/// admitted when those are.
+pub fn admit_those_sent_ahead<S: Service>(
+    sent_ahead: Receiver<tiny_http::Request>,
+    door: &Arc<Door>,
+    service: &Arc<S>,
+) -> io::Result<()> {
+    let (door, service) = (Arc::downgrade(door), service.clone());
+    thread::Builder::new()
+        .name("sent-ahead".into())
+        .spawn(move || {
+            while let Ok(request) = sent_ahead.recv() {
+                let Some(door) = door.upgrade() else { return };
+                Door::work_on(&door, request, &*service);
+            }
+        })?;
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! Where requests come in: tiny_http, kept accepting whatever happens, and stopped without
+//! losing what it has accepted.
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::address::Address;
+use super::door::Door;
+use super::nudge::Reserve;
+use super::{Listener, Service, Stop, selfcheck};
+
+/// How long after an error it is tried again to accept connections,
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// and how often the log tells of it.
+const REPORT_PAUSE: Duration = Duration::from_secs(60);
+/// No connection is silent for longer than this: it was closed then.
+const SILENCE: Duration = Duration::from_secs(90);
+/// How long requests in flight may take to end when the server stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// With no request in flight and none coming in for so long, the server has stopped:
+/// connections were accepted to the last moment, and their heads are on their way.
+const QUIET: Duration = Duration::from_millis(300);
+/// Those that are known to be open are waited for this long.
+const FIRST_HEADS: Duration = Duration::from_secs(2);
+/// How often it is looked whether that is so.
+const STOP_TICK: Duration = Duration::from_millis(20);
+
+/// Whether a thread of tiny_http's has panicked, as its accepting one does when a descriptor
+/// can't be duplicated or a thread can't be started. Nothing else tells.
+static TINY_HTTP_PANICKED: AtomicBool = AtomicBool::new(false);
+
+/// To be called by the panic hook, on the thread that panics; whether it is one of
+/// tiny_http's: those have no names.
+pub fn note_panic() -> bool {
+    let is_tiny_http = thread::current().name().is_none();
+    TINY_HTTP_PANICKED.fetch_or(is_tiny_http, Ordering::SeqCst);
+    is_tiny_http
+}
+
+/// Where requests come in.
+pub struct Front<S> {
+    door: Arc<Door>,
+    service: Arc<S>,
+    /// All that came in, but for our own.
+    requests: Arc<AtomicUsize>,
+    /// What accepts connections now.
+    current: Mutex<Option<Accepting>>,
+    /// Whether requests come in no more.
+    dead: AtomicBool,
+}
+
+/// Never dropped: that would remove a Unix socket's file, be it ours or not.
+type Accepting = Arc<ManuallyDrop<tiny_http::Server>>;
+
+impl<S: Service> Front<S> {
+    /// Nothing is accepted yet.
+    pub fn new(door: Arc<Door>, service: Arc<S>) -> Front<S> {
+        Front {
+            door,
+            service,
+            requests: Arc::default(),
+            current: Mutex::default(),
+            dead: AtomicBool::new(false),
+        }
+    }
+
+    /// How many requests have come in.
+    pub fn requests(&self) -> Arc<AtomicUsize> {
+        self.requests.clone()
+    }
+
+    /// Whether it was found that requests come in no more.
+    pub fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::SeqCst)
+    }
+
+    /// Lets another tiny_http accept if a thread of this one's has panicked.
+    pub fn renew_if_tiny_http_panicked(&self) {
+        if TINY_HTTP_PANICKED.swap(false, Ordering::SeqCst) {
+            self.interrupt();
+        }
+    }
+
+    /// Accepts connections until `stop` is requested. tiny_http accepts no more after an
+    /// error, as when descriptors or threads run out; so a new one takes its place.
+    pub fn accept(self: &Arc<Front<S>>, listener: &Listener, stop: &Stop) {
+        let mut reported = None;
+        while !stop.is_requested() {
+            let outcome = listener.accept().and_then(|http| {
+                let http = Arc::new(ManuallyDrop::new(http));
+                *self.lock_current() = Some(http.clone());
+                if stop.is_requested() {
+                    return Ok(());
+                }
+                let error = self.pump(&http);
+                self.serve_left_behind(http);
+                error
+            });
+            if stop.is_requested() {
+                break;
+            }
+            if let Err(error) = outcome {
+                let often = reported.is_some_and(|last: Instant| last.elapsed() < REPORT_PAUSE);
+                if !often {
+                    log::warn!("some connections can't be accepted now: {error}");
+                    reported = Some(Instant::now());
+                }
+                stop.wait(ACCEPT_PAUSE);
+            }
+        }
+    }
+
+    /// Admits requests until nothing is accepted any more.
+    fn pump(&self, http: &tiny_http::Server) -> io::Result<()> {
+        loop {
+            match http.recv() {
+                Ok(request) => self.admit(request),
+                // Interrupted.
+                Err(error) if error.kind() == io::ErrorKind::Other => {
+                    return Err(io::Error::other("no descriptor or no thread is left"));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn admit(&self, request: tiny_http::Request) {
+        if !self.door.is_self_check(&request) {
+            self.requests.fetch_add(1, Ordering::Relaxed);
+        }
+        Door::admit(&self.door, request, &*self.service);
+    }
+
+    /// Goes on to serve the connections of one that accepts no more, until they are silent
+    /// for longer than any may be.
+    fn serve_left_behind(self: &Arc<Front<S>>, http: Accepting) {
+        let front = self.clone();
+        let serve = move || {
+            let mut last = Instant::now();
+            while last.elapsed() < SILENCE {
+                if let Ok(Some(request)) = http.recv_timeout(SILENCE) {
+                    front.admit(request);
+                    last = Instant::now();
+                }
+            }
+        };
+        if let Err(error) = thread::Builder::new()
+            .name("left-behind".into())
+            .spawn(serve)
+        {
+            log::warn!("some connections are served no more: {error}");
+        }
+    }
+
+    /// Ends [`Front::pump`].
+    pub fn interrupt(&self) {
+        if let Some(http) = &*self.lock_current() {
+            http.unblock();
+        }
+    }
+
+    /// Finishes what is in flight, and what was accepted to the last moment.
+    pub fn finish(&self, listener: &Listener, address: &Address) {
+        self.door.begin_to_stop();
+        let mut reserve = Reserve::open(address);
+        if let Err(error) = listener.pause() {
+            log::debug!("accepting was not ended: {error}");
+        }
+        if !self.door.starts_anew() {
+            if let Err(error) = listener.remove() {
+                log::debug!("the socket's file was not removed: {error}");
+            }
+        }
+        let deadline = Instant::now() + STOP_PATIENCE;
+        let mut seen = self.requests.load(Ordering::Relaxed);
+        let mut last = Instant::now();
+        loop {
+            let in_flight = self.door.has_requests_in_flight();
+            let quiet = last.elapsed();
+            if !in_flight
+                && quiet >= QUIET
+                && reserve.is_empty()
+                && (quiet >= FIRST_HEADS || !self.door.guard.expects_a_first_head())
+            {
+                return;
+            }
+            if Instant::now() >= deadline {
+                return log::warn!("stopping although some requests are still in flight");
+            }
+            // What was left behind admits requests by itself.
+            thread::sleep(STOP_TICK);
+            reserve.release();
+            let now = self.requests.load(Ordering::Relaxed);
+            if now != seen {
+                (seen, last) = (now, Instant::now());
+            }
+        }
+    }
+
+    fn lock_current(&self) -> MutexGuard<'_, Option<Accepting>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sees whether requests come in, and does what helps if they don't: first another
+/// tiny_http, in case its accepting thread has panicked, and then an end.
+pub fn check_ourselves<S: Service>(
+    front: &Arc<Front<S>>,
+    address: Address,
+    target: selfcheck::Target,
+    pause: Duration,
+    stop: &Stop,
+) -> io::Result<()> {
+    let (alive, failed, dead) = (front.service.clone(), front.clone(), front.clone());
+    let stopped = stop.clone();
+    selfcheck::start(
+        address,
+        target,
+        pause,
+        stop.clone(),
+        selfcheck::Outcomes {
+            alive: Box::new(move || alive.alive()),
+            failed: Box::new(move || failed.interrupt()),
+            dead: Box::new(move || {
+                log::error!("the server doesn't answer itself any more; it ends");
+                dead.dead.store(true, Ordering::SeqCst);
+                stopped.request();
+                // It may be the accept loop itself that hangs.
+                thread::sleep(STOP_PATIENCE + Duration::from_secs(1));
+                std::process::exit(1);
+            }),
+        },
+    )
+}
