@@ -1,10 +1,12 @@
 //! The door for HTTP: the only room that knows tiny_http.
 //!
-//! tiny_http's own threads read heads; the accept loop takes each request and looks at its
-//! framing ([`framing`]); a body is received by an elastic set of threads ([`receive`]);
-//! the fixed pool of workers gets complete requests through a bounded queue, and writes
-//! small answers itself; large ones go to an elastic set of sending threads ([`send`]). So
-//! a worker waits for the database and for nothing else.
+//! tiny_http's own threads read heads. The accept loop ([`front`]) takes each request and
+//! lets it through the [`door`]: its framing is looked at ([`framing`]), a body is received by
+//! an elastic set of threads ([`receive`]); the fixed pool of [`workers`] gets complete
+//! requests through a bounded queue, and writes small answers itself; large ones go to an
+//! elastic set of sending threads ([`send`]). So a worker waits for the database and for
+//! nothing else. The [`guard`] disconnects clients who are too slow, [`nudge`] and
+//! [`selfcheck`] see to it that requests come in.
 
 mod address;
 mod door;

@@ -13,7 +13,7 @@ use crate::http::{Incoming, Response};
 
 /// The workers take turns at waiting for a request; one that got none in this time is idle.
 const IDLE: Duration = Duration::from_secs(1);
-/// How long the workers may take to close their connections then.
+/// How long the workers may take to close their database connections at the end.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Starts `count` workers that take requests out of the `queue`.
