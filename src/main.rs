@@ -71,7 +71,7 @@ enum Command {
     CheckConfig,
     Keys,
     Status { json: bool },
-    Import(Box<import::From>),
+    Import(Box<import::Origin>),
     Help,
     Version,
 }
@@ -181,7 +181,7 @@ impl Options {
     fn import(
         &mut self,
         words: &mut impl Iterator<Item = OsString>,
-    ) -> Result<import::From, lexopt::Error> {
+    ) -> Result<import::Origin, lexopt::Error> {
         let kind = words.next().unwrap_or_default();
         let mut folder = || {
             let folder = words.next().map(PathBuf::from);
@@ -192,9 +192,9 @@ impl Options {
             from.ok_or_else(|| lexopt::Error::from("import needs --from DATABASE_URL"))
         };
         match kind.to_str() {
-            Some("directory") => Ok(import::From::Directory(folder()?)),
-            Some("pools") => Ok(import::From::Pools(folder()?, from()?)),
-            Some("database") => Ok(import::From::Database(from()?)),
+            Some("directory") => Ok(import::Origin::Directory(folder()?)),
+            Some("pools") => Ok(import::Origin::Pools(folder()?, from()?)),
+            Some("database") => Ok(import::Origin::Database(from()?)),
             _ => Err("import takes over a directory, pools or a database".into()),
         }
     }

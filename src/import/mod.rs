@@ -32,7 +32,7 @@ const WRITERS: usize = 2;
 
 /// Where the files come from.
 #[derive(Clone, Debug)]
-pub enum From {
+pub enum Origin {
     /// The oldest server's folder.
     Directory(PathBuf),
     /// The storage pools of the newest Python server: the folder of the pools, and the
@@ -48,15 +48,15 @@ pub enum From {
 /// # Errors
 /// A sentence for the operator: the import ended early, or some files could not be read.
 /// It can be repeated.
-pub fn run(from: From, config: &Config) -> Result<(), String> {
+pub fn run(from: Origin, config: &Config) -> Result<(), String> {
     let database = Database::for_import(config.database.clone());
     serve::prepare_for_work(&mut database.connection(), config)?;
     let source: Box<dyn Source> = match from {
-        From::Directory(folder) => {
+        Origin::Directory(folder) => {
             Box::new(directory::Directory::open(&folder, config.files.expiry)?)
         }
-        From::Pools(folder, settings) => Box::new(pools::Pools::open(folder, &settings)?),
-        From::Database(settings) => Box::new(database::OlderDatabase::open(&settings)?),
+        Origin::Pools(folder, settings) => Box::new(pools::Pools::open(folder, &settings)?),
+        Origin::Database(settings) => Box::new(database::OlderDatabase::open(&settings)?),
     };
     let report = Arc::new(Report::default());
     let outcome = transfer(source, &database, config, &report);
