@@ -314,10 +314,10 @@ impl Door {
             // What is still listened to is answered: it need not delay a stop.
             exchange.ticket.refuse();
             match unread.may_end() {
-                true => {
-                    unread.linger();
-                    door.guard.dismissed(client);
-                }
+                true => match unread.linger() {
+                    true => door.guard.forget(client),
+                    false => door.guard.dismissed(client),
+                },
                 false => door.give_up(unread, client),
             }
         };

@@ -216,6 +216,14 @@ impl Guard {
         self.refuse_for(client, FAREWELL);
     }
 
+    /// Notes that a refused client's connection has broken: its address may be another
+    /// connection's at once.
+    pub fn forget(&self, client: Option<SocketAddr>) {
+        let forgotten = client.and_then(|client| self.lock().remove(&client));
+        // Outside the lock: requests that were sent ahead are answered when they are dropped.
+        drop(forgotten);
+    }
+
     fn refuse_for(&self, client: Option<SocketAddr>, limit: Duration) {
         let since = Instant::now();
         self.set(client, Phase::Refused { since, limit });

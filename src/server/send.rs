@@ -84,17 +84,20 @@ impl Unread {
     }
 
     /// Listens until the client has stopped sending, within limits, and closes the
-    /// connection. It must be one that [may](Unread::may_end) end.
-    pub fn linger(mut self) {
+    /// connection. It must be one that [may](Unread::may_end) end. Whether the connection
+    /// has broken.
+    pub fn linger(mut self) -> bool {
         let deadline = Instant::now() + LINGER_TIME;
         let mut buffer = vec![0; 16 * 1024];
         let mut read = 0;
         while read < LINGER_BYTES && Instant::now() < deadline {
             match self.stream.read(&mut buffer) {
-                Ok(0) | Err(_) => return,
+                Ok(0) => return false,
+                Err(_) => return true,
                 Ok(count) => read += count,
             }
         }
+        false
     }
 
     /// Keeps the connection's two descriptors and its thread for as long as the process
