@@ -1,7 +1,7 @@
 //! Files in another PostgreSQL database.
 
 use super::report::{Refusal, Report};
-use super::{Candidate, Content, Source, source_failed};
+use super::{Candidate, Content, Source, sort_rows, source_failed};
 use crate::db::Settings;
 use crate::db::import::{OlderFile, OlderFiles};
 use crate::file_id::FileId;
@@ -35,14 +35,7 @@ impl Source for OlderDatabase {
     fn list(&mut self, report: &Report) -> Result<Option<Vec<Candidate>>, String> {
         let files = self.files.fetch();
         let files = files.map_err(|error| source_failed(&error, &self.settings))?;
-        let mut listed = Vec::with_capacity(files.len());
-        for file in &files {
-            match candidate(file) {
-                Ok(candidate) => listed.push(candidate),
-                Err(refusal) => report.refused(&file.id, &refusal),
-            }
-        }
-        Ok((!files.is_empty()).then_some(listed))
+        Ok(sort_rows(&files, report, candidate))
     }
 
     fn read(&mut self, wanted: &[Candidate]) -> Result<Vec<Result<Content, Refusal>>, String> {

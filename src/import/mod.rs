@@ -17,7 +17,7 @@ use std::thread;
 use std::time::SystemTime;
 
 use crate::config::Config;
-use crate::db::import::NewFile;
+use crate::db::import::{NewFile, OlderFile};
 use crate::db::{self, Database, Settings};
 use crate::file_id::FileId;
 use crate::serve;
@@ -98,6 +98,23 @@ struct Candidate {
     size: u64,
     uploaded: SystemTime,
     expires: SystemTime,
+}
+
+/// Those of an older server's rows that may be taken over, the others noted in the report;
+/// `None` if there are no rows any more.
+fn sort_rows(
+    rows: &[OlderFile],
+    report: &Report,
+    candidate: impl Fn(&OlderFile) -> Result<Candidate, Refusal>,
+) -> Option<Vec<Candidate>> {
+    let mut listed = Vec::with_capacity(rows.len());
+    for row in rows {
+        match candidate(row) {
+            Ok(candidate) => listed.push(candidate),
+            Err(refusal) => report.refused(&row.id, &refusal),
+        }
+    }
+    (!rows.is_empty()).then_some(listed)
 }
 
 /// Files on their way to a writer.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::directory::{read_file, unreadable};
 use super::report::{Refusal, Report};
-use super::{Candidate, Content, Source, source_failed};
+use super::{Candidate, Content, Source, sort_rows, source_failed};
 use crate::db::Settings;
 use crate::db::import::{OlderFile, OlderFiles};
 use crate::file_id::FileId;
@@ -69,14 +69,7 @@ impl Source for Pools {
     fn list(&mut self, report: &Report) -> Result<Option<Vec<Candidate>>, String> {
         let files = self.files.fetch();
         let files = files.map_err(|error| source_failed(&error, &self.settings))?;
-        let mut listed = Vec::with_capacity(files.len());
-        for file in &files {
-            match self.candidate(file) {
-                Ok(candidate) => listed.push(candidate),
-                Err(refusal) => report.refused(&file.id, &refusal),
-            }
-        }
-        Ok((!files.is_empty()).then_some(listed))
+        Ok(sort_rows(&files, report, |row| self.candidate(row)))
     }
 
     fn read(&mut self, wanted: &[Candidate]) -> Result<Vec<Result<Content, Refusal>>, String> {

@@ -259,11 +259,11 @@ impl Door {
     pub fn send(&self, exchange: Exchange, response: Response) {
         let size = response.body.as_slice().len();
         if size <= send::SMALL || exchange.request.method() == &tiny_http::Method::Head {
-            return self.respond(exchange, &response, false);
+            return self.respond(exchange, &response);
         }
         match self.reserve_for_sending(size) {
             Some(reserved) => self.hand_over(exchange, response, Some(reserved)),
-            None => self.respond(exchange, &Response::unavailable(), false),
+            None => self.respond(exchange, &Response::unavailable()),
         }
     }
 
@@ -295,14 +295,17 @@ impl Door {
             drop(reserved);
         };
         if let Err(exchange) = self.senders.run(exchange, task) {
-            self.respond(exchange, &Response::unavailable(), false);
+            self.respond(exchange, &Response::unavailable());
         }
     }
 
-    /// Sends an answer from the thread that calls.
-    fn respond(&self, exchange: Exchange, response: &Response, patient: bool) {
-        let last = self.stopping.load(Ordering::SeqCst);
-        respond(exchange, response, Manner { last, patient });
+    /// Sends an answer from the thread that calls, which has others to serve.
+    fn respond(&self, exchange: Exchange, response: &Response) {
+        let manner = Manner {
+            last: self.stopping.load(Ordering::SeqCst),
+            patient: false,
+        };
+        respond(exchange, response, manner);
     }
 
     /// Answers a request whose body was not read to its end, and closes the connection.
