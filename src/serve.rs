@@ -4,8 +4,8 @@ use std::os::fd::RawFd;
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -25,6 +25,9 @@ use crate::{systemd, versions};
 /// How often a database that was away at the start is looked for.
 const SCHEMA_RETRY: Duration = Duration::from_secs(1);
 
+/// How long the start waits for a database that accepts a connection and says nothing.
+const START_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How often the server sees whether requests come in, unless systemd wants to know it
 /// more often.
 const SELF_CHECK: Duration = Duration::from_secs(5);
@@ -42,31 +45,8 @@ pub fn serve(config: Config) -> Result<(), String> {
     let stop = Stop::default();
     let signalled = stop_on_signals(&stop);
     let signalled = signalled.map_err(|error| format!("cannot wait for signals: {error}"))?;
-    let keys = Keys::load_or_create(&config.keys)?;
-    for line in keys.public_keys() {
-        log::info!("{line}");
-    }
-    let database = Database::new(config.database.clone());
-    let ready = prepare_database(&database, &config)?;
-    let app = App::new(&config, keys, &database).map_err(cannot_start)?;
-
     let unusable = Arc::new(AtomicBool::new(false));
-    {
-        let (config, database, stop) = (config.clone(), database.clone(), stop.clone());
-        let (cache, unusable) = (app.versions.clone(), unusable.clone());
-        let counts = app.statistics.clone();
-        let run = move || {
-            if ready || prepare_when_back(&database, &config, &stop, &unusable) {
-                run_timer(&config, &database, &cache, &counts, &stop);
-            }
-        };
-        // Never waited for: a database that hangs must not keep the server from stopping,
-        // and what the timer thread does can end anywhere.
-        thread::Builder::new()
-            .name("timer".into())
-            .spawn(run)
-            .map_err(cannot_start)?;
-    }
+    let app = App::start(&config, &stop, &unusable).inspect_err(|_| listener.withdraw())?;
     log::info!(
         "listening on {}, with {} workers",
         listener.address(),
@@ -132,15 +112,58 @@ struct App {
 }
 
 impl App {
-    fn new(config: &Arc<Config>, keys: Keys, database: &Arc<Database>) -> std::io::Result<App> {
-        Ok(App {
+    /// With the timer thread running, and the database ready if that is there.
+    fn start(config: &Arc<Config>, stop: &Stop, unusable: &Arc<AtomicBool>) -> Result<App, String> {
+        let keys = Keys::load_or_create(&config.keys)?;
+        for line in keys.public_keys() {
+            log::info!("{line}");
+        }
+        let database = Database::new(config.database.clone());
+        let app = App {
             config: config.clone(),
             keys,
             versions: Arc::default(),
             statistics: Arc::default(),
-            database: database.clone(),
-            probe: db::Probe::start(database)?,
-        })
+            probe: db::Probe::start(&database).map_err(cannot_start)?,
+            database,
+        };
+        app.start_timer(stop, unusable)?;
+        Ok(app)
+    }
+
+    /// Starts the timer thread, and waits until it has made the database ready. One that is
+    /// away or silent is left to the thread: the server answers 503 until it comes. If it turns
+    /// out to be `unusable` then, the server is stopped.
+    ///
+    /// Nobody waits for the thread to end: a database that hangs must not keep the server from
+    /// stopping, and what the thread does can end anywhere.
+    fn start_timer(&self, stop: &Stop, unusable: &Arc<AtomicBool>) -> Result<(), String> {
+        let (cache, counts) = (self.versions.clone(), self.statistics.clone());
+        let (config, database) = (self.config.clone(), self.database.clone());
+        let (stop, unusable) = (stop.clone(), unusable.clone());
+        let (tell, told) = mpsc::sync_channel(0);
+        let run = move || {
+            let prepared = prepare_database(&database, &config);
+            // Whoever waited has gone on if this took too long.
+            let is_late = tell.send(prepared.clone()).is_err();
+            let is_ready = match prepared {
+                Ok(is_ready) => is_ready,
+                Err(error) if is_late => return give_up_database(&error, &stop, &unusable),
+                Err(_) => return,
+            };
+            if is_ready || prepare_when_back(&database, &config, &stop, &unusable) {
+                run_timer(&config, &database, &cache, &counts, &stop);
+            }
+        };
+        let builder = thread::Builder::new().name("timer".into());
+        builder.spawn(run).map_err(cannot_start)?;
+        match told.recv_timeout(START_PATIENCE) {
+            Ok(prepared) => prepared.map(drop),
+            Err(_) => {
+                log::warn!("the database says nothing; requests are answered 503 until it does");
+                Ok(())
+            }
+        }
     }
 }
 
@@ -215,14 +238,17 @@ fn prepare_when_back(
         match prepare_database(database, config) {
             Ok(true) => return true,
             Ok(false) => {}
-            Err(error) => {
-                log::error!("{error}");
-                unusable.store(true, Ordering::SeqCst);
-                stop.request();
-            }
+            Err(error) => give_up_database(&error, stop, unusable),
         }
     }
     false
+}
+
+/// Ends the server, because its database is of no use.
+fn give_up_database(error: &str, stop: &Stop, unusable: &AtomicBool) {
+    log::error!("{error}");
+    unusable.store(true, Ordering::SeqCst);
+    stop.request();
 }
 
 /// What the operator can do about an error of the database.

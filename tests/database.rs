@@ -5,6 +5,7 @@ mod common;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use common::{BINARY, Cluster, Connection, Database, Server, bytes, eventually};
@@ -248,6 +249,41 @@ fn a_database_that_hangs_is_reported_by_health_within_its_second() {
     cluster.signal("CONT");
     eventually("it is healthy again", || {
         server.get("/health").status == 200
+    });
+}
+
+#[test]
+fn while_the_database_hangs_all_but_a_worker_s_worth_of_clients_are_answered_503() {
+    let cluster = Cluster::start();
+    let server = Server::with(&cluster.database(), "workers = 2");
+    let path = format!("/file/{}", server.upload(b"a file"));
+    let statuses = std::thread::scope(|scope| {
+        cluster.signal("STOP");
+        let (tell, told) = mpsc::channel();
+        for _ in 0..8 {
+            let (tell, server, path) = (tell.clone(), &server, &path);
+            scope.spawn(move || tell.send(server.get(path).status));
+        }
+        let patience = Duration::from_secs(60);
+        let next = || told.recv_timeout(patience).expect("an answer");
+        let meanwhile: Vec<u16> = (0..6).map(|_| next()).collect();
+        cluster.signal("CONT");
+        [meanwhile, (0..2).map(|_| next()).collect()]
+    });
+    assert_eq!(statuses, [vec![503; 6], vec![200; 2]]);
+}
+
+#[test]
+fn a_database_that_hangs_at_the_start_is_waited_for_while_clients_are_answered() {
+    let cluster = Cluster::start();
+    let database = cluster.database();
+    cluster.signal("STOP");
+    let server = Server::with(&database, "workers = 2");
+    assert!(server.log().contains("says nothing"), "{}", server.log());
+    server.get("/health").assert_error(503);
+    cluster.signal("CONT");
+    eventually("it serves", || {
+        server.post("/file", b"a file").status == 200
     });
 }
 

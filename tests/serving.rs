@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{Connection, Database, Server, bytes, eventually, run};
+use common::{Cluster, Connection, Database, Server, bytes, eventually, run};
 use session_file_server::config::{Config, Listen};
 use session_file_server::http::{BodyRule, Incoming, Method, Response};
 use session_file_server::server::{self, Listener, Service, Stop};
@@ -137,6 +137,28 @@ fn a_stale_socket_file_is_replaced_a_live_one_and_other_files_are_refused() {
         .expect("refused");
     assert!(refused.contains("not a socket"), "{refused}");
     assert_eq!(std::fs::read(&path).expect("still there"), b"precious");
+}
+
+#[test]
+fn a_start_that_fails_leaves_no_socket_behind() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("http.sock");
+    let listen = format!("listen = 'unix:{}'", path.display());
+    let url = Cluster::shared().url("there_is_none");
+    let refused = Server::try_with(&url, &listen).err().expect("refused");
+    assert!(refused.contains("there_is_none"), "{refused}");
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_server_that_nobody_can_reach_any_more_ends_with_an_error() {
+    let server = Server::with(&Database::new(), "listen = 'unix:http.sock'");
+    assert_eq!(server.get("/health").status, 200);
+    // Unlike a port, a socket's file can be taken away from its server.
+    std::fs::remove_file(server.folder.path().join("http.sock")).expect("removable");
+    let (status, log) = server.ended();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("doesn't answer itself"), "{log}");
 }
 
 #[test]

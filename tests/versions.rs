@@ -636,6 +636,39 @@ fn signed_checks_are_verified_and_recorded_only_when_configured() {
 }
 
 #[test]
+fn beyond_a_bound_version_checks_of_new_signers_are_not_recorded() {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs();
+    let database = Database::new();
+    let server = Server::with(&database, "versions.record_checks = true");
+    let path = "/session_version?platform=ios";
+    let check = |key: u8| {
+        let key = SigningKey::from_bytes(&[key; 32]);
+        let signed = sign(&key, now, &format!("GET{path}"));
+        assert_eq!(signed_get(&server, path, &signed).status, 502);
+    };
+    let recorded = |age: &str| {
+        database.number(&format!(
+            "SELECT count(*) FROM version_checks WHERE checked < now() - interval '{age}'"
+        ))
+    };
+    check(1);
+    assert_eq!(recorded("0 s"), 1);
+    // As PostgreSQL would note it for a table that has grown.
+    database.execute(
+        "UPDATE pg_class SET reltuples = 3e6 WHERE relname = 'version_checks';
+         UPDATE version_checks SET checked = now() - interval '1 day'",
+    );
+    check(2);
+    assert_eq!(recorded("0 s"), 1, "nobody new");
+    assert_eq!(recorded("1 hour"), 1);
+    check(1);
+    assert_eq!(recorded("1 hour"), 0, "who is known is noted");
+}
+
+#[test]
 fn the_tokens_numbers_are_served_as_the_other_program_wrote_them() {
     let database = Database::new();
     let server = Server::start(&database);

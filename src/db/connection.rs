@@ -12,6 +12,11 @@ use super::error::{Error, ends_connection};
 
 /// How long an attempt to connect may take, unless the operator's URL says otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A database on another machine that acknowledges nothing for so long is given up, unless the
+/// operator's URL says otherwise: without that the system tries for a quarter of an hour,
+const SILENCE: Duration = Duration::from_secs(20);
+/// and of an idle connection it looks after so long whether the other end is still there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 /// While the database is away, one attempt to reach it is made in this time; everybody
 /// else is told at once that it is away.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -40,6 +45,12 @@ impl Settings {
         }
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(SILENCE);
+        }
+        if config.get_keepalives_idle() == postgres::Config::new().get_keepalives_idle() {
+            config.keepalives_idle(KEEPALIVE_IDLE);
         }
         Ok(Settings(config))
     }

@@ -12,6 +12,8 @@ use crate::releases::{Asset, Channel, Newest};
 
 /// How long a version check is remembered.
 const CHECKS_KEPT: &str = "90 days";
+/// Version checks that are remembered, about: some 300 MB.
+const MAX_CHECKS: f32 = 2_000_000.0;
 /// Rows that one statement deletes.
 const DELETE_BATCH: i64 = 1000;
 
@@ -67,8 +69,13 @@ const SELECT_RELEASES: &str = "SELECT channel, version, release.name, notes, \
      FROM github_releases release LEFT JOIN github_assets asset USING (project, channel) \
      WHERE project = $1 GROUP BY channel, version, release.name, notes";
 
+/// Anybody can make keys, and each new one is a row: beyond the bound only known ones are
+/// noted. The number of rows is PostgreSQL's own estimate, which costs nothing.
 const RECORD_CHECK: &str = "INSERT INTO version_checks (blinded_id, platform, channel) \
-     VALUES ($1, $2, $3) \
+     SELECT $1, $2, $3 \
+     WHERE (SELECT reltuples < $4 FROM pg_class WHERE oid = 'version_checks'::regclass) \
+         OR EXISTS (SELECT FROM version_checks \
+             WHERE blinded_id = $1 AND platform = $2 AND channel = $3) \
      ON CONFLICT (blinded_id, platform, channel) DO UPDATE SET checked = now()";
 
 impl Connection {
@@ -180,7 +187,9 @@ impl Connection {
         channel: Channel,
     ) -> Result<(), Error> {
         let (signer, channel) = (signer.to_string(), channel.as_str());
-        self.repeatable(|open| open.execute(RECORD_CHECK, &[&signer, &platform, &channel]))?;
+        self.repeatable(|open| {
+            open.execute(RECORD_CHECK, &[&signer, &platform, &channel, &MAX_CHECKS])
+        })?;
         Ok(())
     }
 

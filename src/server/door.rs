@@ -2,16 +2,17 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{Receiver, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::address::Address;
 use super::elastic::{Budget, Elastic, Reservation};
 use super::framing::{self, BodyLength};
 use super::guard::{Guard, Progress};
+use super::queue::Queue;
 use super::send::{self, Manner, Unread};
 use super::{Service, Stop, receive, selfcheck};
 use crate::http::{Incoming, Method, Response};
@@ -29,13 +30,20 @@ const BYTES_IN_FLIGHT: usize = 96 * 1024 * 1024;
 /// memory, unless its request is kept for ever, with two descriptors and a thread. After so
 /// many the program starts anew.
 const MAX_GIVEN_UP: usize = 256;
+/// How long it waits then for a moment without requests in flight,
+const START_ANEW_DELAY: Duration = Duration::from_secs(30);
+/// looking so often; with twice as many it waits no longer.
+const START_ANEW_TICK: Duration = Duration::from_millis(10);
+/// Complete requests that may wait for a worker, per worker. A worker answers thousands
+/// of small requests in a second, so that waiting longer means that the database is stuck.
+const QUEUE_PER_WORKER: usize = 32;
 /// How long a worker with a large answer waits for others to arrive.
 const SEND_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the accept loop, the workers and the elastic threads share.
 pub struct Door {
-    /// Gone when the workers shall leave.
-    jobs: Mutex<Option<SyncSender<Job>>>,
+    /// Where complete requests wait for a worker.
+    pub jobs: Queue<Job>,
     /// Keeps the deadlines of clients.
     pub guard: Arc<Guard>,
     /// Where requests go that were sent ahead, when it is their turn.
@@ -54,7 +62,9 @@ pub struct Door {
     /// Whether clients are told to open no further request on their connection.
     stopping: AtomicBool,
     stop: Stop,
-    /// Whether the program starts anew in its own place.
+    /// Whether the program shall start anew in its own place when it's quiet,
+    will_start_anew: AtomicBool,
+    /// and whether it does.
     starts_anew: AtomicBool,
     /// What we ask ourselves for.
     self_check: selfcheck::Target,
@@ -107,11 +117,10 @@ impl Drop for Ticket {
 }
 
 impl Door {
-    /// What hands complete requests to `jobs`, those sent ahead to `again`, and connections
+    /// For `workers` threads; requests that were sent ahead are handed to `again`, connections
     /// that only need to be dropped to `unread`.
     pub fn new(
         address: &Address,
-        jobs: SyncSender<Job>,
         again: Sender<tiny_http::Request>,
         unread: Sender<Unread>,
         workers: usize,
@@ -119,7 +128,7 @@ impl Door {
         stop: &Stop,
     ) -> Door {
         Door {
-            jobs: Mutex::new(Some(jobs)),
+            jobs: Queue::new(workers * QUEUE_PER_WORKER),
             guard: Arc::new(Guard::new(address.clone())),
             again,
             unread,
@@ -133,6 +142,7 @@ impl Door {
             in_flight: Arc::default(),
             stopping: AtomicBool::new(false),
             stop: stop.clone(),
+            will_start_anew: AtomicBool::new(false),
             starts_anew: AtomicBool::new(false),
             self_check,
         }
@@ -153,7 +163,7 @@ impl Door {
         self.stopping.store(true, Ordering::SeqCst);
     }
 
-    /// Whether the program shall start anew in its own place.
+    /// Whether the server is stopping so that the program starts anew in its own place.
     pub fn starts_anew(&self) -> bool {
         self.starts_anew.load(Ordering::SeqCst)
     }
@@ -235,24 +245,15 @@ impl Door {
             incoming,
             reserved,
         };
-        let jobs = self.lock_jobs();
-        // Without it the workers have left, and the process ends.
-        let Some(queue) = jobs.as_ref() else { return };
-        let refused = match queue.try_send(job) {
-            Ok(()) => return,
-            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => job,
-        };
-        drop(jobs);
-        self.hand_over(refused.exchange, Response::unavailable(), None);
+        if let Err(job) = self.jobs.push(job) {
+            self.turn_away(job);
+        }
     }
 
-    /// Lets the workers leave.
-    pub fn close(&self) {
-        self.lock_jobs().take();
-    }
-
-    fn lock_jobs(&self) -> MutexGuard<'_, Option<SyncSender<Job>>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Answers 503 to a request that finds no worker.
+    pub fn turn_away(&self, job: Job) {
+        drop(job.reserved);
+        self.hand_over(job.exchange, Response::unavailable(), None);
     }
 
     /// Sends an answer: a small one at once, a large one from a sending thread.
@@ -341,7 +342,7 @@ impl Door {
 
     /// Keeps a connection that can't be dropped, without its client. After many of them
     /// the program starts anew.
-    fn give_up(&self, unread: Unread, client: Option<SocketAddr>) {
+    fn give_up(self: &Arc<Door>, unread: Unread, client: Option<SocketAddr>) {
         unread.keep_for_ever();
         let count = self.guard.give_up(client);
         log::debug!("a connection was given up: its client announced a body beyond all limits");
@@ -351,14 +352,34 @@ impl Door {
     }
 
     /// Ends the server so that the program starts anew in its own place, which alone frees
-    /// what so many connections hold.
-    pub fn start_anew(&self, connections: usize) {
-        if !self.starts_anew.swap(true, Ordering::SeqCst) {
-            log::warn!(
-                "{connections} connections hold what can't be freed; the server starts anew to \
-                 be rid of them. A web server in front would keep such clients away"
-            );
-            self.stop.request();
+    /// what so many connections hold. Requests in flight may end before that, while new ones
+    /// are served: whoever can cause this must not make others wait.
+    pub fn start_anew(self: &Arc<Door>, connections: usize) {
+        if self.will_start_anew.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        log::warn!(
+            "{connections} connections hold what can't be freed; the server starts anew to be rid \
+             of them. A web server in front would keep such clients away"
+        );
+        let door = self.clone();
+        let wait_and_stop = move || {
+            let deadline = Instant::now() + START_ANEW_DELAY;
+            while door.has_requests_in_flight()
+                && Instant::now() < deadline
+                && door.guard.given_up() < 2 * MAX_GIVEN_UP
+            {
+                if door.stop.wait(START_ANEW_TICK) {
+                    return;
+                }
+            }
+            door.starts_anew.store(true, Ordering::SeqCst);
+            door.stop.request();
+        };
+        let builder = thread::Builder::new().name("start-anew".into());
+        if let Err(error) = builder.spawn(wait_and_stop) {
+            log::warn!("no thread to start anew with: {error}");
+            self.will_start_anew.store(false, Ordering::SeqCst);
         }
     }
 }

@@ -15,12 +15,19 @@ use super::{Listener, Service, Stop, selfcheck};
 
 /// How long after an error it is tried again to accept connections,
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// and how often the log tells of it.
+/// and while it has failed this often lately,
+const MANY_FAILURES: usize = 20;
+/// how long then: each attempt leaves a thread behind for [`SILENCE`].
+const LONG_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// How often the log tells of it.
 const REPORT_PAUSE: Duration = Duration::from_secs(60);
 /// No connection is silent for longer than this: it was closed then.
 const SILENCE: Duration = Duration::from_secs(90);
-/// How long requests in flight may take to end when the server stops.
+/// How long requests in flight may take to end when the server stops,
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
+/// and when it starts anew, for which new clients wait: they had time before
+/// ([`Door::start_anew`]).
+const START_ANEW_PATIENCE: Duration = Duration::from_secs(3);
 /// With no request in flight and none coming in for so long, the server has stopped:
 /// connections were accepted to the last moment, and their heads are on their way.
 const QUIET: Duration = Duration::from_millis(300);
@@ -47,6 +54,8 @@ pub struct Front<S> {
     service: Arc<S>,
     /// All that came in, but for our own.
     requests: Arc<AtomicUsize>,
+    /// How many accept no more, but still serve.
+    left_behind: AtomicUsize,
     /// What accepts connections now.
     current: Mutex<Option<Accepting>>,
     /// Whether requests come in no more.
@@ -63,6 +72,7 @@ impl<S: Service> Front<S> {
             door,
             service,
             requests: Arc::default(),
+            left_behind: AtomicUsize::new(0),
             current: Mutex::default(),
             dead: AtomicBool::new(false),
         }
@@ -109,7 +119,12 @@ impl<S: Service> Front<S> {
                     log::warn!("some connections can't be accepted now: {error}");
                     reported = Some(Instant::now());
                 }
-                stop.wait(ACCEPT_PAUSE);
+                let many = self.left_behind.load(Ordering::Relaxed) > MANY_FAILURES;
+                stop.wait(if many {
+                    LONG_ACCEPT_PAUSE
+                } else {
+                    ACCEPT_PAUSE
+                });
             }
         }
     }
@@ -147,11 +162,12 @@ impl<S: Service> Front<S> {
                     last = Instant::now();
                 }
             }
+            front.left_behind.fetch_sub(1, Ordering::Relaxed);
         };
-        if let Err(error) = thread::Builder::new()
-            .name("left-behind".into())
-            .spawn(serve)
-        {
+        self.left_behind.fetch_add(1, Ordering::Relaxed);
+        let builder = thread::Builder::new().name("left-behind".into());
+        if let Err(error) = builder.spawn(serve) {
+            self.left_behind.fetch_sub(1, Ordering::Relaxed);
             log::warn!("some connections are served no more: {error}");
         }
     }
@@ -170,12 +186,14 @@ impl<S: Service> Front<S> {
         if let Err(error) = listener.pause() {
             log::debug!("accepting was not ended: {error}");
         }
-        if !self.door.starts_anew() {
-            if let Err(error) = listener.remove() {
-                log::debug!("the socket's file was not removed: {error}");
+        let patience = match self.door.starts_anew() {
+            true => START_ANEW_PATIENCE,
+            false => {
+                listener.withdraw();
+                STOP_PATIENCE
             }
-        }
-        let deadline = Instant::now() + STOP_PATIENCE;
+        };
+        let deadline = Instant::now() + patience;
         let mut seen = self.requests.load(Ordering::Relaxed);
         let mut last = Instant::now();
         loop {

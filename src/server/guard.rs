@@ -261,6 +261,11 @@ impl Guard {
         self.given_up.fetch_add(1, Ordering::SeqCst) + 1
     }
 
+    /// How many connections were given up.
+    pub fn given_up(&self) -> usize {
+        self.given_up.load(Ordering::SeqCst)
+    }
+
     fn set(&self, client: Option<SocketAddr>, phase: Phase) {
         let Some(client) = client else { return };
         if let Some(connection) = self.lock().get_mut(&client) {

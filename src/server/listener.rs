@@ -66,7 +66,7 @@ impl Listener {
     }
 
     /// Accepts what is waiting and nothing more: who connects then waits for the next
-    /// server, or [`Listener::remove`] tells that there is none.
+    /// server, or [`Listener::withdraw`] tells that there is none.
     ///
     /// tiny_http's own way to stop is to drop its server, which removes a Unix socket's
     /// file, even systemd's. But it also stops when accepting fails: as it does on a socket
@@ -77,9 +77,11 @@ impl Listener {
         self.address.connect().and_then(Stream::hang_up)
     }
 
-    /// Removes the file of a Unix socket, if it is ours.
-    pub(super) fn remove(&self) -> io::Result<()> {
-        self.file.as_ref().map_or(Ok(()), fs::remove_file)
+    /// Removes the file of a Unix socket, if it is ours: nothing is accepted there any more.
+    pub fn withdraw(&self) {
+        if let Err(error) = self.file.as_ref().map_or(Ok(()), fs::remove_file) {
+            log::debug!("the socket's file was not removed: {error}");
+        }
     }
 
     /// Leaves the socket open for the program that takes this one's place: its number, as

@@ -3,7 +3,7 @@
 //! tiny_http's own threads read heads. The accept loop ([`front`]) takes each request and
 //! lets it through the [`door`]: its framing is looked at ([`framing`]), a body is received by
 //! an elastic set of threads ([`receive`]); the fixed pool of [`workers`] gets complete
-//! requests through a bounded queue, and writes small answers itself; large ones go to an
+//! requests through a bounded [`queue`], and writes small answers itself; large ones go to an
 //! elastic set of sending threads ([`send`]). So a worker waits for the database and for
 //! nothing else. The [`guard`] disconnects clients who are too slow, [`nudge`] and
 //! [`selfcheck`] see to it that requests come in.
@@ -16,6 +16,7 @@ mod front;
 mod guard;
 mod listener;
 mod nudge;
+mod queue;
 mod receive;
 mod selfcheck;
 mod send;
@@ -37,10 +38,6 @@ use send::Unread;
 pub use front::note_panic;
 pub use listener::Listener;
 pub use stop::Stop;
-
-/// Complete requests that may wait for a worker, per worker. A worker answers thousands
-/// of small requests in a second, so that waiting longer means that the database is stuck.
-const QUEUE_PER_WORKER: usize = 32;
 
 /// What answers the requests.
 pub trait Service: Send + Sync + 'static {
@@ -87,15 +84,14 @@ pub fn run<S: Service>(
     stop: &Stop,
 ) -> io::Result<Ended> {
     let address = listener.address().clone();
-    let (jobs, queue) = mpsc::sync_channel(workers * QUEUE_PER_WORKER);
     let (again, sent_ahead) = mpsc::channel();
     let (unread, disconnected) = mpsc::channel::<Unread>();
     let builder = thread::Builder::new().name("unread".into());
     builder.spawn(move || disconnected.into_iter().for_each(drop))?;
     let target = selfcheck::Target::new()?;
-    let door = Door::new(&address, jobs, again, unread, workers, target.clone(), stop);
+    let door = Door::new(&address, again, unread, workers, target.clone(), stop);
     let door = Arc::new(door);
-    let pool = workers::start(workers, &door, queue, &service)?;
+    let pool = workers::start(workers, &door, &service, stop)?;
     door::admit_those_sent_ahead(sent_ahead, &door, &service)?;
     let watched = door.clone();
     let stuck = door.clone();

@@ -2,53 +2,71 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::Service;
 use super::door::{Door, Job};
+use super::queue::Popped;
+use super::{Service, Stop};
 use crate::http::{Incoming, Response};
 
-/// The workers take turns at waiting for a request; one that got none in this time is idle.
+/// A worker that got no request in this time is idle.
 const IDLE: Duration = Duration::from_secs(1);
+/// A request that has waited for so long is answered 503: all workers wait for a database
+/// that hangs.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked for such requests.
+const PATROL: Duration = Duration::from_secs(1);
 /// How long the workers may take to close their database connections at the end.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Starts `count` workers that take requests out of the `queue`.
+/// Starts `count` workers that take requests out of the door's queue, and a thread that
+/// looks after those that wait there.
 pub fn start<S: Service>(
     count: usize,
     door: &Arc<Door>,
-    queue: Receiver<Job>,
     service: &Arc<S>,
+    stop: &Stop,
 ) -> io::Result<Vec<JoinHandle<()>>> {
-    let queue = Arc::new(Mutex::new(queue));
+    let (patrolled, stop) = (door.clone(), stop.clone());
+    let patrol = thread::Builder::new().name("patience".into());
+    patrol.spawn(move || {
+        // While the server stops, that has a time limit of its own.
+        while !stop.wait(PATROL) {
+            for job in patrolled.jobs.take_overdue(PATIENCE) {
+                patrolled.turn_away(job);
+            }
+        }
+    })?;
     (1..=count)
         .map(|number| {
-            let (door, queue, service) = (Arc::downgrade(door), queue.clone(), service.clone());
-            thread::Builder::new()
-                .name(format!("worker-{number}"))
-                .spawn(move || {
-                    let mut state = service.worker();
-                    loop {
-                        // The lock is held while waiting: the others wait for the lock instead.
-                        let next = {
-                            let queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
-                            queue.recv_timeout(IDLE)
-                        };
-                        match next {
-                            Ok(job) => work(&door, &*service, job, &mut state),
-                            Err(RecvTimeoutError::Timeout) => service.idle(&mut state),
-                            Err(RecvTimeoutError::Disconnected) => return,
-                        }
-                    }
-                })
+            let (door, service) = (door.clone(), service.clone());
+            let builder = thread::Builder::new().name(format!("worker-{number}"));
+            builder.spawn(move || serve(&door, &*service))
         })
         .collect()
 }
 
-fn work<S: Service>(door: &Weak<Door>, service: &S, job: Job, state: &mut S::Worker) {
+fn serve<S: Service>(door: &Door, service: &S) {
+    let mut state = service.worker();
+    let mut patience = Some(IDLE);
+    loop {
+        match door.jobs.pop(patience) {
+            Popped::Item(job) => {
+                work(door, service, job, &mut state);
+                patience = Some(IDLE);
+            }
+            Popped::Nothing => {
+                service.idle(&mut state);
+                patience = None;
+            }
+            Popped::Closed => return,
+        }
+    }
+}
+
+fn work<S: Service>(door: &Door, service: &S, job: Job, state: &mut S::Worker) {
     let Job {
         exchange,
         incoming,
@@ -56,10 +74,7 @@ fn work<S: Service>(door: &Weak<Door>, service: &S, job: Job, state: &mut S::Wor
     } = job;
     let response = answer(service, incoming, state);
     drop(reserved);
-    // It lives for as long as something is in flight.
-    if let Some(door) = door.upgrade() {
-        door.send(exchange, response);
-    }
+    door.send(exchange, response);
 }
 
 /// Runs the handler; a panic in it is a 500, and the worker's state is made anew.
@@ -75,7 +90,7 @@ fn answer<S: Service>(service: &S, incoming: Incoming, state: &mut S::Worker) ->
 
 /// The workers take leave of the database, if it lets them.
 pub fn leave(door: &Door, pool: &[JoinHandle<()>]) {
-    door.close();
+    door.jobs.close();
     let deadline = Instant::now() + LEAVE_PATIENCE;
     while !pool.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(5));

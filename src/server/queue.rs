@@ -1,0 +1,140 @@
+//! The bounded queue between those who complete requests and those who answer them.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// First in, first out; closed at the end.
+pub struct Queue<T> {
+    limit: usize,
+    state: Mutex<State<T>>,
+    work: Condvar,
+}
+
+struct State<T> {
+    /// With the time at which each came.
+    items: VecDeque<(Instant, T)>,
+    closed: bool,
+}
+
+/// What came of waiting for an item.
+#[derive(Debug, PartialEq)]
+pub enum Popped<T> {
+    /// The next one.
+    Item(T),
+    /// None has come in time.
+    Nothing,
+    /// None will come any more.
+    Closed,
+}
+
+impl<T> Queue<T> {
+    /// An empty queue for `limit` items.
+    pub fn new(limit: usize) -> Queue<T> {
+        let state = State {
+            items: VecDeque::with_capacity(limit),
+            closed: false,
+        };
+        Queue {
+            limit,
+            state: Mutex::new(state),
+            work: Condvar::new(),
+        }
+    }
+
+    /// Adds an item at the end; it comes back if the queue is full or closed.
+    pub fn push(&self, item: T) -> Result<(), T> {
+        let mut state = self.lock();
+        if state.closed || state.items.len() >= self.limit {
+            return Err(item);
+        }
+        state.items.push_back((Instant::now(), item));
+        drop(state);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// Takes the first item, for which it waits as long as `patience`, or until there is one.
+    pub fn pop(&self, patience: Option<Duration>) -> Popped<T> {
+        let state = self.lock();
+        let is_idle = |state: &mut State<T>| state.items.is_empty() && !state.closed;
+        let mut state = match patience {
+            None => self.work.wait_while(state, is_idle),
+            Some(patience) => self
+                .work
+                .wait_timeout_while(state, patience, is_idle)
+                .map(|(state, _)| state)
+                .map_err(|poisoned| PoisonError::new(poisoned.into_inner().0)),
+        }
+        .unwrap_or_else(PoisonError::into_inner);
+        match state.items.pop_front() {
+            Some((_, item)) => Popped::Item(item),
+            None if state.closed => Popped::Closed,
+            None => Popped::Nothing,
+        }
+    }
+
+    /// Takes the items that have waited for longer than `patience`.
+    pub fn take_overdue(&self, patience: Duration) -> Vec<T> {
+        let mut state = self.lock();
+        let overdue = |(came, _): &&(Instant, T)| came.elapsed() > patience;
+        let count = state.items.iter().take_while(overdue).count();
+        state.items.drain(..count).map(|(_, item)| item).collect()
+    }
+
+    /// Takes no more items; those that are there can still be popped.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.work.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_come_out_in_order_and_a_full_queue_gives_them_back() {
+        let queue = Queue::new(2);
+        assert_eq!(queue.push(1), Ok(()));
+        assert_eq!(queue.push(2), Ok(()));
+        assert_eq!(queue.push(3), Err(3));
+        assert_eq!(queue.pop(None), Popped::Item(1));
+        assert_eq!(queue.push(3), Ok(()));
+        queue.close();
+        assert_eq!(queue.push(4), Err(4));
+        assert_eq!(queue.pop(None), Popped::Item(2));
+        assert_eq!(queue.pop(None), Popped::Item(3));
+        assert_eq!(queue.pop(None), Popped::Closed);
+    }
+
+    #[test]
+    fn who_waits_is_woken_by_an_item_and_by_the_end() {
+        let queue = Queue::new(1);
+        assert_eq!(queue.pop(Some(Duration::ZERO)), Popped::Nothing);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| (queue.pop(None), queue.pop(None)));
+            assert_eq!(queue.push(1), Ok(()));
+            std::thread::sleep(Duration::from_millis(20));
+            queue.close();
+            let popped = waiting.join().expect("no panic");
+            assert_eq!(popped, (Popped::Item(1), Popped::Closed));
+        });
+    }
+
+    #[test]
+    fn only_what_has_waited_too_long_is_taken() {
+        let queue = Queue::new(3);
+        let patience = Duration::from_millis(50);
+        assert_eq!(queue.push(1), Ok(()));
+        assert_eq!(queue.push(2), Ok(()));
+        std::thread::sleep(patience * 2);
+        assert_eq!(queue.push(3), Ok(()));
+        assert_eq!(queue.take_overdue(patience), [1, 2]);
+        assert_eq!(queue.pop(None), Popped::Item(3));
+    }
+}
