@@ -5,23 +5,21 @@
 
 mod common;
 
-use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Connection, Database, Server, bytes, eventually, is_root};
+use common::{
+    Connection, Database, Server, bytes, eventually, free_port, is_root, nginx, path_with_sbin,
+};
 use session_file_server::onion::cipher::FreshNonce;
 use session_file_server::onion::client::{Exchange, read_v4_reply, v4_plaintext};
 
 /// The default of `files.max_size`.
 const MAX_SIZE: usize = 10_223_616;
-
-/// The socket that both examples name.
-const SOCKET: &str = "/run/session-file-server/http.sock";
 
 #[derive(Clone, Copy, Debug)]
 enum Web {
@@ -99,44 +97,11 @@ impl Drop for Site {
     }
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
-}
-
-fn nginx(folder: &Path, socket: &Path, port: u16) -> Child {
-    let site = include_str!("../packaging/nginx/session-file-server")
-        .replace(
-            "listen 80 default_server",
-            &format!("listen 127.0.0.1:{port}"),
-        )
-        .replace("    listen [::]:80 default_server;\n", "")
-        .replace(SOCKET, socket.to_str().expect("UTF-8"));
-    assert!(site.contains(&format!(":{port};")) && !site.contains(SOCKET));
-    let user = if is_root() { "user www-data;" } else { "" };
-    let folder = folder.display();
-    let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|name| format!("{name}_temp_path {folder}/{name};"))
-        .join("\n");
-    let config = format!(
-        "{user}\ndaemon off;\npid {folder}/pid;\nerror_log {folder}/error.log;\nevents {{}}\n\
-         http {{\n{paths}\n{site}\n}}\n"
-    );
-    let path = format!("{folder}/nginx.conf");
-    std::fs::write(&path, config).expect("writable");
-    let mut nginx = Command::new("nginx");
-    nginx.args(["-c", &path]).env("PATH", path_with_sbin());
-    nginx
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("nginx is installed")
-}
-
 fn apache(folder: &Path, socket: &Path, port: u16) -> Child {
     let site = include_str!("../packaging/apache/session-file-server.conf")
         .replace("*:80", &format!("127.0.0.1:{port}"))
-        .replace(SOCKET, socket.to_str().expect("UTF-8"));
-    assert!(site.contains(&format!(":{port}>")) && !site.contains(SOCKET));
+        .replace(common::SOCKET, socket.to_str().expect("UTF-8"));
+    assert!(site.contains(&format!(":{port}>")) && !site.contains(common::SOCKET));
     let folder = folder.display();
     let modules = [
         ("mpm_event_module", "mod_mpm_event"),
@@ -161,11 +126,6 @@ fn apache(folder: &Path, socket: &Path, port: u16) -> Child {
     apache.args(["-f", &path, "-D", "FOREGROUND"]);
     apache.env("PATH", path_with_sbin());
     apache.spawn().expect("apache2 is installed")
-}
-
-/// Not every user's path has the folder of servers.
-fn path_with_sbin() -> String {
-    format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default())
 }
 
 fn the_largest_file_goes_up_and_comes_down(kind: Web) {

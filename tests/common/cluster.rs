@@ -174,6 +174,7 @@ impl Cluster {
             .expect("a new database");
         Database {
             url: self.url(&name),
+            host: self.folder.clone(),
             name,
         }
     }
@@ -205,6 +206,8 @@ impl Drop for Cluster {
 /// A database of one test.
 pub struct Database {
     pub name: String,
+    /// The folder of its cluster's socket.
+    pub host: PathBuf,
     pub url: String,
 }
 

@@ -1,0 +1,155 @@
+//! The table as a picture.
+
+use std::fmt::{self, Write};
+
+use crate::table::{Measured, Memory};
+
+const WIDTH: f64 = 760.0;
+/// Where bars begin, and how much of the width is theirs.
+const LEFT: f64 = 170.0;
+const SPAN: f64 = 520.0;
+const ROW: f64 = 40.0;
+const BAR: f64 = 13.0;
+
+const OURS: &str = "#2f6fdb";
+const ORIGINAL: &str = "#b9bec7";
+const INK: &str = "#24292f";
+const FAINT: &str = "#6b7280";
+
+/// What the Python server has in memory, resident: four processes of 95 MB.
+const ORIGINAL_MEMORY: f64 = 380.0;
+
+/// Throughput as a part of what the database alone does, and memory below.
+pub fn draw(measured: &[Measured], memory: &Memory) -> String {
+    let mut svg = Svg::default();
+    let mut y = 28.0;
+    svg.text(
+        16.0,
+        y,
+        "start",
+        INK,
+        16.0,
+        "Throughput, as a part of what the database alone does",
+    );
+    y += 26.0;
+    svg.legend(y);
+    y += 22.0;
+    let longest = measured.iter().map(Measured::ratio).fold(1.0, f64::max);
+    let scale = SPAN / (longest * 1.05);
+    let bottom = y + ROW * measured.len() as f64;
+    for tick in 0..=(longest * 2.0) as u32 {
+        let value = f64::from(tick) / 2.0;
+        let color = if tick == 2 { FAINT } else { "#e5e7eb" };
+        svg.line(LEFT + value * scale, y - 6.0, bottom, color);
+        svg.text(
+            LEFT + value * scale,
+            bottom + 16.0,
+            "middle",
+            FAINT,
+            12.0,
+            &value.to_string(),
+        );
+    }
+    for row in measured {
+        svg.text(LEFT - 10.0, y + BAR + 5.0, "end", INK, 13.0, row.row.name);
+        svg.bar(y, row.ratio() * scale, OURS, &format!("{:.2}", row.ratio()));
+        svg.bar(
+            y + BAR + 2.0,
+            row.row.original * scale,
+            ORIGINAL,
+            &row.row.original.to_string(),
+        );
+        y += ROW;
+    }
+    y = bottom + 56.0;
+    svg.text(16.0, y, "start", INK, 16.0, "Resident memory, MB");
+    y += 22.0;
+    let scale = SPAN / (ORIGINAL_MEMORY * 1.05);
+    for (name, bytes) in [
+        ("idle", memory.idle),
+        ("files of 10 MB", memory.busy),
+        ("30 s later", memory.after),
+    ] {
+        let ours = bytes as f64 / 1e6;
+        svg.text(LEFT - 10.0, y + BAR + 5.0, "end", INK, 13.0, name);
+        svg.bar(y, ours * scale, OURS, &format!("{ours:.0}"));
+        svg.bar(
+            y + BAR + 2.0,
+            ORIGINAL_MEMORY * scale,
+            ORIGINAL,
+            &ORIGINAL_MEMORY.to_string(),
+        );
+        y += ROW;
+    }
+    svg.finish(y + 4.0)
+}
+
+#[derive(Default)]
+struct Svg(String);
+
+impl Svg {
+    fn put(&mut self, element: fmt::Arguments) {
+        // A string takes whatever is written to it.
+        let _ = self.0.write_fmt(element);
+        self.0.push('\n');
+    }
+
+    fn text(&mut self, x: f64, y: f64, anchor: &str, color: &str, size: f64, text: &str) {
+        self.put(format_args!(
+            r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}" fill="{color}" font-size="{size}">{text}</text>"#
+        ));
+    }
+
+    fn bar(&mut self, y: f64, length: f64, color: &str, label: &str) {
+        let length = length.max(1.0);
+        self.put(format_args!(
+            r#"<rect x="{LEFT}" y="{y:.1}" width="{length:.1}" height="{BAR}" rx="2" fill="{color}"/>"#
+        ));
+        self.text(
+            LEFT + length + 6.0,
+            y + BAR - 2.5,
+            "start",
+            FAINT,
+            11.5,
+            label,
+        );
+    }
+
+    fn line(&mut self, x: f64, top: f64, bottom: f64, color: &str) {
+        self.put(format_args!(
+            r#"<line x1="{x:.1}" x2="{x:.1}" y1="{top:.1}" y2="{bottom:.1}" stroke="{color}"/>"#
+        ));
+    }
+
+    fn legend(&mut self, y: f64) {
+        let entries = [
+            (16.0, OURS, "this server"),
+            (130.0, ORIGINAL, "the Python server"),
+        ];
+        for (x, color, name) in entries {
+            let top = y - 10.0;
+            self.put(format_args!(
+                r#"<rect x="{x}" y="{top}" width="12" height="12" rx="2" fill="{color}"/>"#
+            ));
+            self.text(x + 18.0, y, "start", INK, 13.0, name);
+        }
+        self.text(
+            290.0,
+            y,
+            "start",
+            FAINT,
+            13.0,
+            "1: the same statements in a loop, without HTTP",
+        );
+    }
+
+    fn finish(self, height: f64) -> String {
+        format!(
+            r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" font-family="system-ui, sans-serif">
+<rect width="100%" height="100%" rx="8" fill="#ffffff"/>
+{}</svg>
+"##,
+            self.0
+        )
+    }
+}

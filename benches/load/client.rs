@@ -1,0 +1,120 @@
+//! A client that costs little: it sends requests that were made before, and looks at no more
+//! of an answer than it must.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// An answer that takes longer counts as an error.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes that are read at once, at most.
+const READ: usize = 1024 * 1024;
+
+trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
+pub struct Client {
+    address: String,
+    /// Whether each request has a connection of its own.
+    reconnects: bool,
+    stream: Option<Box<dyn Stream>>,
+    buffer: Vec<u8>,
+}
+
+pub struct Answer<'a> {
+    pub status: u16,
+    pub body: &'a [u8],
+}
+
+impl Client {
+    /// Nothing is connected yet. `address` is `host:port` or `unix:PATH`.
+    pub fn new(address: &str, reconnects: bool) -> Client {
+        Client {
+            address: address.to_string(),
+            reconnects,
+            stream: None,
+            buffer: vec![0; READ],
+        }
+    }
+
+    /// Sends `parts` one after the other, and waits for the answer.
+    pub fn ask(&mut self, parts: &[&[u8]]) -> io::Result<Answer<'_>> {
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => connect(&self.address)?,
+        };
+        parts.iter().try_for_each(|part| stream.write_all(part))?;
+        let (status, body) = read_answer(&mut *stream, &mut self.buffer)?;
+        if !self.reconnects {
+            self.stream = Some(stream);
+        }
+        Ok(Answer {
+            status,
+            body: &self.buffer[body],
+        })
+    }
+}
+
+fn connect(address: &str) -> io::Result<Box<dyn Stream>> {
+    Ok(match address.strip_prefix("unix:") {
+        Some(path) => {
+            let stream = UnixStream::connect(path)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            Box::new(stream)
+        }
+        None => {
+            let stream = TcpStream::connect(address)?;
+            stream.set_nodelay(true)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            Box::new(stream)
+        }
+    })
+}
+
+/// The head of a request; `body` is the length of what follows, if something does.
+pub fn head(method: &str, path: &str, body: Option<usize>) -> Vec<u8> {
+    let length = body.map(|length| format!("Content-Length: {length}\r\n"));
+    let length = length.unwrap_or_default();
+    format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n").into_bytes()
+}
+
+/// Reads an answer into `buffer`: its status, and where its body lies.
+fn read_answer(
+    stream: &mut dyn Stream,
+    buffer: &mut Vec<u8>,
+) -> io::Result<(u16, std::ops::Range<usize>)> {
+    let mut filled = 0;
+    let start = loop {
+        filled += read_some(stream, &mut buffer[filled..])?;
+        if let Some(end) = buffer[..filled].windows(4).position(|w| w == b"\r\n\r\n") {
+            break end + 4;
+        }
+    };
+    let head = std::str::from_utf8(&buffer[..start]).map_err(io::Error::other)?;
+    let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        let is_length = name.eq_ignore_ascii_case("Content-Length");
+        is_length.then(|| value.parse::<usize>().ok())?
+    });
+    let (Some(status), Some(length)) = (status, length) else {
+        return Err(io::Error::other(format!("not an answer: {head:?}")));
+    };
+    let end = start + length;
+    if buffer.len() < end {
+        buffer.resize(end, 0);
+    }
+    while filled < end {
+        let until = end.min(filled + READ);
+        filled += read_some(stream, &mut buffer[filled..until])?;
+    }
+    Ok((status, start..end))
+}
+
+fn read_some(stream: &mut dyn Stream, buffer: &mut [u8]) -> io::Result<usize> {
+    match stream.read(buffer)? {
+        0 => Err(ErrorKind::UnexpectedEof.into()),
+        count => Ok(count),
+    }
+}

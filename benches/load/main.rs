@@ -1,0 +1,94 @@
+//! The load generator: `cargo bench --bench load -- [OPTION…]`. See [`HELP`].
+
+mod chart;
+mod client;
+#[path = "../../tests/common/mod.rs"]
+mod common;
+mod floor;
+mod mix;
+mod process;
+mod table;
+mod web;
+mod work;
+
+use std::error::Error;
+
+use lexopt::{Arg, ValueExt};
+
+const HELP: &str = "\
+cargo bench --bench load -- [table] [OPTION...]
+    What the server does of each kind of work, beside what the database alone does.
+    --only TEXT       only rows whose name contains this
+    --rounds N        rounds of which the median counts (5)
+    --seconds N       of each measurement (2)
+    --chart FILE      also measure the memory, and draw both
+cargo bench --bench load -- mix [OPTION...]
+    Avatars, pictures and files, as clients upload and fetch them.
+    --clients N       connections (8)
+    --rate N          an open loop: requests in a second, however long they take
+    --seconds N       (20)
+    --via DOOR        tcp, unix or nginx (tcp)
+    --direct          plain HTTP instead of onion requests
+    --reconnect       a connection for each request
+    --set LINE        a line of config.toml; may be given again
+Each starts a PostgreSQL of its own, which waits for the disk, and the server.
+";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let (mut mode, mut only, mut chart) = ("table".to_string(), String::new(), None);
+    let (mut rounds, mut seconds) = (5, None);
+    let mut options = mix::Options {
+        clients: 8,
+        seconds: 20.0,
+        rate: None,
+        via: "tcp".into(),
+        direct: false,
+        reconnects: false,
+        settings: String::new(),
+    };
+    let mut arguments = lexopt::Parser::from_env();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            // Cargo's own.
+            Arg::Long("bench") => {}
+            Arg::Value(value) => mode = value.string()?,
+            Arg::Long("only") => only = arguments.value()?.string()?,
+            Arg::Long("rounds") => rounds = arguments.value()?.parse()?,
+            Arg::Long("seconds") => seconds = Some(arguments.value()?.parse()?),
+            Arg::Long("chart") => chart = Some(arguments.value()?),
+            Arg::Long("clients") => options.clients = arguments.value()?.parse()?,
+            Arg::Long("rate") => options.rate = Some(arguments.value()?.parse()?),
+            Arg::Long("via") => options.via = arguments.value()?.string()?,
+            Arg::Long("direct") => options.direct = true,
+            Arg::Long("reconnect") => options.reconnects = true,
+            Arg::Long("set") => options.settings += &(arguments.value()?.string()? + "\n"),
+            Arg::Long("help") => {
+                print!("{HELP}");
+                return Ok(());
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    match mode.as_str() {
+        "table" => {
+            let measured = table::measure(&only, rounds, seconds.unwrap_or(2.0));
+            println!("{}\n\n{}", process::machine(), table::describe(&measured));
+            if let Some(path) = chart {
+                let memory = table::memory(10.0);
+                println!(
+                    "resident memory: idle {:.1} MB, with files of 10 MB {:.0} MB, 30 s later {:.1} MB",
+                    memory.idle as f64 / 1e6,
+                    memory.busy as f64 / 1e6,
+                    memory.after as f64 / 1e6,
+                );
+                std::fs::write(path, chart::draw(&measured, &memory))?;
+            }
+        }
+        "mix" => {
+            options.seconds = seconds.unwrap_or(options.seconds);
+            print!("{}", mix::run(&options));
+        }
+        other => return Err(format!("there is no {other}; see --help").into()),
+    }
+    Ok(())
+}

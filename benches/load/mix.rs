@@ -1,0 +1,143 @@
+//! Work as clients bring it: avatars, pictures and files, each uploaded once and fetched by
+//! one to a hundred recipients.
+
+use std::io;
+use std::sync::Mutex;
+
+use crate::client::Client;
+use crate::common::{Cluster, Server, bytes};
+use crate::work::{Chance, Door, Step, closed_loop, id_of, open_loop};
+use crate::{process, web};
+
+/// Of a hundred uploads so many are avatars, and so many pictures; the rest are files.
+const AVATARS: usize = 70;
+const PICTURES: usize = 27;
+
+/// Uploads that are waiting for recipients; with fewer, somebody uploads.
+const PENDING: usize = 16;
+
+/// How the mix is brought to the server.
+pub struct Options {
+    pub clients: usize,
+    pub seconds: f64,
+    /// Requests in a second, or as many as are answered.
+    pub rate: Option<f64>,
+    /// `tcp`, `unix` or `nginx`.
+    pub via: String,
+    pub direct: bool,
+    pub reconnects: bool,
+    /// Further settings of the server, TOML.
+    pub settings: String,
+}
+
+/// A file that is wanted.
+struct Wanted {
+    id: String,
+    size: usize,
+    /// How many will fetch it yet.
+    recipients: usize,
+}
+
+/// Runs it, and says what came of it.
+pub fn run(options: &Options) -> String {
+    let mut cluster = Cluster::durable();
+    let database = cluster.database();
+    let mut settings = options.settings.clone();
+    if options.via != "tcp" {
+        settings += "\nlisten = 'unix:http.sock'\nsocket_mode = '666'";
+    }
+    let server = Server::with(&database, &settings);
+    let web = (options.via == "nginx").then(|| web::Nginx::before(&server));
+    let address = web.as_ref().map_or(&server.address, |web| &web.address);
+    let door = match options.direct {
+        true => Door::Direct,
+        false => Door::Onion(process::x25519_key(&server)),
+    };
+    let wanted = Mutex::new(Vec::new());
+    let before = process::processor_time(server.pid());
+    let client = |number| {
+        step(
+            Client::new(address, options.reconnects),
+            &door,
+            &wanted,
+            number,
+        )
+    };
+    let outcome = match options.rate {
+        Some(rate) => open_loop(options.clients, options.seconds, rate, client),
+        None => closed_loop(options.clients, options.seconds, client),
+    };
+    let used = process::processor_time(server.pid()) - before;
+    let text = format!(
+        "{} requests, {:.1} in a second, {} errors; p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms; \
+         processor {:.0} % of a core; memory {} MB at most, {} MB now\n",
+        outcome.done,
+        outcome.rate(),
+        outcome.errors,
+        outcome.percentile(0.5),
+        outcome.percentile(0.99),
+        outcome.percentile(0.999),
+        100.0 * used.as_secs_f64() / outcome.elapsed.as_secs_f64(),
+        process::most_memory(server.pid()) / 1_000_000,
+        server.memory() / 1_000_000,
+    );
+    drop((web, server));
+    cluster.stop();
+    text
+}
+
+/// One client that uploads now and then, and mostly fetches.
+fn step<'a>(
+    mut client: Client,
+    door: &'a Door,
+    wanted: &'a Mutex<Vec<Wanted>>,
+    number: usize,
+) -> Step<'a> {
+    let mut chance = Chance::new(number);
+    let mut content = bytes(number as u64, 10_000_000);
+    let mut count = 0u32;
+    Box::new(move || match take(wanted, &mut chance) {
+        Some((id, size)) => door.get(&format!("/file/{id}")).send(&mut client, size),
+        None => {
+            count += 1;
+            content[..4].copy_from_slice(&count.to_le_bytes());
+            let size = size(&mut chance);
+            let answer = door.post(&content[..size]).fetch(&mut client)?;
+            let entry = Wanted {
+                id: id_of(&answer),
+                size,
+                recipients: chance.between(1, 101),
+            };
+            wanted.lock().map_err(|_| lost())?.push(entry);
+            Ok(())
+        }
+    })
+}
+
+/// One of the files that are wanted, by chance.
+fn take(wanted: &Mutex<Vec<Wanted>>, chance: &mut Chance) -> Option<(String, usize)> {
+    let mut wanted = wanted.lock().ok()?;
+    if wanted.len() < PENDING {
+        return None;
+    }
+    let index = chance.below(wanted.len());
+    let entry = &mut wanted[index];
+    entry.recipients -= 1;
+    let taken = (entry.id.clone(), entry.size);
+    if entry.recipients == 0 {
+        wanted.swap_remove(index);
+    }
+    Some(taken)
+}
+
+fn size(chance: &mut Chance) -> usize {
+    match chance.below(100) {
+        part if part < AVATARS => chance.between(5_000, 60_000),
+        part if part < AVATARS + PICTURES => chance.between(200_000, 2_000_000),
+        _ => 10_000_000,
+    }
+}
+
+fn lost() -> io::Error {
+    io::Error::other("another client has failed")
+}

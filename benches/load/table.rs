@@ -1,0 +1,313 @@
+//! The table: what the server does of each kind of work in a second, beside what the database
+//! alone would do in the same minute, and the memory that it takes.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::client::Client;
+use crate::common::{Cluster, Database, Server, bytes};
+use crate::work::{Chance, Door, Outcome, Prepared, Step, closed_loop, id_of};
+use crate::{floor, process};
+
+/// Connections at once, of each load.
+pub const CLIENTS: usize = 4;
+
+/// A line of the table.
+pub struct Row {
+    pub name: &'static str,
+    work: Work,
+    size: usize,
+    /// The same ratio for the Python server, measured before this one was begun.
+    pub original: f64,
+    /// What this server is meant to reach.
+    target: f64,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Work {
+    Get,
+    OnionGet,
+    Cached,
+    Post,
+}
+
+const fn row(name: &'static str, work: Work, size: usize, original: f64, target: f64) -> Row {
+    Row {
+        name,
+        work,
+        size,
+        original,
+        target,
+    }
+}
+
+const KB: usize = 1000;
+const MB: usize = 1_000_000;
+
+#[rustfmt::skip]
+const ROWS: &[Row] = &[
+    row("GET 1 KB",               Work::Get,      KB,      0.07, 0.25),
+    row("GET 1 MB",               Work::Get,      MB,      0.57, 0.75),
+    row("GET 10 MB",              Work::Get,      10 * MB, 0.37, 0.6),
+    row("GET 1 MB, from memory",  Work::Cached,   MB,      0.5,  1.5),
+    row("onion GET 1 KB",         Work::OnionGet, KB,      0.04, 0.12),
+    row("onion GET 1 MB",         Work::OnionGet, MB,      0.4,  0.55),
+    row("onion GET 10 MB",        Work::OnionGet, 10 * MB, 0.2,  0.35),
+    row("POST 1 KB",              Work::Post,     KB,      0.19, 0.7),
+    row("POST 1 MB",              Work::Post,     MB,      0.72, 0.9),
+    row("POST 10 MB",             Work::Post,     10 * MB, 0.9,  0.9),
+];
+
+/// What was measured of a row.
+pub struct Measured {
+    pub row: &'static Row,
+    /// Of each round.
+    floor: Vec<f64>,
+    rates: Vec<f64>,
+    /// All rounds together.
+    total: Outcome,
+    /// The server's processor time for a request, milliseconds.
+    processor: f64,
+}
+
+impl Measured {
+    /// The median of the rounds' ratios.
+    pub fn ratio(&self) -> f64 {
+        let ratios = self.rates.iter().zip(&self.floor);
+        median(ratios.map(|(rate, floor)| rate / floor).collect())
+    }
+}
+
+/// The server and its database, filled.
+struct Bench {
+    cluster: Cluster,
+    database: Database,
+    /// Without a cache, and with the default one.
+    plain: Server,
+    caching: Server,
+    door: Door,
+}
+
+/// Measures all rows whose name contains `only`, each for so many `rounds` of so many seconds.
+pub fn measure(only: &str, rounds: usize, seconds: f64) -> Vec<Measured> {
+    let bench = Bench::start();
+    let rows = ROWS.iter().filter(|row| row.name.contains(only));
+    let measured = rows.map(|row| {
+        let measured = bench.measure(row, rounds, seconds);
+        eprintln!("{:<24} {:.2} (aim: {})", row.name, measured.ratio(), row.target);
+        measured
+    });
+    measured.collect()
+}
+
+impl Bench {
+    fn start() -> Bench {
+        let cluster = Cluster::durable();
+        let database = cluster.database();
+        let plain = Server::with(&database, "");
+        let caching = Server::with(&database, "");
+        let door = Door::Onion(process::x25519_key(&plain));
+        Bench {
+            cluster,
+            database,
+            plain,
+            caching,
+            door,
+        }
+    }
+
+    fn measure(&self, row: &'static Row, rounds: usize, seconds: f64) -> Measured {
+        let ids = match row.work {
+            Work::Post => Vec::new(),
+            _ => self.fill(row.size),
+        };
+        let mut measured = Measured {
+            row,
+            floor: Vec::new(),
+            rates: Vec::new(),
+            total: Outcome::default(),
+            processor: 0.0,
+        };
+        let server = match row.work {
+            Work::Cached => &self.caching,
+            _ => &self.plain,
+        };
+        let before = process::processor_time(server.pid());
+        for _ in 0..rounds {
+            let floor = match row.work {
+                Work::Post => floor::post(&self.database, row.size, seconds),
+                _ => floor::get(&self.database, &ids, seconds),
+            };
+            self.empty_if(row.work == Work::Post);
+            let outcome = closed_loop(CLIENTS, seconds, |number| {
+                self.step(row, server, &ids, number)
+            });
+            self.empty_if(row.work == Work::Post);
+            measured.floor.push(floor.rate());
+            measured.rates.push(outcome.rate());
+            measured.total.add(outcome);
+        }
+        let used = process::processor_time(server.pid()) - before;
+        measured.processor = used.as_secs_f64() * 1000.0 / measured.total.done.max(1) as f64;
+        measured
+    }
+
+    /// Stores files of that size, some tens of megabytes of them; their ids.
+    fn fill(&self, size: usize) -> Vec<String> {
+        let mut client = Client::new(&self.plain.address, false);
+        let count = (40 * MB / size).clamp(8, 1000);
+        (0..count)
+            .map(|number| {
+                let content = bytes((size + number) as u64, size);
+                let answer = Door::Direct.post(&content).fetch(&mut client);
+                id_of(&answer.expect("stored"))
+            })
+            .collect()
+    }
+
+    /// One client's way to do the work of a row.
+    fn step<'a>(&'a self, row: &Row, server: &Server, ids: &[String], number: usize) -> Step<'a> {
+        let (size, mut client) = (row.size, Client::new(&server.address, false));
+        let mut chance = Chance::new(number);
+        if row.work == Work::Post {
+            let mut request = Door::Direct.post(&bytes(number as u64, size));
+            let mut count = 0;
+            return Box::new(move || {
+                // Each is another file, also in the next round.
+                count += 1;
+                request.stamp(size, number, count);
+                request.fetch(&mut client).map(drop)
+            });
+        }
+        // One file is wanted by all: what just came in comes from memory.
+        let ids = if row.work == Work::Cached {
+            &ids[..1]
+        } else {
+            ids
+        };
+        let requests: Vec<Prepared> = (0..ids.len().max(32))
+            .map(|index| {
+                let path = format!("/file/{}", ids[index % ids.len()]);
+                match row.work {
+                    Work::OnionGet => self.door.get(&path),
+                    _ => Door::Direct.get(&path),
+                }
+            })
+            .collect();
+        let first = requests[0].fetch(&mut client).expect("a file");
+        assert!(first == bytes(size as u64, size), "another file");
+        Box::new(move || requests[chance.below(requests.len())].send(&mut client, size))
+    }
+
+    fn empty_if(&self, condition: bool) {
+        if condition {
+            self.database.execute("TRUNCATE files; CHECKPOINT");
+        }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.cluster.stop();
+    }
+}
+
+/// The memory that the server has: resident bytes.
+pub struct Memory {
+    /// After its start, when each worker has answered something.
+    pub idle: u64,
+    /// The most while files of 10 MB are uploaded and downloaded.
+    pub busy: u64,
+    /// 30 seconds after that.
+    pub after: u64,
+}
+
+/// Measures the memory of a server with its default settings.
+pub fn memory(seconds: f64) -> Memory {
+    let mut cluster = Cluster::durable();
+    let database = cluster.database();
+    let server = Server::start(&database);
+    let address = server.address.clone();
+    let path = "/file/none";
+    closed_loop(8, 1.0, |_| {
+        let mut client = Client::new(&address, false);
+        let request = Door::Direct.get(path);
+        Box::new(move || request.fetch(&mut client).map(drop))
+    });
+    std::thread::sleep(Duration::from_secs(12));
+    let idle = server.memory();
+    let size = 10 * MB;
+    let id = server.upload(&bytes(1, size));
+    closed_loop(8, seconds, |number| {
+        let mut client = Client::new(&address, false);
+        if number % 2 == 0 {
+            let request = Door::Direct.get(&format!("/file/{id}"));
+            return Box::new(move || request.send(&mut client, size));
+        }
+        let mut request = Door::Direct.post(&bytes(number as u64, size));
+        let mut count = 0;
+        Box::new(move || {
+            count += 1;
+            request.stamp(size, number, count);
+            request.fetch(&mut client).map(drop)
+        })
+    });
+    let busy = process::most_memory(server.pid());
+    std::thread::sleep(Duration::from_secs(30));
+    let memory = Memory {
+        idle,
+        busy,
+        after: server.memory(),
+    };
+    drop(server);
+    cluster.stop();
+    memory
+}
+
+/// The table as Markdown.
+pub fn describe(measured: &[Measured]) -> String {
+    let mut table = String::from(
+        "| work | database alone, /s | this server, /s | ratio | Python server | \
+         p50, ms | p99, ms | p99.9, ms | processor, ms |\n\
+         | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+    );
+    for row in measured {
+        let errors = match row.total.errors {
+            0 => String::new(),
+            count => format!(" ({count} errors)"),
+        };
+        let total = &row.total;
+        let _ = writeln!(
+            table,
+            "| {} | {} | {}{errors} | **{:.2}** | {:.2} | {:.2} | {:.2} | {:.2} | {:.3} |",
+            row.row.name,
+            rounded(median(row.floor.clone())),
+            rounded(median(row.rates.clone())),
+            row.ratio(),
+            row.row.original,
+            total.percentile(0.5),
+            total.percentile(0.99),
+            total.percentile(0.999),
+            row.processor,
+        );
+    }
+    table
+}
+
+/// A rate to three digits.
+fn rounded(rate: f64) -> String {
+    if rate < 100.0 {
+        return format!("{rate:.1}");
+    }
+    let unit = 10f64.powf(rate.log10().floor() - 2.0);
+    format!("{}", ((rate / unit).round() * unit) as u64)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match (values.len(), values.len() / 2) {
+        (0, _) => f64::NAN,
+        (count, half) if count % 2 == 0 => (values[half - 1] + values[half]) / 2.0,
+        (_, half) => values[half],
+    }
+}

@@ -1,0 +1,272 @@
+//! What clients ask for, and how it is counted.
+
+use std::io;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use session_file_server::onion::cipher::FreshNonce;
+use session_file_server::onion::client::{Exchange, read_v4_reply, v4_plaintext};
+
+use crate::client::{Client, head};
+use crate::common::bytes;
+
+/// What came of a load.
+#[derive(Default)]
+pub struct Outcome {
+    /// Requests that were answered as they should be, and the others.
+    pub done: usize,
+    pub errors: usize,
+    pub elapsed: Duration,
+    /// How long each took, microseconds, sorted.
+    pub latencies: Vec<u32>,
+}
+
+impl Outcome {
+    pub fn rate(&self) -> f64 {
+        self.done as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// The time within which that part of the requests was answered, milliseconds.
+    pub fn percentile(&self, part: f64) -> f64 {
+        let index = (self.latencies.len() as f64 * part) as usize;
+        let last = self.latencies.len().saturating_sub(1);
+        let found = self.latencies.get(index.min(last)).copied();
+        f64::from(found.unwrap_or(0)) / 1000.0
+    }
+
+    /// Takes in what another load came to, one after the other.
+    pub fn add(&mut self, other: Outcome) {
+        self.done += other.done;
+        self.errors += other.errors;
+        self.elapsed += other.elapsed;
+        self.latencies.extend(other.latencies);
+        self.latencies.sort_unstable();
+    }
+}
+
+/// One client's way to do one request; an error is counted.
+pub type Step<'a> = Box<dyn FnMut() -> io::Result<()> + Send + 'a>;
+
+/// A closed loop: each of the `clients` asks again when it was answered, for `seconds`.
+pub fn closed_loop<'a>(
+    clients: usize,
+    seconds: f64,
+    client: impl Fn(usize) -> Step<'a> + Sync,
+) -> Outcome {
+    run(
+        clients,
+        |step, started, outcome| {
+            while started.elapsed().as_secs_f64() < seconds {
+                count(step, Instant::now(), outcome);
+            }
+        },
+        client,
+    )
+}
+
+/// An open loop: `rate` requests in a second begin when they should, whatever became of those
+/// before, as long as one of the `clients` is free; what a request waits for that is part of
+/// its time.
+pub fn open_loop<'a>(
+    clients: usize,
+    seconds: f64,
+    rate: f64,
+    client: impl Fn(usize) -> Step<'a> + Sync,
+) -> Outcome {
+    let next = AtomicU64::new(0);
+    run(
+        clients,
+        |step, started, outcome| loop {
+            let due = next.fetch_add(1, Ordering::Relaxed) as f64 / rate;
+            if due > seconds {
+                return;
+            }
+            let due = started + Duration::from_secs_f64(due);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            count(step, due, outcome);
+        },
+        client,
+    )
+}
+
+fn run<'a>(
+    clients: usize,
+    drive: impl Fn(&mut Step<'a>, Instant, &mut Outcome) + Sync,
+    client: impl Fn(usize) -> Step<'a> + Sync,
+) -> Outcome {
+    let ready = Barrier::new(clients);
+    let work = |number| {
+        let mut step = client(number);
+        let mut outcome = Outcome::default();
+        // The first one connects and prepares.
+        let _ = step();
+        ready.wait();
+        let started = Instant::now();
+        drive(&mut step, started, &mut outcome);
+        outcome.elapsed = started.elapsed();
+        outcome
+    };
+    let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..clients)
+            .map(|number| {
+                scope.spawn({
+                    let work = &work;
+                    move || work(number)
+                })
+            })
+            .collect();
+        let join = |thread: std::thread::ScopedJoinHandle<_>| thread.join().expect("no panic");
+        threads.into_iter().map(join).collect()
+    });
+    let mut all = Outcome::default();
+    let elapsed = outcomes.iter().map(|outcome| outcome.elapsed).max();
+    outcomes.into_iter().for_each(|outcome| all.add(outcome));
+    all.elapsed = elapsed.unwrap_or_default();
+    all
+}
+
+fn count(step: &mut Step, since: Instant, outcome: &mut Outcome) {
+    match step() {
+        Ok(()) => {
+            outcome.done += 1;
+            outcome.latencies.push(since.elapsed().as_micros() as u32);
+        }
+        Err(_) => outcome.errors += 1,
+    }
+}
+
+/// How a request comes to the server.
+#[derive(Clone)]
+pub enum Door {
+    /// As plain HTTP.
+    Direct,
+    /// As an onion request for the server with that X25519 public key.
+    Onion([u8; 32]),
+}
+
+/// A request that is ready to be sent.
+pub struct Prepared {
+    bytes: Vec<u8>,
+    exchange: Option<Exchange>,
+}
+
+impl Door {
+    /// Prepares `GET path`.
+    pub fn get(&self, path: &str) -> Prepared {
+        match self {
+            Door::Direct => Prepared {
+                bytes: head("GET", path, None),
+                exchange: None,
+            },
+            Door::Onion(key) => onion(key, "GET", path, None),
+        }
+    }
+
+    /// Prepares `POST /file` with that content.
+    pub fn post(&self, content: &[u8]) -> Prepared {
+        match self {
+            Door::Direct => {
+                let mut bytes = head("POST", "/file", Some(content.len()));
+                bytes.extend_from_slice(content);
+                Prepared {
+                    bytes,
+                    exchange: None,
+                }
+            }
+            Door::Onion(key) => onion(key, "POST", "/file", Some(content)),
+        }
+    }
+}
+
+fn onion(key: &[u8; 32], method: &str, path: &str, body: Option<&[u8]>) -> Prepared {
+    static COUNT: AtomicU64 = AtomicU64::new(1);
+    let fresh = bytes(COUNT.fetch_add(1, Ordering::Relaxed), 56);
+    let (mut secret, mut nonce) = ([0; 32], [0; 24]);
+    secret.copy_from_slice(&fresh[..32]);
+    nonce.copy_from_slice(&fresh[32..]);
+    let exchange = Exchange::new(key, Some("xchacha20"), secret).expect("a server's key");
+    let plaintext = v4_plaintext(method, path, &[], body);
+    let sealed = exchange
+        .seal(&plaintext, FreshNonce(nonce))
+        .expect("not too long");
+    let mut bytes = head("POST", "/oxen/v4/lsrpc", Some(sealed.len()));
+    bytes.extend_from_slice(&sealed);
+    Prepared {
+        bytes,
+        exchange: Some(exchange),
+    }
+}
+
+impl Prepared {
+    /// Makes the content of a direct upload, `size` bytes, another one.
+    pub fn stamp(&mut self, size: usize, client: usize, count: u32) {
+        let start = self.bytes.len() - size;
+        self.bytes[start] = client as u8;
+        self.bytes[start + 1..start + 5].copy_from_slice(&count.to_le_bytes());
+    }
+
+    /// Sends it; the answer's body must be of that length, before it was encrypted.
+    pub fn send(&self, client: &mut Client, length: usize) -> io::Result<()> {
+        let answer = client.ask(&[&self.bytes])?;
+        // The reply's head and cipher take some 150 bytes; looking inside would cost the
+        // client as much as the server.
+        let slack = if self.exchange.is_some() { 300 } else { 0 };
+        match answer.status == 200 && (length..=length + slack).contains(&answer.body.len()) {
+            true => Ok(()),
+            false => Err(io::Error::other(format!("status {}", answer.status))),
+        }
+    }
+
+    /// Sends it and reads the answer's body, which must be one of success.
+    pub fn fetch(&self, client: &mut Client) -> io::Result<Vec<u8>> {
+        let answer = client.ask(&[&self.bytes])?;
+        let body = match &self.exchange {
+            None => (answer.status, answer.body.to_vec()),
+            Some(exchange) => {
+                let reply = exchange.open(answer.body.to_vec());
+                let reply = reply.ok_or_else(|| io::Error::other("not for us"))?;
+                let (status, _, body) = read_v4_reply(&reply).unwrap_or_default();
+                (status, body.to_vec())
+            }
+        };
+        match body {
+            (200, body) => Ok(body),
+            (status, _) => Err(io::Error::other(format!("status {status}"))),
+        }
+    }
+}
+
+/// The id in the answer to an upload.
+pub fn id_of(answer: &[u8]) -> String {
+    let answer: serde_json::Value = serde_json::from_slice(answer).unwrap_or_default();
+    answer["id"].as_str().unwrap_or_default().to_string()
+}
+
+/// Numbers by chance: repeatable, and quick.
+pub struct Chance(u64);
+
+impl Chance {
+    pub fn new(seed: usize) -> Chance {
+        Chance((seed as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
+    /// From 0 to below 1.
+    pub fn part(&mut self) -> f64 {
+        // Xorshift (Marsaglia 2003).
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// From 0 to below `limit`.
+    pub fn below(&mut self, limit: usize) -> usize {
+        (self.part() * limit as f64) as usize
+    }
+
+    /// Between the two, each order of magnitude as likely as any other.
+    pub fn between(&mut self, least: usize, most: usize) -> usize {
+        (least as f64 * (most as f64 / least as f64).powf(self.part())) as usize
+    }
+}
