@@ -82,6 +82,20 @@ CREATE TABLE IF NOT EXISTS session_token_history (
     updated            timestamptz
 );
 
+-- What each server on this database has done since it started: noted by itself once a minute,
+-- shown by session-file-server status.
+CREATE TABLE IF NOT EXISTS servers (
+    -- its machine, and where it listens
+    name         text        PRIMARY KEY,
+    noted        timestamptz NOT NULL DEFAULT now(),
+    requests     bigint      NOT NULL,
+    bytes_up     bigint      NOT NULL,
+    bytes_down   bigint      NOT NULL,
+    files_stored bigint      NOT NULL,
+    downloads    bigint      NOT NULL,
+    cache_hits   bigint      NOT NULL
+);
+
 -- The version of all this, raised whenever a server needs something that an older one
 -- didn't. A server runs on its own version only; init-db upgrades an older one.
 CREATE TABLE IF NOT EXISTS schema_version (

@@ -1,7 +1,7 @@
 //! The endpoints that store and hand out files.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 
 use crate::config;
 use crate::db::{self, FileInfo};
+use crate::file_cache::{File, Found};
 use crate::file_id::FileId;
-use crate::http::{BASE64, Body, Method, Request, Response, unix_seconds};
+use crate::http::{BASE64, Body, Method, Request, Response, SharedBytes, unix_seconds};
 use crate::routes::{Context, database_error};
 
 /// The header in which a client asks for a lifetime, seconds.
@@ -45,6 +46,7 @@ pub fn upload(request: &Request, context: &mut Context) -> Response {
     match stored {
         Ok(Some((id, info))) => {
             context.statistics.stored(info.size);
+            remember(&id, request.body, info.expires, info.remaining, context);
             let mut answer = json!({ "id": id.as_str() });
             add_info(&mut answer, &info);
             Response::json(200, &answer)
@@ -67,11 +69,8 @@ pub fn download(request: &Request, context: &mut Context) -> Response {
             Err(error) => database_error(&error),
         };
     }
-    match context.db.file(&id) {
-        Ok(Some(file)) => {
-            let expires = file.expires;
-            Response::file(Body::Shared(Arc::new(file)), expires)
-        }
+    match find(&id, context) {
+        Ok(Some((bytes, expires))) => Response::file(Body::Shared(bytes), expires),
         Ok(None) => Response::error(404),
         Err(error) => database_error(&error),
     }
@@ -92,7 +91,13 @@ pub fn extend(request: &Request, context: &mut Context) -> Response {
         return Response::error(404);
     };
     match requested_ttl(request.headers.get(TTL_HEADER), &context.config.files) {
-        Ok(ttl) => info_response(context.db.extend(&id, ttl)),
+        Ok(ttl) => {
+            let extended = context.db.extend(&id, ttl);
+            if let Ok(Some(info)) = &extended {
+                context.cache.extended(&id, info.expires, info.remaining);
+            }
+            info_response(extended)
+        }
         Err(BadTtl) => Response::error(400),
     }
 }
@@ -120,6 +125,7 @@ pub fn deprecated_upload(request: &Request, context: &mut Context) -> Response {
     match store_at_random_id(&data, settings.expiry, context) {
         Ok(Some((id, info))) => {
             context.statistics.stored(info.size);
+            remember(&id, &data, info.expires, info.remaining, context);
             // Random ids are decimal numbers of 53 bits.
             let id: Value = id.as_str().parse::<u64>().map_or(Value::Null, Value::from);
             Response::json(200, &json!({ "status_code": 200, "result": id, "id": id }))
@@ -134,14 +140,70 @@ pub fn deprecated_download(request: &Request, context: &mut Context) -> Response
     let Some(id) = request.file_id() else {
         return Response::error(404);
     };
-    match context.db.file(&id) {
-        Ok(Some(file)) => {
-            let result = STANDARD.encode(&file);
+    match find(&id, context) {
+        Ok(Some((bytes, _))) => {
+            let result = STANDARD.encode((*bytes).as_ref());
             Response::json(200, &json!({ "status_code": 200, "result": result }))
         }
         Ok(None) => Response::error(404),
         Err(error) => database_error(&error),
     }
+}
+
+/// A file's bytes and when it expires: out of the cache, or of the database.
+fn find(
+    id: &FileId,
+    context: &mut Context,
+) -> Result<Option<(SharedBytes, SystemTime)>, db::Error> {
+    let cache = context.cache;
+    let found = cache.find(id);
+    let is_cached = !matches!(found, Found::Nothing);
+    context.statistics.looked_for_file(is_cached);
+    match found {
+        Found::Fresh(file) => Ok(Some((file.bytes, file.expires))),
+        Found::Stale(file) => match context.db.file_info(id) {
+            Ok(Some(info)) => {
+                cache.extended(id, info.expires, info.remaining);
+                Ok(Some((file.bytes, info.expires)))
+            }
+            Ok(None) => {
+                cache.forget(id);
+                Ok(None)
+            }
+            // While the database is away, what was right a minute ago still is.
+            Err(db::Error::Unavailable(_)) => Ok(Some((file.bytes, file.expires))),
+            Err(error) => Err(error),
+        },
+        Found::Nothing => {
+            let Some(file) = context.db.file(id)? else {
+                return Ok(None);
+            };
+            let (expires, remaining) = (file.expires, file.remaining);
+            let kept = remember(id, file.as_ref(), expires, remaining, context);
+            Ok(Some((kept.unwrap_or_else(|| Arc::new(file)), expires)))
+        }
+    }
+}
+
+/// Keeps what was just stored or read, if the cache takes it: others will ask for it soon. It
+/// is a copy of the exact size; what the driver has read may lie in a buffer twice as large.
+fn remember(
+    id: &FileId,
+    data: &[u8],
+    expires: SystemTime,
+    remaining: Duration,
+    context: &Context,
+) -> Option<SharedBytes> {
+    context.cache.takes(data.len()).then(|| {
+        let bytes = Arc::new(data.to_vec());
+        let file = File {
+            bytes: bytes.clone(),
+            expires,
+            remaining,
+        };
+        context.cache.keep(id, file);
+        bytes as SharedBytes
+    })
 }
 
 fn size_is_allowed(size: usize, settings: &config::Files) -> bool {

@@ -226,12 +226,15 @@ impl Response {
     }
 }
 
+/// Bytes that several may hold, in a form of their owner's.
+pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
 /// The body of a response.
 pub enum Body {
     /// Made for this response.
     Bytes(Vec<u8>),
-    /// Held elsewhere too, or in a form of its owner's: sent from where it lies.
-    Shared(Arc<dyn AsRef<[u8]> + Send + Sync>),
+    /// Sent from where they lie.
+    Shared(SharedBytes),
     /// The answer to HEAD where the bytes were never fetched: only their number.
     Omitted(usize),
 }

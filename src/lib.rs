@@ -11,6 +11,7 @@
 pub mod auth;
 pub mod config;
 pub mod db;
+pub mod file_cache;
 pub mod file_id;
 pub mod files;
 pub mod github;

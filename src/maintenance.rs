@@ -21,6 +21,8 @@ const TICK: Duration = Duration::from_secs(1);
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(3600);
 /// How often their bytes are counted if `files.max_total_size` bounds them.
 const BOUND_INTERVAL: Duration = Duration::from_secs(60);
+/// How often it is noted what this server has done.
+const NOTE_INTERVAL: Duration = Duration::from_secs(60);
 /// How often old version checks are deleted.
 const CHECKS_INTERVAL: Duration = Duration::from_secs(3600);
 /// A question without an answer after this time is given up; its thread may go on for as
@@ -46,6 +48,8 @@ pub fn run(
     let mut bound = Timer::every(BOUND_INTERVAL);
     let mut expiry = Timer::every(config.files.cleanup_interval);
     let mut statistics = Timer::every(STATISTICS_INTERVAL);
+    let name = server_name(config);
+    let mut note = Timer::every(NOTE_INTERVAL);
     let mut checks = Timer::every(CHECKS_INTERVAL);
     let mut refresher = Refresher::new(config, cache);
     loop {
@@ -59,6 +63,11 @@ pub fn run(
         if is_bounded && bound.is_due() {
             count_bytes(&mut db, &counts.stored_bytes);
         }
+        if note.is_due() {
+            if let Err(error) = db.note_server(&name, &counts.counts()) {
+                log_failure("note what the server has done", &error);
+            }
+        }
         if checks.is_due() {
             delete_old_version_checks(&mut db);
         }
@@ -69,6 +78,12 @@ pub fn run(
             return;
         }
     }
+}
+
+/// What tells this server from others on the same database.
+fn server_name(config: &Config) -> String {
+    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{} {}", machine.trim(), config.listen)
 }
 
 /// Something that is due at once, and then again after each interval.

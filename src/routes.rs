@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::db;
+use crate::file_cache::FileCache;
 use crate::file_id::FileId;
 use crate::http::{Body, BodyRule, Incoming, Method, Request, Response, path_of};
 use crate::keys::Keys;
@@ -22,6 +23,8 @@ pub struct Context<'a> {
     pub probe: &'a db::Probe,
     /// The server's keys.
     pub keys: &'a Keys,
+    /// Recent files.
+    pub cache: &'a FileCache,
     /// What was read of Session's releases lately.
     pub versions: &'a versions::Cache,
     /// What is counted for the operator.

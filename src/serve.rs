@@ -14,6 +14,7 @@ use signal_hook::iterator::Signals;
 
 use crate::config::Config;
 use crate::db::{self, Database};
+use crate::file_cache::FileCache;
 use crate::http::{BodyRule, Incoming, Method, Response};
 use crate::keys::Keys;
 use crate::maintenance;
@@ -107,6 +108,7 @@ struct App {
     database: Arc<Database>,
     probe: db::Probe,
     keys: Keys,
+    cache: FileCache,
     versions: Arc<versions::Cache>,
     statistics: Arc<Statistics>,
 }
@@ -122,8 +124,9 @@ impl App {
         let app = App {
             config: config.clone(),
             keys,
-            versions: Arc::default(),
+            cache: FileCache::new(config.files.cache_size),
             statistics: Arc::default(),
+            versions: Arc::default(),
             probe: db::Probe::start(&database).map_err(cannot_start)?,
             database,
         };
@@ -183,7 +186,7 @@ impl Service for App {
     }
 
     fn alive(&self) {
-        systemd::alive(&self.statistics.describe());
+        systemd::alive(&self.statistics.counts().describe());
     }
 
     fn answer(&self, incoming: Incoming, db: &mut db::Connection) -> Response {
@@ -193,6 +196,7 @@ impl Service for App {
             db,
             probe: &self.probe,
             keys: &self.keys,
+            cache: &self.cache,
             versions: &self.versions,
             statistics: &self.statistics,
         };

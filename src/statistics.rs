@@ -43,8 +43,27 @@ pub struct Statistics {
     bytes_up: AtomicU64,
     bytes_down: AtomicU64,
     files_stored: AtomicU64,
+    downloads: AtomicU64,
+    cache_hits: AtomicU64,
     /// What all files together take.
     pub stored_bytes: StoredBytes,
+}
+
+/// What was counted until some moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests that were answered.
+    pub requests: u64,
+    /// Bytes of their bodies.
+    pub bytes_up: u64,
+    /// Bytes of the answers' bodies.
+    pub bytes_down: u64,
+    /// Files that clients have stored.
+    pub files_stored: u64,
+    /// Files that clients wanted,
+    pub downloads: u64,
+    /// and how many of them came out of the file cache.
+    pub cache_hits: u64,
 }
 
 impl Statistics {
@@ -62,15 +81,38 @@ impl Statistics {
         self.stored_bytes.stored(bytes as u64);
     }
 
+    /// Counts a file that a client wants, and whether it was in the file cache.
+    pub fn looked_for_file(&self, is_cached: bool) {
+        self.downloads.fetch_add(1, Ordering::Relaxed);
+        self.cache_hits
+            .fetch_add(u64::from(is_cached), Ordering::Relaxed);
+    }
+
+    /// What was counted until now.
+    pub fn counts(&self) -> Counts {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            requests: load(&self.requests),
+            bytes_up: load(&self.bytes_up),
+            bytes_down: load(&self.bytes_down),
+            files_stored: load(&self.files_stored),
+            downloads: load(&self.downloads),
+            cache_hits: load(&self.cache_hits),
+        }
+    }
+}
+
+impl Counts {
     /// All of it, in a line.
     pub fn describe(&self) -> String {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         format!(
-            "{}, {} up, {} down, {} stored since the start",
-            quantity::count(load(&self.requests), "request"),
-            quantity::bytes(load(&self.bytes_up)),
-            quantity::bytes(load(&self.bytes_down)),
-            quantity::count(load(&self.files_stored), "file"),
+            "{}, {} up, {} down, {} stored, {} of {} from the cache since the start",
+            quantity::count(self.requests, "request"),
+            quantity::bytes(self.bytes_up),
+            quantity::bytes(self.bytes_down),
+            quantity::count(self.files_stored, "file"),
+            quantity::number(self.cache_hits),
+            quantity::count(self.downloads, "download"),
         )
     }
 }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use crate::config::{Config, Platform};
-use crate::db::{self, Connection, KnownReleases, Totals};
+use crate::db::{self, Connection, KnownReleases, NotedServer, Totals};
 use crate::http::unix_seconds;
 use crate::quantity;
 use crate::releases::Channel;
@@ -19,6 +19,7 @@ pub struct Status {
     files: Totals,
     /// For each platform, in order: its project and what is known of it.
     versions: Vec<(Platform, String, KnownReleases)>,
+    servers: Vec<NotedServer>,
     now: SystemTime,
 }
 
@@ -38,6 +39,7 @@ impl Status {
             database: config.database.database_name().to_string(),
             database_bytes: db.database_size()?,
             files: db.totals()?,
+            servers: db.noted_servers()?,
             now: SystemTime::now(),
         })
     }
@@ -63,6 +65,11 @@ impl Status {
         );
         for (platform, _, known) in &self.versions {
             text += &format!("{:<12} {}\n", platform.as_str(), self.describe_known(known));
+        }
+        for server in &self.servers {
+            let noted = quantity::distance(server.noted, self.now);
+            let counts = server.counts.describe();
+            text += &format!("server       {}: {counts} (as of {noted})\n", server.name);
         }
         text
     }
@@ -110,6 +117,18 @@ impl Status {
             }
             versions[platform.as_str()] = entry;
         }
+        let servers = self.servers.iter().map(|server| {
+            json!({
+                "name": server.name,
+                "noted": unix_seconds(server.noted),
+                "requests": server.counts.requests,
+                "bytes_up": server.counts.bytes_up,
+                "bytes_down": server.counts.bytes_down,
+                "files_stored": server.counts.files_stored,
+                "downloads": server.counts.downloads,
+                "cache_hits": server.counts.cache_hits,
+            })
+        });
         json!({
             "files": {
                 "count": self.files.files,
@@ -123,6 +142,7 @@ impl Status {
                 "schema_version": db::schema::VERSION,
             },
             "versions": versions,
+            "servers": servers.collect::<Vec<_>>(),
         })
     }
 }

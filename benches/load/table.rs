@@ -94,7 +94,12 @@ pub fn measure(only: &str, rounds: usize, seconds: f64) -> Vec<Measured> {
     let rows = ROWS.iter().filter(|row| row.name.contains(only));
     let measured = rows.map(|row| {
         let measured = bench.measure(row, rounds, seconds);
-        eprintln!("{:<24} {:.2} (aim: {})", row.name, measured.ratio(), row.target);
+        eprintln!(
+            "{:<24} {:.2} (aim: {})",
+            row.name,
+            measured.ratio(),
+            row.target
+        );
         measured
     });
     measured.collect()
@@ -104,7 +109,7 @@ impl Bench {
     fn start() -> Bench {
         let cluster = Cluster::durable();
         let database = cluster.database();
-        let plain = Server::with(&database, "");
+        let plain = Server::with(&database, "files.cache_size = 0");
         let caching = Server::with(&database, "");
         let door = Door::Onion(process::x25519_key(&plain));
         Bench {

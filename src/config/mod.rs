@@ -14,8 +14,9 @@ use std::time::Duration;
 use crate::db;
 use file::FileKeys;
 use values::{
-    MAX_SIZES, TOTAL_SIZES, WORKERS, api_url, boolean, database_url, duration, file_path,
-    id_prefix, integer, interval, listen, log_level, max_ttl, project_name, socket_mode, token,
+    CACHE_SIZES, MAX_SIZES, TOTAL_SIZES, WORKERS, api_url, boolean, database_url, duration,
+    file_path, id_prefix, integer, interval, listen, log_level, max_ttl, project_name, socket_mode,
+    token,
 };
 
 pub use file::Mistake;
@@ -32,6 +33,7 @@ const DEFAULT_DATABASE_URL: &str = "host=/run/postgresql dbname=sessionfiles";
 /// The original's: 9.75 MiB leave room for the wrapping within the 10 MiB of an onion
 /// request.
 const DEFAULT_MAX_SIZE: usize = 10_223_616;
+const DEFAULT_CACHE_SIZE: usize = 16_000_000;
 const DEFAULT_EXPIRY: Duration = Duration::from_secs(3 * WEEK);
 const DEFAULT_GITHUB_API: &str = "https://api.github.com";
 /// Three projects twice an hour are a tenth of what GitHub grants without a token.
@@ -193,6 +195,8 @@ pub struct Files {
     /// `files.max_total_size`: bytes of all files beyond which no more are taken; `None` for
     /// no such bound.
     pub max_total_size: Option<u64>,
+    /// `files.cache_size`: bytes of recent files that are kept in memory; 0 keeps none.
+    pub cache_size: usize,
     /// `files.expiry`: how long a file lives.
     pub expiry: Duration,
     /// `files.max_ttl`: the most that `X-FS-TTL` may ask for; `None` ignores the header.
@@ -269,6 +273,9 @@ impl Config {
             }),
             max_total_size: keys.take("files.max_total_size", None, |value| {
                 integer(value, TOTAL_SIZES, "bytes", "50_000_000_000").map(|size| Some(size as u64))
+            }),
+            cache_size: keys.take("files.cache_size", DEFAULT_CACHE_SIZE, |value| {
+                integer(value, CACHE_SIZES, "bytes", "16_000_000")
             }),
             expiry: keys.take("files.expiry", DEFAULT_EXPIRY, duration),
             max_ttl: None,
@@ -353,6 +360,7 @@ mod tests {
             "log_level",
             "database.url",
             "files.max_size",
+            "files.cache_size",
             "files.expiry",
             "files.max_ttl",
             "files.numeric_ids",

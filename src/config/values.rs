@@ -14,6 +14,8 @@ const LONGEST: Duration = Duration::from_secs(100 * 365 * DAY);
 /// Files are held in memory whole while they are received and sent.
 pub(super) const MAX_SIZES: RangeInclusive<i64> = 1..=256 * 1024 * 1024;
 /// Up to a quarter of what 64 bits hold, so that sums of it never overflow.
+/// Bytes. All of it may be in memory.
+pub(super) const CACHE_SIZES: RangeInclusive<i64> = 0..=1 << 40;
 pub(super) const TOTAL_SIZES: RangeInclusive<i64> = 1..=i64::MAX / 4;
 pub(super) const WORKERS: RangeInclusive<i64> = 1..=256;
 /// 33 random bits remain below the longest prefix: enough for 25 tries to find a free one.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use postgres::types::ToSql;
-use postgres::{Client, NoTls, Row, Statement};
+use postgres::{Client, CopyInWriter, NoTls, Row, Statement};
 
 use super::error::{Error, ends_connection};
 
@@ -245,6 +245,14 @@ impl Open {
     ) -> Result<u64, postgres::Error> {
         let statement = self.statement(sql)?;
         self.client.execute(&statement, params)
+    }
+
+    pub(super) fn copy_in(
+        &mut self,
+        sql: &'static str,
+    ) -> Result<CopyInWriter<'_>, postgres::Error> {
+        let statement = self.statement(sql)?;
+        self.client.copy_in(&statement)
     }
 
     /// Must be called with the size of each file that goes through the connection.

@@ -4,14 +4,24 @@
 //! run it. Lifetimes go in as seconds, and `now()` is always the database's: servers that
 //! share a database need not agree on the time.
 
+use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use postgres::Row;
+use postgres::error::SqlState;
 
-use super::connection::Connection;
+use super::connection::{Connection, Open};
 use super::error::Error;
 use crate::file_id::FileId;
 
+/// A file up to this size, bytes, is sent without asking first whether it is there already:
+/// asking would cost more.
+const UNASKED: usize = 64 * 1024;
+/// A larger file than this, bytes, is sent in pieces: the driver copies what it sends at once
+/// two or three times, and keeps buffers of that size.
+const WHOLE: usize = 256 * 1024;
+/// The size of such a piece, bytes.
+const PIECE: usize = 128 * 1024;
 /// Rows that one statement deletes. A file of 10 MB is 5,000 rows of out-of-line storage:
 /// a hundred of them are gone within a fraction of a second.
 const DELETE_BATCH: usize = 100;
@@ -29,6 +39,8 @@ pub struct FileInfo {
     pub uploaded: SystemTime,
     /// When it expires.
     pub expires: SystemTime,
+    /// How long that is from now, by the database's clock.
+    pub remaining: Duration,
 }
 
 /// A file's bytes, where the database driver received them.
@@ -36,6 +48,8 @@ pub struct StoredFile {
     row: Row,
     /// When the file expires.
     pub expires: SystemTime,
+    /// How long that is from now, by the database's clock.
+    pub remaining: Duration,
 }
 
 impl AsRef<[u8]> for StoredFile {
@@ -58,28 +72,32 @@ pub struct Totals {
     pub next_expiry: Option<SystemTime>,
 }
 
-const SELECT_DATA: &str = "SELECT data, expiry FROM files WHERE id = $1 AND expiry > now()";
+const SELECT_DATA: &str = "SELECT data, expiry, now() FROM files WHERE id = $1 AND expiry > now()";
 
-const SELECT_INFO: &str = "SELECT length(data)::int8, uploaded, expiry FROM files \
+const SELECT_INFO: &str = "SELECT length(data), uploaded, expiry, now() FROM files \
      WHERE id = $1 AND expiry > now()";
 
-const REFRESH: &str = "UPDATE files \
-     SET uploaded = now(), expiry = greatest(expiry, now() + make_interval(secs => $2)) \
-     WHERE id = $1 RETURNING length(data)::int8, uploaded, expiry";
+/// One row in any case: with the time, if the file is not there.
+const REFRESH: &str = "WITH refreshed AS (UPDATE files \
+         SET uploaded = now(), expiry = greatest(expiry, now() + make_interval(secs => $2)) \
+         WHERE id = $1 RETURNING length(data), uploaded, expiry) \
+     SELECT refreshed.*, now() FROM (SELECT) one LEFT JOIN refreshed ON true";
 
 const INSERT_OR_REFRESH: &str = "INSERT INTO files (id, data, expiry) \
      VALUES ($1, $2, now() + make_interval(secs => $3)) \
      ON CONFLICT (id) DO UPDATE \
      SET uploaded = now(), expiry = greatest(files.expiry, excluded.expiry) \
-     RETURNING length(data)::int8, uploaded, expiry";
+     RETURNING length(data), uploaded, expiry, now()";
 
 const INSERT_NEW: &str = "INSERT INTO files (id, data, expiry) \
      VALUES ($1, $2, now() + make_interval(secs => $3)) \
-     ON CONFLICT (id) DO NOTHING RETURNING length(data)::int8, uploaded, expiry";
+     ON CONFLICT (id) DO NOTHING RETURNING length(data), uploaded, expiry, now()";
+
+const COPY: &str = "COPY files (id, uploaded, expiry, data) FROM STDIN (FORMAT binary)";
 
 const EXTEND: &str = "UPDATE files \
      SET expiry = greatest(expiry, now() + make_interval(secs => $2)) \
-     WHERE id = $1 AND expiry > now() RETURNING length(data)::int8, uploaded, expiry";
+     WHERE id = $1 AND expiry > now() RETURNING length(data), uploaded, expiry, now()";
 
 const SELECT_EXPIRED: &str = "SELECT id FROM files WHERE expiry <= now() ORDER BY expiry LIMIT $1";
 
@@ -106,7 +124,12 @@ impl Connection {
             };
             open.carries(row.try_get::<_, &[u8]>(0)?.len());
             let expires = row.try_get(1)?;
-            Ok(Some(StoredFile { row, expires }))
+            let remaining = until(expires, row.try_get(2)?);
+            Ok(Some(StoredFile {
+                row,
+                expires,
+                remaining,
+            }))
         })
     }
 
@@ -119,19 +142,42 @@ impl Connection {
     }
 
     /// Stores a file under its content id, to live for `ttl` or longer. If it is there
-    /// already, nothing is sent but the id: it counts as uploaded now, and never expires
+    /// already, no large file is sent, only the id: it counts as uploaded now, and never expires
     /// sooner than before.
     ///
     /// # Errors
     /// Those of the database. The file may have been stored all the same.
     pub fn store(&mut self, id: &FileId, data: &[u8], ttl: Duration) -> Result<FileInfo, Error> {
-        let (id, ttl) = (id.as_str(), ttl.as_secs_f64());
+        let (name, seconds) = (id.as_str(), ttl.as_secs_f64());
         self.repeatable(|open| {
-            if let Some(known) = info(open.query_opt(REFRESH, &[&id, &ttl])?)? {
-                return Ok(known);
+            loop {
+                let mut now = SystemTime::UNIX_EPOCH;
+                if data.len() > UNASKED {
+                    let refreshed = open.query_one(REFRESH, &[&name, &seconds])?;
+                    if refreshed.try_get::<_, Option<i32>>(0)?.is_some() {
+                        return read_info(&refreshed);
+                    }
+                    now = refreshed.try_get(3)?;
+                }
+                open.carries(data.len().min(WHOLE));
+                if data.len() <= WHOLE {
+                    let stored = open.query_one(INSERT_OR_REFRESH, &[&name, &data, &seconds])?;
+                    return read_info(&stored);
+                }
+                match send_in_pieces(open, id, data, now, now + ttl) {
+                    // Somebody else has stored the same at the same time.
+                    Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {}
+                    Err(error) => return Err(error),
+                    Ok(()) => {
+                        return Ok(FileInfo {
+                            size: data.len(),
+                            uploaded: now,
+                            expires: now + ttl,
+                            remaining: ttl,
+                        });
+                    }
+                }
             }
-            open.carries(data.len());
-            read_info(&open.query_one(INSERT_OR_REFRESH, &[&id, &data, &ttl])?)
         })
     }
 
@@ -233,9 +279,63 @@ fn info(row: Option<Row>) -> Result<Option<FileInfo>, postgres::Error> {
 }
 
 fn read_info(row: &Row) -> Result<FileInfo, postgres::Error> {
+    let expires = row.try_get(2)?;
     Ok(FileInfo {
-        size: row.try_get::<_, i64>(0)? as usize,
+        size: row.try_get::<_, i32>(0)? as usize,
         uploaded: row.try_get(1)?,
-        expires: row.try_get(2)?,
+        expires,
+        remaining: until(expires, row.try_get(3)?),
     })
+}
+
+fn until(expires: SystemTime, now: SystemTime) -> Duration {
+    expires.duration_since(now).unwrap_or_default()
+}
+
+/// Stores a file whose id nobody has. Its row goes through [`COPY`], which takes any part of
+/// a row at a time; a parameter of a statement must be in memory as a whole, and more than once.
+fn send_in_pieces(
+    open: &mut Open,
+    id: &FileId,
+    data: &[u8],
+    uploaded: SystemTime,
+    expires: SystemTime,
+) -> Result<(), postgres::Error> {
+    let mut writer = open.copy_in(COPY)?;
+    // What goes wrong here is told by the end: PostgreSQL takes no half row.
+    let _ = write_row(&mut writer, id, data, uploaded, expires);
+    writer.finish().map(drop)
+}
+
+/// The binary format of COPY ("File Formats" in PostgreSQL's description of it): a signature,
+/// flags and an empty extension; a row's number of fields, each with its length; -1.
+fn write_row(
+    mut writer: impl Write,
+    id: &FileId,
+    data: &[u8],
+    uploaded: SystemTime,
+    expires: SystemTime,
+) -> io::Result<()> {
+    writer.write_all(b"PGCOPY\n\xff\r\n\0")?;
+    writer.write_all(&[0; 8])?;
+    writer.write_all(&4i16.to_be_bytes())?;
+    let (uploaded, expires) = (timestamp(uploaded), timestamp(expires));
+    for field in [id.as_str().as_bytes(), &uploaded, &expires] {
+        writer.write_all(&(field.len() as i32).to_be_bytes())?;
+        writer.write_all(field)?;
+    }
+    writer.write_all(&(data.len() as i32).to_be_bytes())?;
+    for piece in data.chunks(PIECE) {
+        writer.write_all(piece)?;
+    }
+    writer.write_all(&(-1i16).to_be_bytes())
+}
+
+/// Microseconds since the year 2000, as PostgreSQL keeps times.
+fn timestamp(time: SystemTime) -> [u8; 8] {
+    const YEAR_2000: Duration = Duration::from_secs(946_684_800);
+    let since = time.duration_since(SystemTime::UNIX_EPOCH + YEAR_2000);
+    let microseconds = since.map(|since| since.as_micros() as i64);
+    // No database's clock is behind that.
+    microseconds.unwrap_or(0).to_be_bytes()
 }

@@ -12,6 +12,7 @@ mod connection;
 mod error;
 mod older;
 mod probe;
+mod servers;
 mod token_info;
 mod versions;
 
@@ -20,5 +21,6 @@ pub use error::Error;
 pub use files::{FileInfo, StoredFile, Totals};
 pub use older::Leftovers;
 pub use probe::Probe;
+pub use servers::NotedServer;
 pub use token_info::{TokenHistory, TokenInfo};
 pub use versions::{Claim, KnownReleases};

@@ -28,6 +28,7 @@ const SELECT_VERSION: &str = "SELECT version FROM schema_version";
 
 const TEXT: &[&str] = &["text"];
 const INTEGER: &[&str] = &["integer"];
+const COUNT: &[&str] = &["bigint"];
 const TIME: &[&str] = &["timestamp with time zone"];
 /// What another program fills may be wider than what we would make.
 const ANY_NUMBER: &[&str] = &["integer", "bigint", "numeric"];
@@ -36,7 +37,7 @@ const ANY_NUMBER: &[&str] = &["integer", "bigint", "numeric"];
 type Column = (&'static str, &'static [&'static str]);
 
 /// What the server needs in order to run.
-const NEEDED: [(&str, &[Column]); 8] = [
+const NEEDED: [(&str, &[Column]); 9] = [
     (
         "files",
         &[
@@ -99,6 +100,19 @@ const NEEDED: [(&str, &[Column]); 8] = [
             ("circulating_supply", ANY_NUMBER),
             ("total_nodes", ANY_NUMBER),
             ("updated", TIME),
+        ],
+    ),
+    (
+        "servers",
+        &[
+            ("name", TEXT),
+            ("noted", TIME),
+            ("requests", COUNT),
+            ("bytes_up", COUNT),
+            ("bytes_down", COUNT),
+            ("files_stored", COUNT),
+            ("downloads", COUNT),
+            ("cache_hits", COUNT),
         ],
     ),
     ("schema_version", &[("version", INTEGER)]),

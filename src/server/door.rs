@@ -15,7 +15,7 @@ use super::guard::{Guard, Progress};
 use super::queue::Queue;
 use super::send::{self, Manner, Unread};
 use super::{Service, Stop, receive, selfcheck};
-use crate::http::{Incoming, Method, Response};
+use crate::http::{Body, Incoming, Method, Response};
 
 /// Clients whose bodies are received at once.
 const MAX_RECEIVERS: usize = 256;
@@ -262,7 +262,7 @@ impl Door {
         if size <= send::SMALL || exchange.request.method() == &tiny_http::Method::Head {
             return self.respond(exchange, &response);
         }
-        match self.reserve_for_sending(size) {
+        match self.reserve_for_sending(&response.body) {
             Some(reserved) => self.hand_over(exchange, response, Some(reserved)),
             None => self.respond(exchange, &Response::unavailable()),
         }
@@ -270,22 +270,35 @@ impl Door {
 
     /// Takes the bytes of a large answer. When many are on their way, half of the workers
     /// may wait a moment for some to arrive; the other half stays there for small ones.
-    fn reserve_for_sending(&self, size: usize) -> Option<Reservation> {
-        self.sent.reserve(size, Duration::ZERO).or_else(|| {
+    fn reserve_for_sending(&self, body: &Body) -> Option<Arc<Reservation>> {
+        let reserve = |patience| match body {
+            // What many want at once is in memory once.
+            Body::Shared(buffer) => self.sent.reserve_buffer(buffer, patience),
+            body => self
+                .sent
+                .reserve(body.as_slice().len(), patience)
+                .map(Arc::new),
+        };
+        reserve(Duration::ZERO).or_else(|| {
             let others = self.waiting.fetch_add(1, Ordering::SeqCst);
             let patience = if others < self.may_wait {
                 SEND_PATIENCE
             } else {
                 Duration::ZERO
             };
-            let reserved = self.sent.reserve(size, patience);
+            let reserved = reserve(patience);
             self.waiting.fetch_sub(1, Ordering::SeqCst);
             reserved
         })
     }
 
     /// Sends an answer from a sending thread.
-    fn hand_over(&self, exchange: Exchange, response: Response, reserved: Option<Reservation>) {
+    fn hand_over(
+        &self,
+        exchange: Exchange,
+        response: Response,
+        reserved: Option<Arc<Reservation>>,
+    ) {
         let last = self.stopping.load(Ordering::SeqCst);
         let task = move |exchange: Exchange| {
             let manner = Manner {
@@ -293,6 +306,7 @@ impl Door {
                 patient: true,
             };
             respond(exchange, &response, manner);
+            // Before the response, whose bytes it counts.
             drop(reserved);
         };
         if let Err(exchange) = self.senders.run(exchange, task) {

@@ -1,10 +1,12 @@
 //! Threads that come when they are needed and go when they are not, and the bytes that
 //! they may hold: both bounded.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
+
+use crate::http::SharedBytes;
 
 /// A thread without work ends after this time.
 const IDLE: Duration = Duration::from_secs(10);
@@ -122,6 +124,8 @@ impl Drop for Leave<'_> {
 pub struct Budget {
     total: usize,
     shared: Arc<(Mutex<usize>, Condvar)>,
+    /// What was taken for buffers that several may hold, by their addresses.
+    buffers: Mutex<HashMap<usize, Weak<Reservation>>>,
 }
 
 /// Some of a [`Budget`]'s bytes, given back when dropped.
@@ -140,12 +144,35 @@ impl Budget {
         Budget {
             total: bytes,
             shared: Arc::new((Mutex::new(bytes), Condvar::new())),
+            buffers: Mutex::default(),
         }
     }
 
     /// The bytes that are taken.
     pub fn taken(&self) -> usize {
         self.total - *self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the bytes of a buffer, once for all who hold it: it must live for as long as any
+    /// of them has the reservation.
+    pub fn reserve_buffer(
+        &self,
+        buffer: &SharedBytes,
+        patience: Duration,
+    ) -> Option<Arc<Reservation>> {
+        let address = Arc::as_ptr(buffer).cast::<()>() as usize;
+        let find = || {
+            let buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+            buffers.get(&address).and_then(Weak::upgrade)
+        };
+        if let Some(reserved) = find() {
+            return Some(reserved);
+        }
+        let reserved = Arc::new(self.reserve((**buffer).as_ref().len(), patience)?);
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        buffers.retain(|_, reservation| reservation.strong_count() > 0);
+        buffers.insert(address, Arc::downgrade(&reserved));
+        Some(reserved)
     }
 
     /// Takes `bytes`, waiting for `patience` until others have given back enough. What is
@@ -236,5 +263,19 @@ mod tests {
         let waiter = thread::spawn(move || budget.reserve(2 * FREE, IDLE).is_some());
         drop(large);
         assert!(waiter.join().is_ok_and(|reserved| reserved));
+    }
+
+    #[test]
+    fn a_buffer_is_counted_once_however_many_hold_it() {
+        let budget = Budget::new(10 * FREE);
+        let buffer: SharedBytes = Arc::new(vec![0; 6 * FREE]);
+        let other: SharedBytes = Arc::new(vec![0; 6 * FREE]);
+        let reserve = |buffer| budget.reserve_buffer(buffer, Duration::ZERO);
+        let held = [reserve(&buffer), reserve(&buffer)];
+        assert!(held.iter().all(Option::is_some) && budget.taken() == 6 * FREE);
+        assert!(reserve(&other).is_none());
+        drop(held);
+        assert_eq!(budget.taken(), 0);
+        assert!(reserve(&other).is_some());
     }
 }

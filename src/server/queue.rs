@@ -1,19 +1,22 @@
 //! The bounded queue between those who complete requests and those who answer them.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// First in, first out; closed at the end.
+/// First in, first out; closed at the end. Of those who wait for an item, the one who came
+/// last gets the next: its memory, and its database's, is in the processor's caches, and the
+/// others can have long rests.
 pub struct Queue<T> {
     limit: usize,
     state: Mutex<State<T>>,
-    work: Condvar,
 }
 
 struct State<T> {
     /// With the time at which each came.
     items: VecDeque<(Instant, T)>,
+    /// Who waits, and has not been called.
+    waiting: Vec<Arc<Condvar>>,
     closed: bool,
 }
 
@@ -33,12 +36,12 @@ impl<T> Queue<T> {
     pub fn new(limit: usize) -> Queue<T> {
         let state = State {
             items: VecDeque::with_capacity(limit),
+            waiting: Vec::new(),
             closed: false,
         };
         Queue {
             limit,
             state: Mutex::new(state),
-            work: Condvar::new(),
         }
     }
 
@@ -49,24 +52,35 @@ impl<T> Queue<T> {
             return Err(item);
         }
         state.items.push_back((Instant::now(), item));
+        let called = state.waiting.pop();
         drop(state);
-        self.work.notify_one();
+        if let Some(called) = called {
+            called.notify_one();
+        }
         Ok(())
     }
 
     /// Takes the first item, for which it waits as long as `patience`, or until there is one.
     pub fn pop(&self, patience: Option<Duration>) -> Popped<T> {
-        let state = self.lock();
-        let is_idle = |state: &mut State<T>| state.items.is_empty() && !state.closed;
-        let mut state = match patience {
-            None => self.work.wait_while(state, is_idle),
-            Some(patience) => self
-                .work
-                .wait_timeout_while(state, patience, is_idle)
-                .map(|(state, _)| state)
-                .map_err(|poisoned| PoisonError::new(poisoned.into_inner().0)),
+        let deadline = patience.map(|patience| Instant::now() + patience);
+        let mut state = self.lock();
+        while state.items.is_empty() && !state.closed {
+            let rest = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if rest == Some(Duration::ZERO) {
+                break;
+            }
+            let called = Arc::new(Condvar::new());
+            state.waiting.push(called.clone());
+            state = match rest {
+                None => called.wait(state),
+                Some(rest) => called
+                    .wait_timeout(state, rest)
+                    .map(|(state, _)| state)
+                    .map_err(|poisoned| PoisonError::new(poisoned.into_inner().0)),
+            }
+            .unwrap_or_else(PoisonError::into_inner);
+            state.waiting.retain(|other| !Arc::ptr_eq(other, &called));
         }
-        .unwrap_or_else(PoisonError::into_inner);
         match state.items.pop_front() {
             Some((_, item)) => Popped::Item(item),
             None if state.closed => Popped::Closed,
@@ -84,8 +98,11 @@ impl<T> Queue<T> {
 
     /// Takes no more items; those that are there can still be popped.
     pub fn close(&self) {
-        self.lock().closed = true;
-        self.work.notify_all();
+        let mut state = self.lock();
+        state.closed = true;
+        for waiting in state.waiting.drain(..) {
+            waiting.notify_one();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
