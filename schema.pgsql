@@ -21,6 +21,14 @@ CREATE TABLE IF NOT EXISTS files (
 -- out-of-line storage lets length() and substring() read only what they need.
 ALTER TABLE files ALTER COLUMN data SET STORAGE EXTERNAL;
 
+-- Space of expired files is used again once it was vacuumed. By default that waits until a
+-- fifth of the table is dead, which may be days of files; and the bytes lie in a table of
+-- their own, for which it counts apart.
+ALTER TABLE files SET (
+    autovacuum_vacuum_scale_factor = 0.02,
+    toast.autovacuum_vacuum_scale_factor = 0.02
+);
+
 CREATE INDEX IF NOT EXISTS files_expiry ON files (expiry);
 
 -- What GitHub last said of Session's releases. All of it can be asked for again.

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::file_id::FileId;
 
-/// After this time an entry must be confirmed.
-const FRESH: Duration = Duration::from_secs(60);
+/// After this time the server has an entry confirmed.
+pub const FRESH: Duration = Duration::from_secs(60);
 /// Files up to this size, bytes, are small: avatars, which are 5 to 60 KB.
 const SMALL: usize = 128 * 1024;
 /// A quarter of the cache is for small files and the rest for large ones, as long as there are
@@ -49,6 +49,7 @@ pub enum Found {
 #[derive(Debug)]
 pub struct FileCache {
     capacity: usize,
+    fresh: Duration,
     state: Mutex<State>,
 }
 
@@ -81,10 +82,12 @@ struct Entry {
 }
 
 impl FileCache {
-    /// An empty cache for `capacity` bytes; 0 never keeps anything.
-    pub fn new(capacity: usize) -> FileCache {
+    /// An empty cache for `capacity` bytes, 0 for none; entries need no confirmation while
+    /// they are `fresh`, which in the server is [`FRESH`].
+    pub fn new(capacity: usize, fresh: Duration) -> FileCache {
         FileCache {
             capacity,
+            fresh,
             state: Mutex::default(),
         }
     }
@@ -125,7 +128,7 @@ impl FileCache {
             bytes: file.bytes,
             expires: file.expires,
             used: 0,
-            fresh_until: dies.min(now + FRESH),
+            fresh_until: dies.min(now + self.fresh),
             dies,
         };
         let mut state = self.lock();
@@ -241,7 +244,7 @@ mod tests {
 
     #[test]
     fn what_was_kept_is_found_until_it_expires() {
-        let cache = FileCache::new(MB);
+        let cache = FileCache::new(MB, FRESH);
         cache.keep(&id(1), file(KB));
         let short = File {
             remaining: Duration::from_millis(30),
@@ -258,8 +261,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_longer_fresh_must_be_confirmed() {
+        let cache = FileCache::new(MB, Duration::from_millis(30));
+        cache.keep(&id(1), file(KB));
+        assert!(has(&cache, 1));
+        std::thread::sleep(cache.fresh);
+        assert!(matches!(cache.find(&id(1)), Found::Stale(_)));
+        cache.extended(&id(1), SystemTime::now(), FRESH);
+        assert!(has(&cache, 1));
+    }
+
+    #[test]
     fn the_least_recently_used_go_first_and_the_bound_holds() {
-        let cache = FileCache::new(20 * (KB + OVERHEAD));
+        let cache = FileCache::new(20 * (KB + OVERHEAD), FRESH);
         for number in 0..100 {
             cache.keep(&id(number), file(KB));
             assert!(number == 0 || has(&cache, 0), "it is used again and again");
@@ -272,7 +286,7 @@ mod tests {
 
     #[test]
     fn large_files_leave_a_share_to_small_ones_and_the_other_way_round() {
-        let cache = FileCache::new(16 * MB);
+        let cache = FileCache::new(16 * MB, FRESH);
         for number in 0..1000 {
             cache.keep(&id(number), file(10 * KB));
         }
@@ -290,10 +304,10 @@ mod tests {
 
     #[test]
     fn a_file_beyond_its_share_and_anything_in_no_cache_is_not_kept() {
-        let cache = FileCache::new(12 * MB);
+        let cache = FileCache::new(12 * MB, FRESH);
         cache.keep(&id(1), file(10 * MB));
         assert!(!has(&cache, 1));
-        let none = FileCache::new(0);
+        let none = FileCache::new(0, FRESH);
         none.keep(&id(1), file(1));
         assert!(!has(&none, 1));
     }

@@ -14,7 +14,7 @@ use signal_hook::iterator::Signals;
 
 use crate::config::Config;
 use crate::db::{self, Database};
-use crate::file_cache::FileCache;
+use crate::file_cache::{self, FileCache};
 use crate::http::{BodyRule, Incoming, Method, Response};
 use crate::keys::Keys;
 use crate::maintenance;
@@ -124,7 +124,7 @@ impl App {
         let app = App {
             config: config.clone(),
             keys,
-            cache: FileCache::new(config.files.cache_size),
+            cache: FileCache::new(config.files.cache_size, file_cache::FRESH),
             statistics: Arc::default(),
             versions: Arc::default(),
             probe: db::Probe::start(&database).map_err(cannot_start)?,

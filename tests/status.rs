@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Database, Server, config_folder, run};
+use common::{Database, Server, config_folder, eventually, run};
 use serde_json::{Value, json};
 
 fn status(database: &Database, arguments: &[&str]) -> String {
@@ -53,6 +53,30 @@ fn files_database_and_versions_are_told_to_people_and_programs() {
     assert_eq!(ios["prerelease"], "2.0.0-beta.1");
     assert!(ios["checked"].is_f64() && ios.get("alpha").is_none());
     assert_eq!(found["versions"]["android"]["checked"], Value::Null);
+}
+
+#[test]
+fn what_each_server_has_done_is_told() {
+    let database = Database::new();
+    let server = Server::start(&database);
+    let noted = "SELECT count(*) FROM servers";
+    eventually("it is noted", || database.number(noted) == 1);
+    // The next time is a minute later.
+    database.execute("UPDATE servers SET downloads = 10, cache_hits = 9");
+    let shown = status(&database, &[]);
+    assert!(
+        shown.contains(" 127.0.0.1:0: 0 requests, ")
+            && shown.contains("9 of 10 downloads from the cache since the start (as of "),
+        "{shown}"
+    );
+    let found: Value = serde_json::from_str(&status(&database, &["--json"])).expect("JSON");
+    assert_eq!(found["servers"][0]["cache_hits"], 9);
+    drop(server);
+    database.execute("UPDATE servers SET name = 'gone', noted = now() - interval '2 days'");
+    let _server = Server::start(&database);
+    eventually("who is gone is forgotten", || {
+        database.number("SELECT count(*) FROM servers WHERE name = 'gone'") == 0
+    });
 }
 
 #[test]

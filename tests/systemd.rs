@@ -71,7 +71,7 @@ fn readiness_statistics_signs_of_life_and_the_end_are_told() {
         status.contains("STATUS=3 requests, 5.00 kB up, 5.")
     });
     assert!(
-        status.contains("kB down, 1 file stored, 1 of 1 download from the cache since the start"),
+        status.contains("kB down, 1 file stored, 0 of 1 download from the cache since the start"),
         "{status}"
     );
     server.signal("TERM");

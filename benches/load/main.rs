@@ -5,6 +5,7 @@ mod client;
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod floor;
+mod growth;
 mod mix;
 mod process;
 mod table;
@@ -31,12 +32,17 @@ cargo bench --bench load -- mix [OPTION...]
     --direct          plain HTTP instead of onion requests
     --reconnect       a connection for each request
     --set LINE        a line of config.toml; may be given again
+cargo bench --bench load -- rows|connections [--seconds N]
+    The same work in tables of 100 to 1,000,000 rows, and by 1 to 64 clients.
+cargo bench --bench load -- days [--files N]
+    Days on which a tenth of N files (20,000, of 100 KB) expire and as many come: the size of
+    the table with PostgreSQL's settings for vacuuming it, and with those of schema.pgsql.
 Each starts a PostgreSQL of its own, which waits for the disk, and the server.
 ";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let (mut mode, mut only, mut chart) = ("table".to_string(), String::new(), None);
-    let (mut rounds, mut seconds) = (5, None);
+    let (mut rounds, mut seconds, mut files) = (5, None, 20_000);
     let mut options = mix::Options {
         clients: 8,
         seconds: 20.0,
@@ -56,6 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             Arg::Long("rounds") => rounds = arguments.value()?.parse()?,
             Arg::Long("seconds") => seconds = Some(arguments.value()?.parse()?),
             Arg::Long("chart") => chart = Some(arguments.value()?),
+            Arg::Long("files") => files = arguments.value()?.parse()?,
             Arg::Long("clients") => options.clients = arguments.value()?.parse()?,
             Arg::Long("rate") => options.rate = Some(arguments.value()?.parse()?),
             Arg::Long("via") => options.via = arguments.value()?.string()?,
@@ -88,6 +95,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             options.seconds = seconds.unwrap_or(options.seconds);
             print!("{}", mix::run(&options));
         }
+        "rows" => print!("{}", growth::rows(seconds.unwrap_or(3.0))),
+        "connections" => print!("{}", growth::connections(seconds.unwrap_or(2.0))),
+        "days" => print!("{}", growth::days(files)),
         other => return Err(format!("there is no {other}; see --help").into()),
     }
     Ok(())

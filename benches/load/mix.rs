@@ -6,6 +6,7 @@ use std::sync::Mutex;
 
 use crate::client::Client;
 use crate::common::{Cluster, Server, bytes};
+use crate::table::DEFAULT_CACHE;
 use crate::work::{Chance, Door, Step, closed_loop, id_of, open_loop};
 use crate::{process, web};
 
@@ -43,6 +44,9 @@ pub fn run(options: &Options) -> String {
     let mut cluster = Cluster::durable();
     let database = cluster.database();
     let mut settings = options.settings.clone();
+    if !settings.contains("files.cache_size") {
+        settings += DEFAULT_CACHE;
+    }
     if options.via != "tcp" {
         settings += "\nlisten = 'unix:http.sock'\nsocket_mode = '666'";
     }

@@ -12,6 +12,9 @@ use crate::{floor, process};
 /// Connections at once, of each load.
 pub const CLIENTS: usize = 4;
 
+/// The tests' servers have no cache.
+pub const DEFAULT_CACHE: &str = "files.cache_size = 16_000_000";
+
 /// A line of the table.
 pub struct Row {
     pub name: &'static str,
@@ -110,7 +113,7 @@ impl Bench {
         let cluster = Cluster::durable();
         let database = cluster.database();
         let plain = Server::with(&database, "files.cache_size = 0");
-        let caching = Server::with(&database, "");
+        let caching = Server::with(&database, DEFAULT_CACHE);
         let door = Door::Onion(process::x25519_key(&plain));
         Bench {
             cluster,
@@ -221,7 +224,7 @@ impl Drop for Bench {
 pub struct Memory {
     /// After its start, when each worker has answered something.
     pub idle: u64,
-    /// The most while files of 10 MB are uploaded and downloaded.
+    /// The most while half of the clients upload files of 10 MB, and half download them.
     pub busy: u64,
     /// 30 seconds after that.
     pub after: u64,
@@ -231,7 +234,7 @@ pub struct Memory {
 pub fn memory(seconds: f64) -> Memory {
     let mut cluster = Cluster::durable();
     let database = cluster.database();
-    let server = Server::start(&database);
+    let server = Server::with(&database, DEFAULT_CACHE);
     let address = server.address.clone();
     let path = "/file/none";
     closed_loop(8, 1.0, |_| {
@@ -243,7 +246,7 @@ pub fn memory(seconds: f64) -> Memory {
     let idle = server.memory();
     let size = 10 * MB;
     let id = server.upload(&bytes(1, size));
-    closed_loop(8, seconds, |number| {
+    closed_loop(CLIENTS, seconds, |number| {
         let mut client = Client::new(&address, false);
         if number % 2 == 0 {
             let request = Door::Direct.get(&format!("/file/{id}"));

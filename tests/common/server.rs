@@ -101,8 +101,13 @@ impl Server {
 
     fn run(mut command: Command, url: &str, settings: &str) -> Result<Server, String> {
         let mut all = settings.to_string();
-        // No test asks the real GitHub.
-        for (key, value) in [("listen", "'127.0.0.1:0'"), ("versions.enabled", "false")] {
+        // No test asks the real GitHub, and what is read comes from the database, unless a test
+        // wants it otherwise.
+        for (key, value) in [
+            ("listen", "'127.0.0.1:0'"),
+            ("versions.enabled", "false"),
+            ("files.cache_size", "0"),
+        ] {
             if !settings.contains(&format!("{key} =")) {
                 all += &format!("\n{key} = {value}");
             }

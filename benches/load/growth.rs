@@ -1,0 +1,206 @@
+//! How cost grows: with rows, with connections, and with the days on which files come and go.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::client::Client;
+use crate::common::{Cluster, Database, Server, bytes, eventually};
+use crate::work::{Chance, Door, Outcome, Prepared, Step, closed_loop, id_of};
+
+const NO_CACHE: &str = "files.cache_size = 0\nfiles.cleanup_interval = '1 s'";
+const KB: usize = 1000;
+/// What stands in the table beside what is asked for: small, so that a million fit a disk.
+const FILLER: &str = "INSERT INTO files (id, data, expiry) \
+     SELECT 'filler-' || n, decode(repeat('07', 300), 'hex'), now() + n * interval '1 s' \
+     FROM generate_series($1::int8 + 1, $2) n";
+
+/// GET and POST of 1 KB in tables of so many rows.
+pub fn rows(seconds: f64) -> String {
+    let mut text = String::from("| rows | GET 1 KB, /s | p99, ms | POST 1 KB, /s | p99, ms |\n");
+    text += "| ---: | ---: | ---: | ---: | ---: |\n";
+    let mut cluster = Cluster::durable();
+    let database = cluster.database();
+    let server = Server::with(&database, NO_CACHE);
+    let ids = fill(&server, 100, KB);
+    let mut there = 0i64;
+    for wanted in [0, 10_000, 1_000_000] {
+        let mut client = database.client();
+        client.execute(FILLER, &[&there, &wanted]).expect("filled");
+        client
+            .batch_execute("ANALYZE files; CHECKPOINT")
+            .expect("analyzed");
+        there = wanted;
+        let get = closed_loop(4, seconds, |number| getter(&server, &ids, KB, number));
+        let post = closed_loop(4, seconds, |number| poster(&server, KB, number, wanted));
+        let _ = writeln!(
+            text,
+            "| {} | {:.0} | {:.2} | {:.0} | {:.2} |",
+            wanted.max(100),
+            get.rate(),
+            get.percentile(0.99),
+            post.rate(),
+            post.percentile(0.99),
+        );
+    }
+    drop(server);
+    cluster.stop();
+    text
+}
+
+/// GET of 1 KB and of 1 MB by 1 to 64 clients.
+pub fn connections(seconds: f64) -> String {
+    let mut text = String::from("| clients | GET 1 KB, /s | p99, ms | GET 1 MB, /s | p99, ms |\n");
+    text += "| ---: | ---: | ---: | ---: | ---: |\n";
+    let mut cluster = Cluster::durable();
+    let database = cluster.database();
+    let server = Server::with(&database, NO_CACHE);
+    let small = fill(&server, 100, KB);
+    let large = fill(&server, 20, 1000 * KB);
+    for clients in [1, 2, 4, 8, 16, 32, 64] {
+        let get = |ids: &[String], size| {
+            closed_loop(clients, seconds, |number| {
+                getter(&server, ids, size, number)
+            })
+        };
+        let (small, large) = (get(&small, KB), get(&large, 1000 * KB));
+        let _ = writeln!(
+            text,
+            "| {clients} | {:.0} | {:.2} | {:.0} | {:.2} |",
+            small.rate(),
+            small.percentile(0.99),
+            large.rate(),
+            large.percentile(0.99),
+        );
+    }
+    drop(server);
+    cluster.stop();
+    text
+}
+
+/// Days on which a tenth of the files expire and as many come: what becomes of the table, and
+/// how long a client waits meanwhile; with PostgreSQL's own settings for the table, and with
+/// ours.
+pub fn days(files: usize) -> String {
+    let mut text = String::from(
+        "| vacuuming | files | at first, MB | at most, MB | at last, MB | GET 1 KB p99, ms: quiet | while files expire |\n\
+         | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+    );
+    for ours in [false, true] {
+        let mut cluster = Cluster::durable();
+        let database = cluster.database();
+        text += &live(&database, files, ours);
+        cluster.stop();
+    }
+    text
+}
+
+fn live(database: &Database, files: usize, ours: bool) -> String {
+    const SIZE: usize = 100 * KB;
+    const DAYS: usize = 12;
+    let server = Server::with(database, NO_CACHE);
+    if !ours {
+        database.execute(
+            "ALTER TABLE files RESET (autovacuum_vacuum_scale_factor, \
+             toast.autovacuum_vacuum_scale_factor)",
+        );
+    }
+    database.execute("ALTER SYSTEM SET autovacuum_naptime = '1 s'; SELECT pg_reload_conf()");
+    let kept = fill(&server, 10, KB);
+    // As many as a day brings.
+    let bring = |day: usize| {
+        let statement = "INSERT INTO files (id, data, expiry) \
+             SELECT 'day-' || $1::int8 || '-' || n, decode(repeat('07', $2), 'hex'), 'infinity' \
+             FROM generate_series(1, $3::int8) n";
+        let (day, count) = (day as i64, files as i64 / 10);
+        let brought = database
+            .client()
+            .execute(statement, &[&day, &(SIZE as i32), &count]);
+        brought.expect("stored");
+    };
+    (0..10).for_each(bring);
+    let megabytes = || database.number("SELECT pg_total_relation_size('files')") / 1_000_000;
+    let first = megabytes();
+    let quiet = closed_loop(2, 5.0, |number| getter(&server, &kept, KB, number));
+    let (mut most, mut busy) = (first, Outcome::default());
+    for day in 10..10 + DAYS {
+        let gone = format!("day-{}-%", day - 10);
+        database.execute(&format!(
+            "UPDATE files SET expiry = now() WHERE id LIKE '{gone}'"
+        ));
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                let mut outcome = Outcome::default();
+                while !over.load(Ordering::Relaxed) {
+                    outcome.add(closed_loop(2, 0.2, |number| {
+                        getter(&server, &kept, KB, number)
+                    }));
+                }
+                outcome
+            });
+            eventually("they are deleted", || {
+                database.number("SELECT count(*) FROM files WHERE expiry <= now()") == 0
+            });
+            over.store(true, Ordering::Relaxed);
+            busy.add(asking.join().expect("no panic"));
+        });
+        settle(database);
+        bring(day);
+        most = most.max(megabytes());
+    }
+    format!(
+        "| {} | {files} of {} KB | {first} | {most} | {} | {:.2} | {:.2} |\n",
+        if ours { "ours" } else { "PostgreSQL's" },
+        SIZE / KB,
+        megabytes(),
+        quiet.percentile(0.99),
+        busy.percentile(0.99),
+    )
+}
+
+/// Waits until autovacuum has looked at the table and is done, if it wants anything of it.
+fn settle(database: &Database) {
+    let started = Instant::now();
+    let busy = "SELECT count(*) FROM pg_stat_progress_vacuum";
+    while started.elapsed() < Duration::from_secs(4) || database.number(busy) > 0 {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn fill(server: &Server, count: usize, size: usize) -> Vec<String> {
+    let mut client = Client::new(&server.address, false);
+    (0..count)
+        .map(|number| {
+            let content = bytes((size + number) as u64, size);
+            id_of(
+                &Door::Direct
+                    .post(&content)
+                    .fetch(&mut client)
+                    .expect("stored"),
+            )
+        })
+        .collect()
+}
+
+fn getter<'a>(server: &Server, ids: &[String], size: usize, number: usize) -> Step<'a> {
+    let mut client = Client::new(&server.address, false);
+    let mut chance = Chance::new(number);
+    let requests: Vec<Prepared> = ids
+        .iter()
+        .map(|id| Door::Direct.get(&format!("/file/{id}")))
+        .collect();
+    Box::new(move || requests[chance.below(requests.len())].send(&mut client, size))
+}
+
+fn poster<'a>(server: &Server, size: usize, number: usize, series: i64) -> Step<'a> {
+    let mut client = Client::new(&server.address, false);
+    let seed = number as u64 + (series as u64) * 100;
+    let mut request = Door::Direct.post(&bytes(seed, size));
+    let mut count = 0;
+    Box::new(move || {
+        count += 1;
+        request.stamp(size, number, count);
+        request.fetch(&mut client).map(drop)
+    })
+}

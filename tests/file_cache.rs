@@ -1,0 +1,133 @@
+//! The file cache: what comes from memory, and that it is right.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Database, Server, bytes, eventually};
+use session_file_server::config::Config;
+use session_file_server::db::{self, Probe, Settings};
+use session_file_server::file_cache::FileCache;
+use session_file_server::http::{Headers, Method, Request, Response};
+use session_file_server::keys::Keys;
+use session_file_server::routes::{self, Context};
+use session_file_server::statistics::Statistics;
+use session_file_server::versions;
+
+const CACHE: &str = "files.cache_size = 16_000_000";
+
+fn expires(server: &Server, path: &str) -> String {
+    let answer = server.get(path);
+    answer.header("Expires").expect("a file's").to_string()
+}
+
+#[test]
+fn a_file_that_was_just_uploaded_or_fetched_comes_from_memory() {
+    let database = Database::new();
+    let [one, another] = [CACHE, CACHE].map(|settings| Server::with(&database, settings));
+    let files = [1_000, 1_000_000, 10_000_000].map(|size| bytes(size as u64, size));
+    let ids = files.each_ref().map(|file| one.upload(file));
+    assert!(another.get(&format!("/file/{}", ids[2])).body == files[2]);
+    let mut client = database.client();
+    let mut lock = client.transaction().expect("a transaction");
+    lock.batch_execute("LOCK TABLE files").expect("a lock");
+    for (id, file) in ids.iter().zip(&files) {
+        assert!(one.get(&format!("/file/{id}")).body == *file);
+    }
+    assert!(another.get(&format!("/file/{}", ids[2])).body == files[2]);
+    // The others were neither uploaded nor fetched there.
+    another.get(&format!("/file/{}", ids[0])).assert_error(503);
+}
+
+#[test]
+fn many_who_want_one_large_file_at_once_all_get_it() {
+    let database = Database::new();
+    let server = Server::with(&database, CACHE);
+    let file = bytes(1, 10_000_000);
+    let path = format!("/file/{}", server.upload(&file));
+    std::thread::scope(|scope| {
+        for _ in 0..40 {
+            scope.spawn(|| {
+                let mut connection = server.connect();
+                connection.head("GET", &path, &[]);
+                // As clients on slow lines do.
+                std::thread::sleep(Duration::from_millis(500));
+                let answer = connection.answer("GET");
+                assert!(answer.status == 200 && answer.body == file, "{answer:?}");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_cached_file_expires_and_lives_longer_as_any_server_is_told() {
+    let database = Database::new();
+    let [one, another] = [CACHE, CACHE].map(|settings| Server::with(&database, settings));
+    let paths = [1, 2, 3].map(|seed| {
+        let answer = one.post_with("/file", &[("X-FS-TTL", "3")], &bytes(seed, 1000));
+        let path = format!("/file/{}", answer.json()["id"].as_str().expect("an id"));
+        assert_eq!(one.get(&path).status, 200);
+        path
+    });
+    let before = expires(&one, &paths[1]);
+    let hour = [("X-FS-TTL", "3600")];
+    for (server, path) in [(&one, &paths[1]), (&another, &paths[2])] {
+        let answer = server.post_with(&format!("{path}/extend"), &hour, b"");
+        assert_eq!(answer.status, 200);
+    }
+    assert_ne!(expires(&one, &paths[1]), before, "it is known at once");
+    eventually("the first expires", || one.get(&paths[0]).status == 404);
+    assert_eq!(one.get(&paths[1]).status, 200);
+    assert_eq!(one.get(&paths[2]).status, 200, "the other server was told");
+}
+
+#[test]
+fn what_was_deleted_by_hand_is_noticed_when_it_is_confirmed() {
+    let database = Database::new();
+    drop(Server::start(&database));
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut config = Config::default();
+    config.keys.ed25519 = folder.path().join("key");
+    config.keys.x25519 = folder.path().join("none");
+    let settings = Settings::parse(&database.url).expect("valid");
+    let shared = db::Database::new(settings);
+    let fresh = Duration::from_millis(300);
+    let (statistics, cached) = (Statistics::default(), Arc::<versions::Cache>::default());
+    let mut context = Context {
+        config: &config,
+        db: &mut shared.connection(),
+        probe: &Probe::start(&shared).expect("a thread"),
+        keys: &Keys::load_or_create(&config.keys).expect("a key"),
+        cache: &FileCache::new(1_000_000, fresh),
+        versions: &cached,
+        statistics: &statistics,
+    };
+    let mut ask = |method, target: &str, body: &[u8]| -> Response {
+        let headers = Headers::default();
+        let request = Request {
+            method,
+            target,
+            headers: &headers,
+            body,
+        };
+        routes::dispatch(&request, &mut context)
+    };
+    let answer = ask(Method::Post, "/file", b"a file");
+    let answer: serde_json::Value =
+        serde_json::from_slice(answer.body.as_slice()).expect("an answer");
+    let path = format!("/file/{}", answer["id"].as_str().expect("an id"));
+    database.execute("UPDATE files SET expiry = expiry + interval '1 day'");
+    let mut get = || ask(Method::Get, &path, b"");
+    let before = get();
+    std::thread::sleep(fresh);
+    let confirmed = get();
+    assert_eq!(confirmed.body.as_slice(), b"a file");
+    assert_ne!(confirmed.headers, before.headers, "it lives longer");
+    database.execute("DELETE FROM files");
+    assert_eq!(get().status, 200);
+    std::thread::sleep(fresh);
+    assert_eq!(get().status, 404);
+    let counts = statistics.counts();
+    assert_eq!((counts.downloads, counts.cache_hits), (4, 4));
+}
