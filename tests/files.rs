@@ -480,3 +480,49 @@ fn the_largest_file_goes_up_and_down_unchanged() {
     let answer = server.post("/files", encoded.as_bytes());
     assert_eq!(answer.status, 200, "{answer:?}");
 }
+
+#[test]
+fn files_of_every_size_are_stored_as_they_are_and_refreshed_when_they_come_again() {
+    let database = Database::new();
+    let server = Server::start(&database);
+    // Around the sizes at which they go to the database in another way.
+    let sizes = [
+        65_536, 65_537, 262_144, 262_145, 524_288, 1_000_000, 10_223_616,
+    ];
+    for size in sizes {
+        let file = bytes(size as u64, size);
+        let first = server.post_with("/file", &[("X-FS-TTL", "3600")], &file);
+        assert_eq!(first.status, 200, "{size}: {first:?}");
+        let path = format!("/file/{}", first.json()["id"].as_str().expect("an id"));
+        let stored = server.get(&path);
+        assert!(stored.body == file, "{size}: {stored:?}");
+        let info = server.get(&format!("{path}/info"));
+        for field in ["size", "uploaded", "expires"] {
+            assert_eq!(info.number(field), first.number(field), "{size}: {field}");
+        }
+        let again = server.post("/file", &file);
+        assert_eq!(again.json()["id"], first.json()["id"]);
+        assert!(again.number("uploaded") > first.number("uploaded"));
+        assert!(again.number("expires") > first.number("expires") + 3600.0);
+    }
+    assert_eq!(
+        database.number("SELECT count(*) FROM files"),
+        sizes.len() as i64
+    );
+}
+
+#[test]
+fn a_large_file_that_comes_many_times_at_once_is_stored_once() {
+    let database = Database::new();
+    let server = Server::start(&database);
+    for round in 0..5 {
+        let file = bytes(round, 3_000_000);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| server.upload(&file));
+            }
+        });
+    }
+    assert_eq!(database.number("SELECT count(*) FROM files"), 5);
+    assert!(!server.log().contains("ERROR"), "{}", server.log());
+}

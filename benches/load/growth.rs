@@ -97,7 +97,7 @@ pub fn days(files: usize) -> String {
 
 fn live(database: &Database, files: usize, ours: bool) -> String {
     const SIZE: usize = 100 * KB;
-    const DAYS: usize = 12;
+    const DAYS: usize = 6;
     let server = Server::with(database, NO_CACHE);
     if !ours {
         database.execute(
@@ -105,7 +105,9 @@ fn live(database: &Database, files: usize, ours: bool) -> String {
              toast.autovacuum_vacuum_scale_factor)",
         );
     }
-    database.execute("ALTER SYSTEM SET autovacuum_naptime = '1 s'; SELECT pg_reload_conf()");
+    // A day passes in seconds.
+    database.execute("ALTER SYSTEM SET autovacuum_naptime = '1 s'");
+    database.execute("SELECT pg_reload_conf()");
     let kept = fill(&server, 10, KB);
     // As many as a day brings.
     let bring = |day: usize| {

@@ -35,14 +35,14 @@ cargo bench --bench load -- mix [OPTION...]
 cargo bench --bench load -- rows|connections [--seconds N]
     The same work in tables of 100 to 1,000,000 rows, and by 1 to 64 clients.
 cargo bench --bench load -- days [--files N]
-    Days on which a tenth of N files (20,000, of 100 KB) expire and as many come: the size of
+    Days on which a tenth of N files (5,000, of 100 KB) expire and as many come: the size of
     the table with PostgreSQL's settings for vacuuming it, and with those of schema.pgsql.
 Each starts a PostgreSQL of its own, which waits for the disk, and the server.
 ";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let (mut mode, mut only, mut chart) = ("table".to_string(), String::new(), None);
-    let (mut rounds, mut seconds, mut files) = (5, None, 20_000);
+    let (mut rounds, mut seconds, mut files) = (5, None, 5_000);
     let mut options = mix::Options {
         clients: 8,
         seconds: 20.0,

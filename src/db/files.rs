@@ -150,26 +150,23 @@ impl Connection {
     pub fn store(&mut self, id: &FileId, data: &[u8], ttl: Duration) -> Result<FileInfo, Error> {
         let (name, seconds) = (id.as_str(), ttl.as_secs_f64());
         self.repeatable(|open| {
-            loop {
-                let mut now = SystemTime::UNIX_EPOCH;
-                if data.len() > UNASKED {
-                    let refreshed = open.query_one(REFRESH, &[&name, &seconds])?;
-                    if refreshed.try_get::<_, Option<i32>>(0)?.is_some() {
-                        return read_info(&refreshed);
-                    }
-                    now = refreshed.try_get(3)?;
+            let mut now = SystemTime::UNIX_EPOCH;
+            if data.len() > UNASKED {
+                let refreshed = open.query_one(REFRESH, &[&name, &seconds])?;
+                if refreshed.try_get::<_, Option<i32>>(0)?.is_some() {
+                    return read_info(&refreshed);
                 }
-                open.carries(data.len().min(WHOLE));
-                if data.len() <= WHOLE {
-                    let stored = open.query_one(INSERT_OR_REFRESH, &[&name, &data, &seconds])?;
-                    return read_info(&stored);
-                }
+                now = refreshed.try_get(3)?;
+            }
+            open.carries(data.len().min(WHOLE));
+            if data.len() > WHOLE {
                 match send_in_pieces(open, id, data, now, now + ttl) {
                     // Somebody else has stored the same at the same time.
-                    Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {}
-                    Err(error) => return Err(error),
-                    Ok(()) => {
-                        return Ok(FileInfo {
+                    Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
+                        open.carries(data.len());
+                    }
+                    sent => {
+                        return sent.map(|()| FileInfo {
                             size: data.len(),
                             uploaded: now,
                             expires: now + ttl,
@@ -178,6 +175,7 @@ impl Connection {
                     }
                 }
             }
+            read_info(&open.query_one(INSERT_OR_REFRESH, &[&name, &data, &seconds])?)
         })
     }
 
