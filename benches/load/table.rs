@@ -52,7 +52,7 @@ const ROWS: &[Row] = &[
     row("GET 1 KB",               Work::Get,      KB,      0.07, 0.25),
     row("GET 1 MB",               Work::Get,      MB,      0.57, 0.75),
     row("GET 10 MB",              Work::Get,      10 * MB, 0.37, 0.6),
-    row("GET 1 MB, from memory",  Work::Cached,   MB,      0.5,  1.5),
+    row("GET 1 MB, cached",       Work::Cached,   MB,      0.5,  1.5),
     row("onion GET 1 KB",         Work::OnionGet, KB,      0.04, 0.12),
     row("onion GET 1 MB",         Work::OnionGet, MB,      0.4,  0.55),
     row("onion GET 10 MB",        Work::OnionGet, 10 * MB, 0.2,  0.35),
