@@ -144,6 +144,28 @@ mod tests {
     }
 
     #[test]
+    fn of_those_who_wait_the_last_one_gets_the_next_item() {
+        let queue = &Queue::new(1);
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            for waiting in ["first", "last"] {
+                let tell = tell.clone();
+                scope.spawn(move || {
+                    queue.pop(None);
+                    let _ = tell.send(waiting);
+                });
+                while queue.lock().waiting.len() < usize::from(waiting == "last") + 1 {
+                    std::thread::yield_now();
+                }
+            }
+            for expected in ["last", "first"] {
+                assert_eq!(queue.push(()), Ok(()));
+                assert_eq!(told.recv(), Ok(expected));
+            }
+        });
+    }
+
+    #[test]
     fn only_what_has_waited_too_long_is_taken() {
         let queue = Queue::new(3);
         let patience = Duration::from_millis(50);
