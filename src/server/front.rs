@@ -16,9 +16,9 @@ use super::{Listener, Service, Stop, selfcheck};
 /// How long after an error it is tried again to accept connections,
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// and while it has failed this often lately,
-const MANY_FAILURES: usize = 20;
+const MANY_FAILURES: usize = 100;
 /// how long then: each attempt leaves a thread behind for [`SILENCE`].
-const LONG_ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+const LONG_ACCEPT_PAUSE: Duration = Duration::from_millis(300);
 /// How often the log tells of it.
 const REPORT_PAUSE: Duration = Duration::from_secs(60);
 /// No connection is silent for longer than this: it was closed then.
