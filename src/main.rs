@@ -315,7 +315,7 @@ fn start_logging(config: &Config) {
             writeln!(out, "{:<5} {}", record.level(), record.args())
         })
         .init();
-    std::panic::set_hook(Box::new(|panic| match server::note_panic() {
+    std::panic::set_hook(Box::new(|panic| match server::is_tiny_http() {
         true => log::debug!("a connection was lost: {panic}"),
         false => log::error!("{panic}"),
     }));

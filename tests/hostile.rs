@@ -318,7 +318,7 @@ fn more_connections_than_descriptors_are_survived() {
     let server = Server::with_descriptors(&Database::new(), 200);
     serves(&server);
     let (descriptors, _) = settled(&server);
-    for _ in 0..2 {
+    for _ in 0..6 {
         // Each is open, whether it was accepted or not.
         let idle: Vec<TcpStream> = (0..300)
             .filter_map(|_| TcpStream::connect(&server.address).ok())

@@ -2,7 +2,6 @@
 //! losing what it has accepted.
 
 use std::io;
-use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -10,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::address::Address;
 use super::door::Door;
+use super::listener::Accepting;
 use super::nudge::Reserve;
 use super::{Listener, Service, Stop, selfcheck};
 
@@ -36,16 +36,9 @@ const FIRST_HEADS: Duration = Duration::from_secs(2);
 /// How often it is looked whether that is so.
 const STOP_TICK: Duration = Duration::from_millis(20);
 
-/// Whether a thread of tiny_http's has panicked, as its accepting one does when a descriptor
-/// can't be duplicated or a thread can't be started. Nothing else tells.
-static TINY_HTTP_PANICKED: AtomicBool = AtomicBool::new(false);
-
-/// To be called by the panic hook, on the thread that panics; whether it is one of
-/// tiny_http's: those have no names.
-pub fn note_panic() -> bool {
-    let is_tiny_http = thread::current().name().is_none();
-    TINY_HTTP_PANICKED.fetch_or(is_tiny_http, Ordering::SeqCst);
-    is_tiny_http
+/// Whether the thread that calls is one of tiny_http's: those have no names.
+pub fn is_tiny_http() -> bool {
+    thread::current().name().is_none()
 }
 
 /// Where requests come in.
@@ -57,13 +50,10 @@ pub struct Front<S> {
     /// How many accept no more, but still serve.
     left_behind: AtomicUsize,
     /// What accepts connections now.
-    current: Mutex<Option<Accepting>>,
+    current: Mutex<Option<Arc<Accepting>>>,
     /// Whether requests come in no more.
     dead: AtomicBool,
 }
-
-/// Never dropped: that would remove a Unix socket's file, be it ours or not.
-type Accepting = Arc<ManuallyDrop<tiny_http::Server>>;
 
 impl<S: Service> Front<S> {
     /// Nothing is accepted yet.
@@ -88,10 +78,11 @@ impl<S: Service> Front<S> {
         self.dead.load(Ordering::SeqCst)
     }
 
-    /// Lets another tiny_http accept if a thread of this one's has panicked.
-    pub fn renew_if_tiny_http_panicked(&self) {
-        if TINY_HTTP_PANICKED.swap(false, Ordering::SeqCst) {
-            self.interrupt();
+    /// Lets another tiny_http accept if this one does no more, which it may not have said.
+    pub fn renew_if_it_accepts_no_more(&self) {
+        let current = self.lock_current();
+        if let Some(http) = current.as_ref().filter(|http| !http.is_alive()) {
+            http.unblock();
         }
     }
 
@@ -100,19 +91,17 @@ impl<S: Service> Front<S> {
     pub fn accept(self: &Arc<Front<S>>, listener: &Listener, stop: &Stop) {
         let mut reported = None;
         while !stop.is_requested() {
-            let outcome = listener.accept().and_then(|http| {
-                let http = Arc::new(ManuallyDrop::new(http));
-                *self.lock_current() = Some(http.clone());
-                if stop.is_requested() {
-                    return Ok(());
-                }
-                let error = self.pump(&http);
-                self.serve_left_behind(http);
-                error
-            });
+            let outcome = match self.door.guard.has_descriptors() {
+                true => listener
+                    .accept()
+                    .and_then(|http| self.accept_with(http, stop)),
+                // It must not take those by which the guard sees whom to disconnect.
+                false => Err(io::Error::other("no descriptor is left")),
+            };
             if stop.is_requested() {
                 break;
             }
+            self.door.guard.ran_out();
             if let Err(error) = outcome {
                 let often = reported.is_some_and(|last: Instant| last.elapsed() < REPORT_PAUSE);
                 if !often {
@@ -129,7 +118,19 @@ impl<S: Service> Front<S> {
         }
     }
 
-    /// Admits requests until nothing is accepted any more.
+    /// Admits requests until `http` accepts no more connections, or `stop` is requested.
+    fn accept_with(self: &Arc<Front<S>>, http: Accepting, stop: &Stop) -> io::Result<()> {
+        let http = Arc::new(http);
+        *self.lock_current() = Some(http.clone());
+        let outcome = match stop.is_requested() {
+            true => Ok(()),
+            false => self.pump(&http),
+        };
+        *self.lock_current() = None;
+        self.serve_left_behind(http);
+        outcome
+    }
+
     fn pump(&self, http: &tiny_http::Server) -> io::Result<()> {
         loop {
             match http.recv() {
@@ -152,11 +153,11 @@ impl<S: Service> Front<S> {
 
     /// Goes on to serve the connections of one that accepts no more, until they are silent
     /// for longer than any may be.
-    fn serve_left_behind(self: &Arc<Front<S>>, http: Accepting) {
+    fn serve_left_behind(self: &Arc<Front<S>>, http: Arc<Accepting>) {
         let front = self.clone();
         let serve = move || {
             let mut last = Instant::now();
-            while last.elapsed() < SILENCE {
+            while last.elapsed() < SILENCE || http.is_alive() {
                 if let Ok(Some(request)) = http.recv_timeout(SILENCE) {
                     front.admit(request);
                     last = Instant::now();
@@ -172,7 +173,7 @@ impl<S: Service> Front<S> {
         }
     }
 
-    /// Ends [`Front::pump`].
+    /// Ends [`Front::accept_with`].
     pub fn interrupt(&self) {
         if let Some(http) = &*self.lock_current() {
             http.unblock();
@@ -219,13 +220,12 @@ impl<S: Service> Front<S> {
         }
     }
 
-    fn lock_current(&self) -> MutexGuard<'_, Option<Accepting>> {
+    fn lock_current(&self) -> MutexGuard<'_, Option<Arc<Accepting>>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Sees whether requests come in, and does what helps if they don't: first another
-/// tiny_http, in case its accepting thread has panicked, and then an end.
+/// Sees whether requests come in, and ends the server if they don't.
 pub fn check_ourselves<S: Service>(
     front: &Arc<Front<S>>,
     address: Address,
@@ -233,7 +233,7 @@ pub fn check_ourselves<S: Service>(
     pause: Duration,
     stop: &Stop,
 ) -> io::Result<()> {
-    let (alive, failed, dead) = (front.service.clone(), front.clone(), front.clone());
+    let (alive, dead) = (front.service.clone(), front.clone());
     let stopped = stop.clone();
     selfcheck::start(
         address,
@@ -242,7 +242,6 @@ pub fn check_ourselves<S: Service>(
         stop.clone(),
         selfcheck::Outcomes {
             alive: Box::new(move || alive.alive()),
-            failed: Box::new(move || failed.interrupt()),
             dead: Box::new(move || {
                 log::error!("the server doesn't answer itself any more; it ends");
                 dead.dead.store(true, Ordering::SeqCst);

@@ -12,19 +12,14 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use std::{fs, io, thread};
-
-use rustix::process::{
-    PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getpid, getrlimit, pidfd_getfd, pidfd_open,
-    setrlimit,
-};
-use socket2::SockRef;
+use std::{io, thread};
 
 use super::address::Address;
+use super::memory::Memory;
+use super::sockets::{self, Sockets};
 use super::{Stop, send};
 
 /// The head of a connection's first request must have come after this time.
@@ -48,8 +43,6 @@ const MAX_CONNECTIONS: usize = 1024;
 const DESCRIPTORS: usize = 3;
 /// Descriptors for everything else.
 const OTHER_DESCRIPTORS: usize = 64;
-/// And these are kept back, so that the list of connections can be read when no more are left.
-const RESERVED_DESCRIPTORS: usize = 4;
 /// Requests that a connection may send ahead of its answers.
 const MAX_AHEAD: usize = 16;
 
@@ -58,32 +51,27 @@ const MAX_DEAD: usize = 512;
 /// for longer than this, they are held by nobody who will let them go.
 const STUCK: Duration = Duration::from_secs(3);
 
+/// A connection that was shut down is closed by its thread within this time, if it has one.
+const LEAVING: Duration = Duration::from_millis(500);
+
 /// How often the connections are looked at,
 const PAUSE: Duration = Duration::from_secs(1);
 /// while there are too many of them, and how often memory is looked at.
 const SHORT_PAUSE: Duration = Duration::from_millis(50);
-/// Memory that may be taken of a sudden beside what files in flight need, bytes. With more,
-/// somebody sends a head without end: those whose heads have not come are shut down.
-const MEMORY: u64 = 48 * 1024 * 1024;
-/// Memory that has changed by no more than this, bytes,
-const SETTLED: u64 = 2 * 1024 * 1024;
-/// for this long is what the server has anyway.
-const SETTLING: Duration = Duration::from_secs(1);
-/// What a byte in flight may take: the body, what it is decrypted to, and the database
-/// driver's growing buffers.
-const COPIES: u64 = 5;
 /// While memory is short, a connection that had an answer has this long for its next head.
 const SHORT_IDLE: Duration = Duration::from_secs(1);
 
 /// The connections to us.
 pub struct Guard {
-    address: Address,
-    /// How descriptors are duplicated; `None` where the system doesn't let us.
-    ourselves: Option<OwnedFd>,
+    sockets: Sockets,
     connections: Mutex<HashMap<SocketAddr, Connection>>,
     urgent: Condvar,
     /// Connections that were given up: their readers can't be dropped.
     given_up: AtomicUsize,
+    /// Whether a descriptor was lacking since the last look.
+    ran_out: AtomicBool,
+    /// How many connections were seen.
+    arrivals: AtomicUsize,
     max_connections: usize,
 }
 
@@ -95,6 +83,8 @@ struct Connection {
     condemned: bool,
     /// When anything was last noted of it.
     noted: Instant,
+    /// When it was last shut down, if nothing was noted since.
+    shut: Option<Instant>,
 }
 
 /// What a connection is waited for.
@@ -159,19 +149,16 @@ impl Progress {
 impl Guard {
     /// For the connections to `address`.
     pub fn new(address: Address) -> Guard {
-        let descriptors = raise_descriptor_limit();
+        let descriptors = sockets::raise_descriptor_limit();
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let affordable = descriptors.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS;
-        let ourselves = pidfd_open(getpid(), PidfdFlags::empty());
-        if let Err(error) = &ourselves {
-            log::warn!("slow clients can't be disconnected: {error}");
-        }
         Guard {
-            address,
-            ourselves: ourselves.ok(),
+            sockets: Sockets::new(address),
             connections: Mutex::default(),
             urgent: Condvar::new(),
             given_up: AtomicUsize::new(0),
+            ran_out: AtomicBool::new(false),
+            arrivals: AtomicUsize::new(0),
             max_connections: affordable.clamp(1, MAX_CONNECTIONS),
         }
     }
@@ -266,6 +253,22 @@ impl Guard {
         self.given_up.load(Ordering::SeqCst)
     }
 
+    /// Notes that there was no descriptor left for a connection: more than usual are shut down.
+    pub fn ran_out(&self) {
+        self.ran_out.store(true, Ordering::SeqCst);
+        self.urgent.notify_all();
+    }
+
+    /// How many connections were seen before anything had come of them.
+    pub fn arrivals(&self) -> usize {
+        self.arrivals.load(Ordering::Relaxed)
+    }
+
+    /// Whether there are descriptors for more connections, as far as is known.
+    pub fn has_descriptors(&self) -> bool {
+        self.sockets.has_reserve()
+    }
+
     fn set(&self, client: Option<SocketAddr>, phase: Phase) {
         let Some(client) = client else { return };
         if let Some(connection) = self.lock().get_mut(&client) {
@@ -290,17 +293,26 @@ impl Connection {
             ahead: VecDeque::new(),
             condemned: false,
             noted: Instant::now(),
+            shut: None,
         }
     }
 
     fn set(&mut self, phase: Phase) {
         self.phase = phase;
         self.noted = Instant::now();
+        self.shut = None;
     }
 
     /// Whether somebody works on its request.
     fn is_held(&self) -> bool {
         matches!(self.phase, Phase::Ours | Phase::Body(_))
+    }
+
+    /// Whether it was shut down, and its thread may not have noticed yet. Some have none: when
+    /// tiny_http's accepting thread ends, connections may be left for a thread that is not
+    /// there (see [`super::nudge`]), which keep their descriptors until another one ends.
+    fn is_leaving(&self, now: Instant) -> bool {
+        self.shut.is_some_and(|shut| now < shut + LEAVING)
     }
 
     /// Whether its head is waited for, and since when.
@@ -321,20 +333,6 @@ impl Connection {
     }
 }
 
-/// Lets the process have as many descriptors as it may; their number.
-fn raise_descriptor_limit() -> u64 {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum,
-        Err(_) => limit.current,
-    }
-    .unwrap_or(u64::MAX)
-}
-
 /// Starts the thread that keeps the deadlines; `in_flight` tells how many bytes are in
 /// memory for a reason.
 ///
@@ -349,7 +347,6 @@ pub fn start(
     stop: Stop,
 ) -> io::Result<()> {
     thread::Builder::new().name("guard".into()).spawn(move || {
-        let mut reserve = Reserve::default();
         let mut memory = Memory::new();
         let mut next = Instant::now();
         let mut few_were_stuck = Instant::now();
@@ -357,10 +354,12 @@ pub fn start(
             let now = Instant::now();
             let short = memory.is_short(in_flight() as u64, now);
             if short || now >= next || guard.is_urgent() {
-                reserve.release();
-                let seen = guard.look(short);
-                reserve.fill();
-                next = now + if seen.crowded { SHORT_PAUSE } else { PAUSE };
+                let seen = guard.look(short).unwrap_or_else(|error| {
+                    log::debug!("connections can't be looked at: {error}");
+                    Seen::NOTHING
+                });
+                let hurry = seen.crowded || !guard.has_descriptors();
+                next = now + if hurry { SHORT_PAUSE } else { PAUSE };
                 if seen.dead < MAX_DEAD {
                     few_were_stuck = now;
                 } else if now > few_were_stuck + STUCK {
@@ -374,7 +373,6 @@ pub fn start(
 }
 
 /// What was seen of the connections.
-#[derive(Default)]
 struct Seen {
     /// Almost too many are open.
     crowded: bool,
@@ -382,28 +380,17 @@ struct Seen {
     dead: usize,
 }
 
-/// Descriptors for the time when there are no others.
-#[derive(Default)]
-struct Reserve(Vec<fs::File>);
-
-impl Reserve {
-    fn fill(&mut self) {
-        while self.0.len() < RESERVED_DESCRIPTORS {
-            match fs::File::open("/dev/null") {
-                Ok(file) => self.0.push(file),
-                Err(_) => return,
-            }
-        }
-    }
-
-    fn release(&mut self) {
-        self.0.clear();
-    }
+impl Seen {
+    const NOTHING: Seen = Seen {
+        crowded: false,
+        dead: 0,
+    };
 }
 
 impl Guard {
     fn is_urgent(&self) -> bool {
-        self.lock().values().any(|connection| connection.condemned)
+        self.ran_out.load(Ordering::SeqCst)
+            || self.lock().values().any(|connection| connection.condemned)
     }
 
     fn wait(&self) {
@@ -412,38 +399,44 @@ impl Guard {
     }
 
     /// Looks at all connections and shuts down the overdue.
-    fn look(&self, memory_is_short: bool) -> Seen {
-        if let Address::Unix(address) = &self.address {
-            self.bound_silence(address);
-            return Seen::default();
+    fn look(&self, memory_is_short: bool) -> io::Result<Seen> {
+        let ran_out = self.ran_out.swap(false, Ordering::SeqCst);
+        if let Address::Unix(address) = self.sockets.address() {
+            self.bound_silence(address)?;
+            return Ok(Seen::NOTHING);
         }
         let began = Instant::now();
-        let open = self.clients();
-        let overdue = self.overdue(&open, began, memory_is_short);
+        let open = self.sockets.clients()?;
+        let bound = match ran_out || !self.sockets.has_reserve() {
+            true => self.max_connections / 2,
+            false => self.max_connections,
+        };
+        let overdue = self.overdue(&open, began, memory_is_short, bound);
         if !overdue.is_empty() {
             log::debug!("overdue, and disconnected: {} clients", overdue.len());
-            self.each_client(|client, socket| {
+            self.sockets.each_client(|client, socket| {
                 if overdue.contains(&client) {
                     // Whoever holds it is woken, and when it is closed the client is told that
                     // what it still sends goes nowhere.
                     let _ = socket.set_linger(Some(Duration::ZERO));
                     let _ = socket.shutdown(Shutdown::Both);
                 }
-            });
+            })?;
         }
-        Seen {
+        Ok(Seen {
             crowded: open.len() > self.max_connections / 2,
-            dead: self.dead(),
-        }
+            dead: self.sockets.dead()?,
+        })
     }
 
     /// Brings the list up to date with what was found `open` since a look at them `began`;
-    /// those that are to be shut down.
+    /// those that are to be shut down, so that no more than `bound` are left.
     fn overdue(
         &self,
         open: &HashSet<SocketAddr>,
         began: Instant,
         memory_is_short: bool,
+        bound: usize,
     ) -> HashSet<SocketAddr> {
         let now = Instant::now();
         let mut connections = self.lock();
@@ -454,7 +447,10 @@ impl Guard {
             .partition(|(client, c)| open.contains(client) || c.is_held() || c.noted >= began);
         *connections = kept;
         for client in open {
-            connections.entry(*client).or_insert_with(Connection::new);
+            connections.entry(*client).or_insert_with(|| {
+                self.arrivals.fetch_add(1, Ordering::Relaxed);
+                Connection::new()
+            });
         }
         let mut overdue = HashSet::new();
         for (client, connection) in connections.iter_mut() {
@@ -464,14 +460,21 @@ impl Guard {
                 overdue.insert(*client);
             }
         }
-        let excess = open.len().saturating_sub(self.max_connections);
+        let leaving = connections.values().filter(|c| c.is_leaving(now)).count();
+        let excess = open.len().saturating_sub(bound + leaving);
         if excess > 0 {
-            let idle = connections.iter();
-            let mut idle: Vec<_> = idle
+            let mut idle: Vec<_> = connections
+                .iter()
+                .filter(|(_, c)| c.shut.is_none())
                 .filter_map(|(client, c)| Some((c.idle_since()?, *client)))
                 .collect();
             idle.sort_unstable();
             overdue.extend(idle.into_iter().take(excess).map(|(_, client)| client));
+        }
+        for client in &overdue {
+            if let Some(connection) = connections.get_mut(client) {
+                connection.shut = Some(now);
+            }
         }
         drop(connections);
         // Requests that were sent ahead are answered when they are dropped.
@@ -483,7 +486,7 @@ impl Guard {
 impl Guard {
     /// Whether a connection is open whose first head may be on its way.
     pub fn expects_a_first_head(&self) -> bool {
-        let open = self.clients();
+        let open = self.sockets.clients().unwrap_or_default();
         let connections = self.lock();
         let is_fresh = |client| match connections.get(client).map(|c| &c.phase) {
             Some(Phase::Head { limit, .. }) => *limit == HEAD,
@@ -493,51 +496,9 @@ impl Guard {
         open.iter().any(is_fresh)
     }
 
-    /// The clients whose connections to our port are open.
-    fn clients(&self) -> HashSet<SocketAddr> {
-        let mut open = HashSet::new();
-        self.each_client(|client, _| {
-            open.insert(client);
-        });
-        open
-    }
-
-    /// Descriptors of connections to our port that have ended.
-    fn dead(&self) -> usize {
-        let Address::Tcp(own) = &self.address else {
-            return 0;
-        };
-        let mut dead = 0;
-        self.each_socket(|socket| {
-            let local = socket.local_addr().ok().and_then(|a| a.as_socket());
-            let is_ours = local.is_some_and(|local| local.port() == own.port());
-            if is_ours && socket.peer_addr().is_err() && socket.is_listener().is_ok_and(|is| !is) {
-                dead += 1;
-            }
-        });
-        dead
-    }
-
-    /// Calls `visit` for each accepted connection to our port. One descriptor more is needed
-    /// at a time, and one for the list.
-    fn each_client(&self, mut visit: impl FnMut(SocketAddr, SockRef)) {
-        let Address::Tcp(own) = &self.address else {
-            return;
-        };
-        self.each_socket(|socket| {
-            let local = socket.local_addr().ok().and_then(|a| a.as_socket());
-            let client = socket.peer_addr().ok().and_then(|a| a.as_socket());
-            if let (Some(local), Some(client)) = (local, client) {
-                if local.port() == own.port() {
-                    visit(client, socket);
-                }
-            }
-        });
-    }
-
     /// Sets time-outs on the accepted connections to our Unix socket that have none yet.
-    fn bound_silence(&self, address: &std::os::unix::net::SocketAddr) {
-        self.each_socket(|socket| {
+    fn bound_silence(&self, address: &std::os::unix::net::SocketAddr) -> io::Result<()> {
+        self.sockets.each(|socket| {
             let local = socket.local_addr().ok().and_then(|local| local.as_unix());
             let is_ours = local.is_some_and(|local| local.as_pathname() == address.as_pathname());
             if is_ours
@@ -547,71 +508,6 @@ impl Guard {
                 let _ = socket.set_read_timeout(Some(IDLE));
                 let _ = socket.set_write_timeout(Some(send::WRITE_TIMEOUT));
             }
-        });
+        })
     }
-
-    /// Calls `visit` with a duplicate of each of our sockets.
-    fn each_socket(&self, mut visit: impl FnMut(SockRef)) {
-        let Some(ourselves) = &self.ourselves else {
-            return;
-        };
-        for entry in fs::read_dir("/proc/self/fd")
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let number = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok());
-            let duplicate =
-                number.and_then(|n| pidfd_getfd(ourselves, n, PidfdGetfdFlags::empty()).ok());
-            if let Some(duplicate) = duplicate {
-                visit(SockRef::from(&duplicate));
-            }
-        }
-    }
-}
-
-/// Whether memory is taken that no file needs.
-struct Memory {
-    /// What the process had when it last had settled, bytes.
-    settled: u64,
-    /// What it had at a time after that, and since when it has hardly changed.
-    seen: u64,
-    since: Instant,
-}
-
-impl Memory {
-    fn new() -> Memory {
-        Memory {
-            settled: resident(),
-            seen: 0,
-            since: Instant::now(),
-        }
-    }
-
-    /// Whether it is so now, with that many bytes of files in flight.
-    fn is_short(&mut self, in_flight: u64, now: Instant) -> bool {
-        let resident = resident();
-        if resident.abs_diff(self.seen) > SETTLED {
-            self.seen = resident;
-            self.since = now;
-        }
-        if resident < self.settled || now > self.since + SETTLING {
-            self.settled = resident;
-        }
-        resident > self.settled + MEMORY + COPIES * in_flight
-    }
-}
-
-/// What the process has of the machine's memory, bytes; 0 if the system doesn't tell.
-fn resident() -> u64 {
-    let pages = fs::read_to_string("/proc/self/statm")
-        .ok()
-        .and_then(|text| {
-            let resident = text.split(' ').nth(1)?;
-            resident.parse::<u64>().ok()
-        });
-    pages.unwrap_or(0) * rustix::param::page_size() as u64
 }

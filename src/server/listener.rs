@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::{IntoRawFd, RawFd};
+use std::ops::Deref;
+use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -55,14 +57,21 @@ impl Listener {
     ///
     /// # Errors
     /// When there is no descriptor to spare.
-    pub(super) fn accept(&self) -> io::Result<tiny_http::Server> {
+    pub(super) fn accept(&self) -> io::Result<Accepting> {
         let socket = self.socket.try_clone()?;
         socket.set_nonblocking(false)?;
+        let descriptor = PathBuf::from(format!("/proc/self/fd/{}", socket.as_raw_fd()));
+        let listens_on = fs::read_link(&descriptor).ok();
         let listener: tiny_http::Listener = match self.address {
             Address::Tcp(_) => TcpListener::from(socket).into(),
             Address::Unix(_) => UnixListener::from(socket).into(),
         };
-        tiny_http::Server::from_listener(listener, None).map_err(io::Error::other)
+        let http = tiny_http::Server::from_listener(listener, None).map_err(io::Error::other)?;
+        Ok(Accepting {
+            http: ManuallyDrop::new(http),
+            descriptor,
+            listens_on,
+        })
     }
 
     /// Accepts what is waiting and nothing more: who connects then waits for the next
@@ -89,6 +98,33 @@ impl Listener {
     pub(super) fn leave_open(self) -> io::Result<RawFd> {
         self.socket.set_cloexec(false)?;
         Ok(self.socket.into_raw_fd())
+    }
+}
+
+/// A tiny_http, and whether it still accepts connections.
+pub(super) struct Accepting {
+    /// Never dropped: that would remove a Unix socket's file, be it ours or not.
+    http: ManuallyDrop<tiny_http::Server>,
+    /// The descriptor that its accepting thread has, as the system shows it,
+    descriptor: PathBuf,
+    /// and what that was at the start.
+    listens_on: Option<PathBuf>,
+}
+
+impl Accepting {
+    /// Whether its accepting thread lives. That ends after any error, and silently by a panic
+    /// when a descriptor can't be duplicated or a thread can't be started; its descriptor is
+    /// closed then.
+    pub fn is_alive(&self) -> bool {
+        fs::read_link(&self.descriptor).ok() == self.listens_on
+    }
+}
+
+impl Deref for Accepting {
+    type Target = tiny_http::Server;
+
+    fn deref(&self) -> &tiny_http::Server {
+        &self.http
     }
 }
 

@@ -15,17 +15,20 @@ mod framing;
 mod front;
 mod guard;
 mod listener;
+mod memory;
 mod nudge;
 mod queue;
 mod receive;
 mod selfcheck;
 mod send;
+mod sockets;
 mod stop;
 mod workers;
 
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -35,7 +38,7 @@ use door::Door;
 use front::Front;
 use send::Unread;
 
-pub use front::note_panic;
+pub use front::is_tiny_http;
 pub use listener::Listener;
 pub use stop::Stop;
 
@@ -104,8 +107,10 @@ pub fn run<S: Service>(
 
     let front = Arc::new(Front::new(door.clone(), service));
     let renewed = front.clone();
-    let renew = move || renewed.renew_if_tiny_http_panicked();
-    nudge::start(address.clone(), front.requests(), stop.clone(), renew)?;
+    let renew = move || renewed.renew_if_it_accepts_no_more();
+    let (requests, guard) = (front.requests(), door.guard.clone());
+    let arrivals = move || requests.load(Ordering::Relaxed) + guard.arrivals();
+    nudge::start(address.clone(), arrivals, stop.clone(), renew)?;
     front::check_ourselves(&front, address.clone(), target, pause, stop)?;
     let unblocked = front.clone();
     stop.on_request(move || unblocked.interrupt())?;

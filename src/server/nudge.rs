@@ -10,19 +10,17 @@
 //! and hang up, often while there is traffic and seldom while there is none.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use super::Stop;
 use super::address::{Address, Stream};
 
-/// The pause while requests come: this long a forgotten connection waits.
+/// The pause while requests or connections come: this long a forgotten connection waits.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 /// The pause while there are none.
 const QUIET_PAUSE: Duration = Duration::from_millis(250);
-/// After the last request it counts as busy for this many nudges more: as many forgotten
+/// After the last of them it counts as busy for this many nudges more: as many forgotten
 /// connections are remembered soon.
 const BUSY_NUDGES: u32 = 64;
 /// Connections that are kept for the time after the last one was accepted,
@@ -30,11 +28,11 @@ const RESERVE: usize = 64;
 /// and how many of them end at a time.
 const RELEASED: usize = 8;
 
-/// Nudges until `stop` is requested; `requests` counts all that came in. Each time `look` is
-/// called.
+/// Nudges until `stop` is requested; `arrivals` counts requests and connections that came in.
+/// Each time `look` is called.
 pub fn start(
     address: Address,
-    requests: Arc<AtomicUsize>,
+    arrivals: impl Fn() -> usize + Send + 'static,
     stop: Stop,
     look: impl Fn() + Send + 'static,
 ) -> io::Result<()> {
@@ -42,7 +40,7 @@ pub fn start(
         let mut seen = 0;
         let mut busy = 0;
         loop {
-            let now = requests.load(Ordering::Relaxed);
+            let now = arrivals();
             busy = if now != seen {
                 BUSY_NUDGES
             } else {

@@ -41,8 +41,6 @@ impl Target {
 pub struct Outcomes {
     /// There was an answer.
     pub alive: Box<dyn Fn() + Send>,
-    /// There was none.
-    pub failed: Box<dyn Fn() + Send>,
     /// There was none for [`GIVE_UP`]; nothing is asked any more.
     pub dead: Box<dyn FnOnce() + Send>,
 }
@@ -72,7 +70,6 @@ pub fn start(
                     if last.elapsed() > GIVE_UP {
                         return (outcomes.dead)();
                     }
-                    (outcomes.failed)();
                 }
             }
         }
