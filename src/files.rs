@@ -12,7 +12,7 @@ use crate::config;
 use crate::db::{self, FileInfo};
 use crate::file_cache::{File, Found};
 use crate::file_id::FileId;
-use crate::http::{BASE64, Body, Method, Request, Response, SharedBytes, unix_seconds};
+use crate::http::{BASE64, Body, Method, Request, Response, unix_seconds};
 use crate::routes::{Context, database_error};
 
 /// The header in which a client asks for a lifetime, seconds.
@@ -46,7 +46,7 @@ pub fn upload(request: &Request, context: &mut Context) -> Response {
     match stored {
         Ok(Some((id, info))) => {
             context.statistics.stored(info.size);
-            remember(&id, request.body, info.expires, info.remaining, context);
+            remember(&id, request.body, &info, context);
             let mut answer = json!({ "id": id.as_str() });
             add_info(&mut answer, &info);
             Response::json(200, &answer)
@@ -125,7 +125,7 @@ pub fn deprecated_upload(request: &Request, context: &mut Context) -> Response {
     match store_at_random_id(&data, settings.expiry, context) {
         Ok(Some((id, info))) => {
             context.statistics.stored(info.size);
-            remember(&id, &data, info.expires, info.remaining, context);
+            remember(&id, &data, &info, context);
             // Random ids are decimal numbers of 53 bits.
             let id: Value = id.as_str().parse::<u64>().map_or(Value::Null, Value::from);
             Response::json(200, &json!({ "status_code": 200, "result": id, "id": id }))
@@ -142,7 +142,7 @@ pub fn deprecated_download(request: &Request, context: &mut Context) -> Response
     };
     match find(&id, context) {
         Ok(Some((bytes, _))) => {
-            let result = STANDARD.encode((*bytes).as_ref());
+            let result = STANDARD.encode(&*bytes);
             Response::json(200, &json!({ "status_code": 200, "result": result }))
         }
         Ok(None) => Response::error(404),
@@ -154,7 +154,7 @@ pub fn deprecated_download(request: &Request, context: &mut Context) -> Response
 fn find(
     id: &FileId,
     context: &mut Context,
-) -> Result<Option<(SharedBytes, SystemTime)>, db::Error> {
+) -> Result<Option<(Arc<Vec<u8>>, SystemTime)>, db::Error> {
     let cache = context.cache;
     let found = cache.find(id);
     let is_cached = !matches!(found, Found::Nothing);
@@ -178,32 +178,27 @@ fn find(
             let Some(file) = context.db.file(id)? else {
                 return Ok(None);
             };
-            let (expires, remaining) = (file.expires, file.remaining);
-            let kept = remember(id, file.as_ref(), expires, remaining, context);
-            Ok(Some((kept.unwrap_or_else(|| Arc::new(file)), expires)))
+            let file = File {
+                bytes: Arc::new(file.bytes),
+                expires: file.expires,
+                remaining: file.remaining,
+            };
+            cache.keep(id, file.clone());
+            Ok(Some((file.bytes, file.expires)))
         }
     }
 }
 
-/// Keeps what was just stored or read, if the cache takes it: others will ask for it soon. It
-/// is a copy of the exact size; what the driver has read may lie in a buffer twice as large.
-fn remember(
-    id: &FileId,
-    data: &[u8],
-    expires: SystemTime,
-    remaining: Duration,
-    context: &Context,
-) -> Option<SharedBytes> {
-    context.cache.takes(data.len()).then(|| {
-        let bytes = Arc::new(data.to_vec());
+/// Keeps what was just stored, if the cache takes it: others will ask for it soon.
+fn remember(id: &FileId, data: &[u8], info: &FileInfo, context: &Context) {
+    if context.cache.takes(data.len()) {
         let file = File {
-            bytes: bytes.clone(),
-            expires,
-            remaining,
+            bytes: Arc::new(data.to_vec()),
+            expires: info.expires,
+            remaining: info.remaining,
         };
         context.cache.keep(id, file);
-        bytes as SharedBytes
-    })
+    }
 }
 
 fn size_is_allowed(size: usize, settings: &config::Files) -> bool {

@@ -226,15 +226,12 @@ impl Response {
     }
 }
 
-/// Bytes that several may hold, in a form of their owner's.
-pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
-
 /// The body of a response.
 pub enum Body {
     /// Made for this response.
     Bytes(Vec<u8>),
     /// Sent from where they lie.
-    Shared(SharedBytes),
+    Shared(Arc<Vec<u8>>),
     /// The answer to HEAD where the bytes were never fetched: only their number.
     Omitted(usize),
 }
@@ -244,7 +241,7 @@ impl Body {
     pub fn as_slice(&self) -> &[u8] {
         match self {
             Body::Bytes(bytes) => bytes,
-            Body::Shared(owner) => (**owner).as_ref(),
+            Body::Shared(bytes) => bytes,
             Body::Omitted(_) => &[],
         }
     }

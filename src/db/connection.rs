@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use postgres::types::ToSql;
-use postgres::{Client, CopyInWriter, NoTls, Row, Statement};
+use postgres::{Client, CopyInWriter, NoTls, Row, RowIter, Statement};
 
 use super::error::{Error, ends_connection};
 
@@ -236,6 +236,16 @@ impl Open {
     ) -> Result<Vec<Row>, postgres::Error> {
         let statement = self.statement(sql)?;
         self.client.query(&statement, params)
+    }
+
+    /// The rows one by one, so that no more of them are in memory than the system has received.
+    pub(super) fn query_raw(
+        &mut self,
+        sql: &'static str,
+        params: &[&str],
+    ) -> Result<RowIter<'_>, postgres::Error> {
+        let statement = self.statement(sql)?;
+        self.client.query_raw(&statement, params)
     }
 
     pub(super) fn execute(

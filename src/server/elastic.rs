@@ -6,8 +6,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
-use crate::http::SharedBytes;
-
 /// A thread without work ends after this time.
 const IDLE: Duration = Duration::from_secs(10);
 /// These threads copy between a socket and a buffer; their calls are shallow.
@@ -157,10 +155,10 @@ impl Budget {
     /// of them has the reservation.
     pub fn reserve_buffer(
         &self,
-        buffer: &SharedBytes,
+        buffer: &Arc<Vec<u8>>,
         patience: Duration,
     ) -> Option<Arc<Reservation>> {
-        let address = Arc::as_ptr(buffer).cast::<()>() as usize;
+        let address = Arc::as_ptr(buffer) as usize;
         let find = || {
             let buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
             buffers.get(&address).and_then(Weak::upgrade)
@@ -168,7 +166,7 @@ impl Budget {
         if let Some(reserved) = find() {
             return Some(reserved);
         }
-        let reserved = Arc::new(self.reserve((**buffer).as_ref().len(), patience)?);
+        let reserved = Arc::new(self.reserve(buffer.len(), patience)?);
         let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         buffers.retain(|_, reservation| reservation.strong_count() > 0);
         buffers.insert(address, Arc::downgrade(&reserved));
