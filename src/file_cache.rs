@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::buffer::Buffer;
 use crate::file_id::FileId;
 
 /// After this time the server has an entry confirmed.
@@ -27,7 +28,7 @@ const OVERHEAD: usize = 256;
 #[derive(Clone, Debug)]
 pub struct File {
     /// Its content.
-    pub bytes: Arc<Vec<u8>>,
+    pub bytes: Arc<Buffer>,
     /// When it expires.
     pub expires: SystemTime,
     /// How long it lived yet when the database was asked, by the database's clock.
@@ -72,7 +73,7 @@ struct Class {
 
 #[derive(Debug)]
 struct Entry {
-    bytes: Arc<Vec<u8>>,
+    bytes: Arc<Buffer>,
     expires: SystemTime,
     used: u64,
     /// When it must be confirmed.
@@ -232,7 +233,7 @@ mod tests {
 
     fn file(size: usize) -> File {
         File {
-            bytes: Arc::new(vec![7; size]),
+            bytes: Arc::new(vec![7; size].into()),
             expires: SystemTime::now(),
             remaining: Duration::from_secs(100),
         }

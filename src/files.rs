@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::buffer::Buffer;
 use crate::config;
 use crate::db::{self, FileInfo};
 use crate::file_cache::{File, Found};
@@ -142,7 +143,7 @@ pub fn deprecated_download(request: &Request, context: &mut Context) -> Response
     };
     match find(&id, context) {
         Ok(Some((bytes, _))) => {
-            let result = STANDARD.encode(&*bytes);
+            let result = STANDARD.encode(&**bytes);
             Response::json(200, &json!({ "status_code": 200, "result": result }))
         }
         Ok(None) => Response::error(404),
@@ -154,7 +155,7 @@ pub fn deprecated_download(request: &Request, context: &mut Context) -> Response
 fn find(
     id: &FileId,
     context: &mut Context,
-) -> Result<Option<(Arc<Vec<u8>>, SystemTime)>, db::Error> {
+) -> Result<Option<(Arc<Buffer>, SystemTime)>, db::Error> {
     let cache = context.cache;
     let found = cache.find(id);
     let is_cached = !matches!(found, Found::Nothing);
@@ -192,8 +193,10 @@ fn find(
 /// Keeps what was just stored, if the cache takes it: others will ask for it soon.
 fn remember(id: &FileId, data: &[u8], info: &FileInfo, context: &Context) {
     if context.cache.takes(data.len()) {
+        let mut bytes = Buffer::with_capacity(data.len());
+        bytes.extend_from_slice(data);
         let file = File {
-            bytes: Arc::new(data.to_vec()),
+            bytes: Arc::new(bytes),
             expires: info.expires,
             remaining: info.remaining,
         };

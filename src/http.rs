@@ -10,6 +10,7 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde_json::{Value, json};
 
+use crate::buffer::Buffer;
 use crate::file_id::FileId;
 
 /// Content type of every JSON answer. Clients compare the whole value.
@@ -95,7 +96,7 @@ pub struct Incoming {
     /// Its header fields.
     pub headers: Headers,
     /// Its body, empty if there was none.
-    pub body: Vec<u8>,
+    pub body: Buffer,
 }
 
 impl Incoming {
@@ -221,7 +222,7 @@ impl Response {
             status,
             content_type,
             headers: Vec::new(),
-            body: Body::Bytes(body),
+            body: Body::Bytes(body.into()),
         }
     }
 }
@@ -229,9 +230,9 @@ impl Response {
 /// The body of a response.
 pub enum Body {
     /// Made for this response.
-    Bytes(Vec<u8>),
+    Bytes(Buffer),
     /// Sent from where they lie.
-    Shared(Arc<Vec<u8>>),
+    Shared(Arc<Buffer>),
     /// The answer to HEAD where the bytes were never fetched: only their number.
     Omitted(usize),
 }

@@ -9,6 +9,7 @@
 #![warn(missing_docs)]
 
 pub mod auth;
+pub mod buffer;
 pub mod config;
 pub mod db;
 pub mod file_cache;

@@ -14,7 +14,7 @@ use session_file_server::config::Config;
 use session_file_server::db::{Database, Settings};
 use session_file_server::keys::Keys;
 use session_file_server::status::Status;
-use session_file_server::{import, quantity, serve, server};
+use session_file_server::{buffer, import, quantity, serve, server};
 
 const HELP: &str = "\
 Stores, hands out and expires the encrypted files of the Session messenger.
@@ -262,7 +262,7 @@ fn is_root() -> bool {
 
 /// The size from which glibc's malloc takes a buffer from the system, and gives it back
 /// when it is freed, bytes. Files below it are most of the traffic and cost no system call.
-const MMAP_THRESHOLD: (&str, &str) = ("MALLOC_MMAP_THRESHOLD_", "4194304");
+const MMAP_THRESHOLD: (&str, usize) = ("MALLOC_MMAP_THRESHOLD_", buffer::LARGE);
 /// Memory that malloc keeps apart for threads: what one part keeps, no other can use (seen:
 /// 160 MB after eight heads without end, 80 MB with this).
 const ARENAS: (&str, &str) = ("MALLOC_ARENA_MAX", "2");
@@ -284,7 +284,7 @@ fn return_large_buffers() {
         let mut again = std::process::Command::new(program);
         again
             .args(std::env::args_os().skip(1))
-            .env(name, value)
+            .env(name, value.to_string())
             .env(TRIM_THRESHOLD.0, TRIM_THRESHOLD.1)
             .env(ARENAS.0, ARENAS.1)
             .exec()

@@ -1,5 +1,6 @@
 //! The table of endpoints, and the way from a request to its handler.
 
+use crate::buffer::Buffer;
 use crate::config::Config;
 use crate::db;
 use crate::file_cache::FileCache;
@@ -93,7 +94,7 @@ fn onion_version(path: &str) -> Option<OnionVersion> {
     found.map(|(_, version)| *version)
 }
 
-fn answer_onion(version: OnionVersion, body: Vec<u8>, context: &mut Context) -> Response {
+fn answer_onion(version: OnionVersion, body: Buffer, context: &mut Context) -> Response {
     let mut nonce = [0; 24];
     if let Err(error) = getrandom::getrandom(&mut nonce) {
         log::error!("no random numbers: {error}");

@@ -181,10 +181,6 @@ impl Service for App {
         routes::body_rule(method, target, &self.config)
     }
 
-    fn idle(&self, db: &mut db::Connection) {
-        db.give_memory_back();
-    }
-
     fn alive(&self) {
         systemd::alive(&self.statistics.counts().describe());
     }

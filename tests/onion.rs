@@ -665,7 +665,7 @@ proptest! {
             prop_assert_eq!(opened, &plaintext[..]);
             let mut reply = vec![0; cipher.nonce_length()];
             reply.extend_from_slice(&plaintext);
-            let reply = cipher.seal(reply, FreshNonce(nonce)).expect("sealed");
+            cipher.seal(&mut reply, FreshNonce(nonce)).expect("sealed");
             prop_assert_eq!(exchange.open(reply), Some(plaintext.clone()));
         }
     }
@@ -680,9 +680,9 @@ proptest! {
         let enc_type = if aes { EncType::AesGcm } else { EncType::XChaCha20 };
         let cipher = Cipher::agree(enc_type, &KeyPair::of_secret([1; 32].into()), &[9; 32]);
         let cipher = cipher.expect("a key");
-        let mut buffer = vec![0; cipher.nonce_length()];
-        buffer.extend_from_slice(&plaintext);
-        let mut sealed = cipher.seal(buffer, FreshNonce([4; 24])).expect("sealed");
+        let mut sealed = vec![0; cipher.nonce_length()];
+        sealed.extend_from_slice(&plaintext);
+        cipher.seal(&mut sealed, FreshNonce([4; 24])).expect("sealed");
         let position = position.index(sealed.len());
         sealed[position] ^= 1u8 << bit;
         prop_assert!(cipher.open(&mut sealed).is_none());

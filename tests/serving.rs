@@ -8,6 +8,8 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use common::{Cluster, Connection, Database, Server, bytes, eventually, run};
 use session_file_server::config::{Config, Listen};
 use session_file_server::http::{BodyRule, Incoming, Method, Response};
@@ -340,8 +342,6 @@ impl Service for Panicking {
         BodyRule::AtMost(0)
     }
 
-    fn idle(&self, _: &mut usize) {}
-
     fn alive(&self) {}
 
     fn answer(&self, incoming: Incoming, answered: &mut usize) -> Response {
@@ -409,6 +409,8 @@ fn memory_for_large_files_is_given_back() {
                 let body = bytes(client, 10_000_000);
                 let id = server.upload(&body);
                 assert!(server.get(&format!("/file/{id}")).body == body);
+                let of_old_clients = format!(r#"{{"file": "{}"}}"#, STANDARD.encode(&body));
+                assert_eq!(server.post("/files", of_old_clients.as_bytes()).status, 200);
             });
         }
     });

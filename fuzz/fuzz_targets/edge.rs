@@ -30,8 +30,6 @@ impl Service for Echo {
         }
     }
 
-    fn idle(&self, _: &mut ()) {}
-
     fn alive(&self) {}
 
     fn answer(&self, incoming: Incoming, _: &mut ()) -> Response {

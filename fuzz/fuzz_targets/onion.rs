@@ -15,8 +15,8 @@ fuzz_target!(|input: &[u8]| {
     hex_decode("68761fa5c5b5e6c800d7183df175c38ae579a110966da90d2d1ec5fb7af9619a", &mut seed);
     let keys = Keys::from_secrets(&seed, Some(&[1; 32]));
     let router = |_: &Request| Response::error(404);
-    let v3 = onion::v3(&keys, input.to_vec(), FreshNonce([0; 24]), router);
-    let v4 = onion::v4(&keys, input.to_vec(), FreshNonce([0; 24]), router);
+    let v3 = onion::v3(&keys, input.to_vec().into(), FreshNonce([0; 24]), router);
+    let v4 = onion::v4(&keys, input.to_vec().into(), FreshNonce([0; 24]), router);
     assert!(matches!(v3.status, 200 | 400) && v3.status == v4.status);
 
     if let Some((first, second)) = bencode::parse(input) {

@@ -20,8 +20,6 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 /// While the database is away, one attempt to reach it is made in this time; everybody
 /// else is told at once that it is away.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
-/// A connection that has carried a file of this size, bytes, is not kept while idle.
-const LARGE: usize = 256 * 1024;
 /// What each connection of a server begins with: no statement may take longer than this,
 /// and none may wait for somebody's lock for long.
 const SERVING: &str = "SET statement_timeout = '30s'; SET lock_timeout = '5s'";
@@ -135,15 +133,6 @@ impl Connection {
         self.once(work)
     }
 
-    /// Closes the connection if it has carried a large file: it keeps buffers of that size
-    /// for as long as it is open (rust-postgres issue 1081). The next request opens
-    /// another.
-    pub fn give_memory_back(&mut self) {
-        if self.open.as_ref().is_some_and(|open| open.carried_large) {
-            self.open = None;
-        }
-    }
-
     /// Runs `work` once.
     pub(super) fn once<T>(
         &mut self,
@@ -196,8 +185,6 @@ impl Database {
 pub(super) struct Open {
     pub(super) client: Client,
     statements: HashMap<&'static str, Statement>,
-    /// Whether its buffers have grown to the size of a large file.
-    carried_large: bool,
 }
 
 impl Open {
@@ -207,7 +194,6 @@ impl Open {
         Ok(Open {
             client,
             statements: HashMap::new(),
-            carried_large: false,
         })
     }
 
@@ -263,11 +249,6 @@ impl Open {
     ) -> Result<CopyInWriter<'_>, postgres::Error> {
         let statement = self.statement(sql)?;
         self.client.copy_in(&statement)
-    }
-
-    /// Must be called with the size of each file that goes through the connection.
-    pub(super) fn carries(&mut self, size: usize) {
-        self.carried_large |= size > LARGE;
     }
 
     /// Prepares a statement when it is first used on this connection.

@@ -13,14 +13,14 @@ use postgres::fallible_iterator::FallibleIterator;
 
 use super::connection::{Connection, Open};
 use super::error::Error;
+use crate::buffer::Buffer;
 use crate::file_id::FileId;
 
-/// A file up to this size, bytes, is sent without asking first whether it is there already:
-/// asking would cost more.
+/// A file up to this size, bytes, is sent at once, without asking first whether it is there
+/// already: asking would cost more. A larger one is sent in pieces: what the driver sends at once
+/// it copies two or three times, and its buffers of that size stay with the connection for as long
+/// as that is open (rust-postgres issue 1081).
 const UNASKED: usize = 64 * 1024;
-/// A larger file than this, bytes, is sent in pieces: the driver copies what it sends at once
-/// two or three times, and keeps buffers of that size.
-const WHOLE: usize = 256 * 1024;
 /// The size of such a piece, bytes.
 const PIECE: usize = 128 * 1024;
 /// Rows that one statement deletes. A file of 10 MB is 5,000 rows of out-of-line storage:
@@ -47,8 +47,8 @@ pub struct FileInfo {
 /// A file with its bytes.
 #[derive(Debug)]
 pub struct StoredFile {
-    /// Its content, in a buffer of that size.
-    pub bytes: Vec<u8>,
+    /// Its content.
+    pub bytes: Buffer,
     /// When the file expires.
     pub expires: SystemTime,
     /// How long that is from now, by the database's clock.
@@ -98,6 +98,8 @@ const INSERT_NEW: &str = "INSERT INTO files (id, data, expiry) \
      VALUES ($1, $2, now() + make_interval(secs => $3)) \
      ON CONFLICT (id) DO NOTHING RETURNING length(data), uploaded, expiry, now()";
 
+const SELECT_NOW: &str = "SELECT now()";
+
 const COPY: &str = "COPY files (id, uploaded, expiry, data) FROM STDIN (FORMAT binary)";
 
 const EXTEND: &str = "UPDATE files \
@@ -128,7 +130,7 @@ impl Connection {
                 return Ok(None);
             };
             let length = row.try_get::<_, i32>(1)? as usize;
-            let mut bytes = Vec::with_capacity(length);
+            let mut bytes = Buffer::with_capacity(length);
             bytes.extend_from_slice(row.try_get(0)?);
             if bytes.len() < length {
                 read_rest(open, id, &mut bytes)?;
@@ -161,32 +163,19 @@ impl Connection {
     pub fn store(&mut self, id: &FileId, data: &[u8], ttl: Duration) -> Result<FileInfo, Error> {
         let (name, seconds) = (id.as_str(), ttl.as_secs_f64());
         self.repeatable(|open| {
-            let mut now = SystemTime::UNIX_EPOCH;
-            if data.len() > UNASKED {
+            if data.len() <= UNASKED {
+                return read_info(&open.query_one(INSERT_OR_REFRESH, &[&name, &data, &seconds])?);
+            }
+            loop {
                 let refreshed = open.query_one(REFRESH, &[&name, &seconds])?;
                 if refreshed.try_get::<_, Option<i32>>(0)?.is_some() {
                     return read_info(&refreshed);
                 }
-                now = refreshed.try_get(3)?;
-            }
-            open.carries(data.len().min(WHOLE));
-            if data.len() > WHOLE {
-                match send_in_pieces(open, id, data, now, now + ttl) {
-                    // Somebody else has stored the same at the same time.
-                    Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
-                        open.carries(data.len());
-                    }
-                    sent => {
-                        return sent.map(|()| FileInfo {
-                            size: data.len(),
-                            uploaded: now,
-                            expires: now + ttl,
-                            remaining: ttl,
-                        });
-                    }
+                // Otherwise somebody else has stored the same at the same time.
+                if let Some(info) = send_in_pieces(open, id, data, refreshed.try_get(3)?, ttl)? {
+                    return Ok(info);
                 }
             }
-            read_info(&open.query_one(INSERT_OR_REFRESH, &[&name, &data, &seconds])?)
         })
     }
 
@@ -201,8 +190,12 @@ impl Connection {
         ttl: Duration,
     ) -> Result<Option<FileInfo>, Error> {
         self.unrepeatable(|open| {
-            open.carries(data.len());
-            info(open.query_opt(INSERT_NEW, &[&id.as_str(), &data, &ttl.as_secs_f64()])?)
+            if data.len() <= UNASKED {
+                let row = open.query_opt(INSERT_NEW, &[&id.as_str(), &data, &ttl.as_secs_f64()])?;
+                return info(row);
+            }
+            let now = open.query_one(SELECT_NOW, &[])?.try_get(0)?;
+            send_in_pieces(open, id, data, now, ttl)
         })
     }
 
@@ -314,19 +307,30 @@ fn read_rest(open: &mut Open, id: &FileId, bytes: &mut Vec<u8>) -> Result<(), po
     Ok(())
 }
 
-/// Stores a file whose id nobody has. Its row goes through [`COPY`], which takes any part of
-/// a row at a time; a parameter of a statement must be in memory as a whole, and more than once.
+/// Stores a file under an id that nobody has; `None` if somebody has it. Its row goes through
+/// [`COPY`], which takes any part of a row at a time; a parameter of a statement must be in
+/// memory as a whole, and more than once.
 fn send_in_pieces(
     open: &mut Open,
     id: &FileId,
     data: &[u8],
-    uploaded: SystemTime,
-    expires: SystemTime,
-) -> Result<(), postgres::Error> {
+    now: SystemTime,
+    ttl: Duration,
+) -> Result<Option<FileInfo>, postgres::Error> {
+    let (uploaded, expires) = (now, now + ttl);
     let mut writer = open.copy_in(COPY)?;
     // What goes wrong here is told by the end: PostgreSQL takes no half row.
     let _ = write_row(&mut writer, id, data, uploaded, expires);
-    writer.finish().map(drop)
+    match writer.finish() {
+        Ok(_) => Ok(Some(FileInfo {
+            size: data.len(),
+            uploaded,
+            expires,
+            remaining: ttl,
+        })),
+        Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The binary format of COPY ("File Formats" in PostgreSQL's description of it): a signature,

@@ -117,7 +117,7 @@ impl Cipher {
     /// Encrypts in place: `buffer` starts with room for the nonce ([`Self::nonce_length`]),
     /// then comes the plaintext; the tag is appended. `None` if the plaintext is longer
     /// than the cipher allows, which takes more than 64 GiB.
-    pub fn seal(&self, mut buffer: Vec<u8>, nonce: FreshNonce) -> Option<Vec<u8>> {
+    pub fn seal(&self, buffer: &mut Vec<u8>, nonce: FreshNonce) -> Option<()> {
         let nonce = &nonce.0[..self.enc_type.nonce_length()];
         let (room, data) = buffer.split_at_mut_checked(nonce.len())?;
         room.copy_from_slice(nonce);
@@ -130,7 +130,7 @@ impl Cipher {
                 .ok()?,
         };
         buffer.extend_from_slice(&tag);
-        Some(buffer)
+        Some(())
     }
 
     /// The room for the nonce in front of a plaintext.

@@ -39,9 +39,9 @@ impl Exchange {
     pub fn seal(&self, plaintext: &[u8], nonce: FreshNonce) -> Option<Vec<u8>> {
         let mut buffer = vec![0; self.cipher.nonce_length()];
         buffer.extend_from_slice(plaintext);
-        let sealed = self.cipher.seal(buffer, nonce)?;
-        let mut body = u32::try_from(sealed.len()).ok()?.to_le_bytes().to_vec();
-        body.extend_from_slice(&sealed);
+        self.cipher.seal(&mut buffer, nonce)?;
+        let mut body = u32::try_from(buffer.len()).ok()?.to_le_bytes().to_vec();
+        body.extend_from_slice(&buffer);
         body.extend_from_slice(self.json.as_bytes());
         Some(body)
     }

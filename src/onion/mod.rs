@@ -18,6 +18,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::json;
 
+use crate::buffer::Buffer;
 use crate::http::{Body, Headers, JSON, Method, OCTET_STREAM, Request, Response, TEXT};
 use crate::keys::Keys;
 use cipher::{Cipher, FreshNonce, TAG_LENGTH};
@@ -44,7 +45,7 @@ pub fn body_limit(max_file_size: usize) -> usize {
 /// `router`, and encrypts its answer.
 pub fn v4(
     keys: &Keys,
-    body: Vec<u8>,
+    body: Buffer,
     nonce: FreshNonce,
     router: impl FnOnce(&Request) -> Response,
 ) -> Response {
@@ -53,14 +54,18 @@ pub fn v4(
             Some(sub_request) => router(&sub_request.as_request()),
             None => Response::text(400, "Invalid v4 onion request"),
         };
-        cipher.seal(v4_reply(response, cipher.nonce_length()), nonce)
+        let mut reply = v4_reply(&response, cipher.nonce_length());
+        // The next reply may need its buffer.
+        drop(response);
+        cipher.seal(&mut reply, nonce)?;
+        Some(reply)
     })
 }
 
 /// Answers `POST /oxen/v3/lsrpc` and `POST /loki/v3/lsrpc`, of old clients.
 pub fn v3(
     keys: &Keys,
-    body: Vec<u8>,
+    body: Buffer,
     nonce: FreshNonce,
     router: impl FnOnce(&Request) -> Response,
 ) -> Response {
@@ -69,8 +74,9 @@ pub fn v3(
             Some(sub_request) => router(&sub_request.as_request()),
             None => Response::error(400),
         };
-        let sealed = cipher.seal(v3_reply(&response, cipher.nonce_length()), nonce)?;
-        Some(STANDARD.encode(sealed).into_bytes())
+        let mut reply = v3_reply(&response, cipher.nonce_length());
+        cipher.seal(&mut reply, nonce)?;
+        Some(STANDARD.encode(&*reply).into_bytes().into())
     })
 }
 
@@ -78,9 +84,9 @@ pub fn v3(
 /// encrypted reply for everything else.
 fn exchange(
     keys: &Keys,
-    mut body: Vec<u8>,
+    mut body: Buffer,
     content_type: &'static str,
-    reply: impl FnOnce(&[u8], &Cipher) -> Option<Vec<u8>>,
+    reply: impl FnOnce(&[u8], &Cipher) -> Option<Buffer>,
 ) -> Response {
     let Some(envelope) = Envelope::parse(&body) else {
         return Response::error(400);
@@ -263,7 +269,7 @@ impl<'de> Deserialize<'de> for FieldValue {
 
 /// `l<len>:{"code": …, "headers": {…}}<len>:<body>e`, with room for the nonce in front and
 /// for the tag behind.
-fn v4_reply(response: Response, nonce_length: usize) -> Vec<u8> {
+fn v4_reply(response: &Response, nonce_length: usize) -> Buffer {
     let mut headers = json!({ "content-type": response.content_type });
     for (name, value) in &response.headers {
         headers[name.to_ascii_lowercase()] = json!(value);
@@ -272,7 +278,7 @@ fn v4_reply(response: Response, nonce_length: usize) -> Vec<u8> {
     let body = response.body.as_slice();
     let lengths = 2 * usize::MAX.ilog10() as usize + 8;
     let mut reply =
-        Vec::with_capacity(nonce_length + lengths + meta.len() + body.len() + TAG_LENGTH);
+        Buffer::with_capacity(nonce_length + lengths + meta.len() + body.len() + TAG_LENGTH);
     reply.resize(nonce_length, 0);
     bencode::write_head(&mut reply, meta.as_bytes(), body.len());
     reply.extend_from_slice(body);
@@ -281,7 +287,7 @@ fn v4_reply(response: Response, nonce_length: usize) -> Vec<u8> {
 }
 
 /// The body of an answer with status 200, `{"status_code": N}` for any other.
-fn v3_reply(response: &Response, nonce_length: usize) -> Vec<u8> {
+fn v3_reply(response: &Response, nonce_length: usize) -> Buffer {
     let failure;
     let body = if response.status == 200 {
         response.body.as_slice()
@@ -289,7 +295,7 @@ fn v3_reply(response: &Response, nonce_length: usize) -> Vec<u8> {
         failure = Response::error(response.status);
         failure.body.as_slice()
     };
-    let mut reply = Vec::with_capacity(nonce_length + body.len() + TAG_LENGTH);
+    let mut reply = Buffer::with_capacity(nonce_length + body.len() + TAG_LENGTH);
     reply.resize(nonce_length, 0);
     reply.extend_from_slice(body);
     reply

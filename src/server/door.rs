@@ -15,6 +15,7 @@ use super::guard::{Guard, Progress};
 use super::queue::Queue;
 use super::send::{self, Manner, Unread};
 use super::{Service, Stop, receive, selfcheck};
+use crate::buffer::Buffer;
 use crate::http::{Body, Incoming, Method, Response};
 
 /// Clients whose bodies are received at once.
@@ -201,7 +202,7 @@ impl Door {
         let rule = service.body_rule(method, receive::origin_form(exchange.request.url()));
         match framing::body_length(&exchange.request, rule) {
             Err(status) => door.refuse(exchange, Response::error(status)),
-            Ok(BodyLength::None) => door.enqueue(exchange, Vec::new(), None),
+            Ok(BodyLength::None) => door.enqueue(exchange, Buffer::default(), None),
             Ok(BodyLength::AtHand(length)) => {
                 let body = receive::body(&mut exchange.request, length, &Progress::start());
                 match body {
@@ -238,7 +239,7 @@ impl Door {
     }
 
     /// Hands a complete request to the pool, or answers 503 if too many wait already.
-    fn enqueue(&self, exchange: Exchange, body: Vec<u8>, reserved: Option<Reservation>) {
+    fn enqueue(&self, exchange: Exchange, body: Buffer, reserved: Option<Reservation>) {
         let incoming = receive::incoming(&exchange.request, body);
         let job = Job {
             exchange,

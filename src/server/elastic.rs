@@ -6,6 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
+use crate::buffer::Buffer;
+
 /// A thread without work ends after this time.
 const IDLE: Duration = Duration::from_secs(10);
 /// These threads copy between a socket and a buffer; their calls are shallow.
@@ -155,7 +157,7 @@ impl Budget {
     /// of them has the reservation.
     pub fn reserve_buffer(
         &self,
-        buffer: &Arc<Vec<u8>>,
+        buffer: &Arc<Buffer>,
         patience: Duration,
     ) -> Option<Arc<Reservation>> {
         let address = Arc::as_ptr(buffer) as usize;
@@ -266,8 +268,8 @@ mod tests {
     #[test]
     fn a_buffer_is_counted_once_however_many_hold_it() {
         let budget = Budget::new(10 * FREE);
-        let buffer: SharedBytes = Arc::new(vec![0; 6 * FREE]);
-        let other: SharedBytes = Arc::new(vec![0; 6 * FREE]);
+        let buffer = Arc::new(Buffer::to_overwrite(6 * FREE));
+        let other = Arc::new(Buffer::to_overwrite(6 * FREE));
         let reserve = |buffer| budget.reserve_buffer(buffer, Duration::ZERO);
         let held = [reserve(&buffer), reserve(&buffer)];
         assert!(held.iter().all(Option::is_some) && budget.taken() == 6 * FREE);

@@ -21,6 +21,7 @@ use super::address::Address;
 use super::memory::Memory;
 use super::sockets::{self, Sockets};
 use super::{Stop, send};
+use crate::buffer;
 
 /// The head of a connection's first request must have come after this time.
 const HEAD: Duration = Duration::from_secs(10);
@@ -359,6 +360,7 @@ pub fn start(
                     Seen::NOTHING
                 });
                 let hurry = seen.crowded || !guard.has_descriptors();
+                buffer::release_unused();
                 next = now + if hurry { SHORT_PAUSE } else { PAUSE };
                 if seen.dead < MAX_DEAD {
                     few_were_stuck = now;

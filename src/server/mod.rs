@@ -53,9 +53,6 @@ pub trait Service: Send + Sync + 'static {
     /// The body that a request may have.
     fn body_rule(&self, method: Method, target: &str) -> BodyRule;
 
-    /// Called when a worker has had nothing to do for a while.
-    fn idle(&self, worker: &mut Self::Worker);
-
     /// Called when it was seen that requests come in, every `pause` of [`run`].
     fn alive(&self);
 

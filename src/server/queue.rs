@@ -20,17 +20,6 @@ struct State<T> {
     closed: bool,
 }
 
-/// What came of waiting for an item.
-#[derive(Debug, PartialEq)]
-pub enum Popped<T> {
-    /// The next one.
-    Item(T),
-    /// None has come in time.
-    Nothing,
-    /// None will come any more.
-    Closed,
-}
-
 impl<T> Queue<T> {
     /// An empty queue for `limit` items.
     pub fn new(limit: usize) -> Queue<T> {
@@ -60,32 +49,17 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// Takes the first item, for which it waits as long as `patience`, or until there is one.
-    pub fn pop(&self, patience: Option<Duration>) -> Popped<T> {
-        let deadline = patience.map(|patience| Instant::now() + patience);
+    /// Takes the first item, for which it waits; `None` if none will come any more.
+    pub fn pop(&self) -> Option<T> {
         let mut state = self.lock();
         while state.items.is_empty() && !state.closed {
-            let rest = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            if rest == Some(Duration::ZERO) {
-                break;
-            }
             let called = Arc::new(Condvar::new());
             state.waiting.push(called.clone());
-            state = match rest {
-                None => called.wait(state),
-                Some(rest) => called
-                    .wait_timeout(state, rest)
-                    .map(|(state, _)| state)
-                    .map_err(|poisoned| PoisonError::new(poisoned.into_inner().0)),
-            }
-            .unwrap_or_else(PoisonError::into_inner);
+            let waited = called.wait(state);
+            state = waited.unwrap_or_else(PoisonError::into_inner);
             state.waiting.retain(|other| !Arc::ptr_eq(other, &called));
         }
-        match state.items.pop_front() {
-            Some((_, item)) => Popped::Item(item),
-            None if state.closed => Popped::Closed,
-            None => Popped::Nothing,
-        }
+        state.items.pop_front().map(|(_, item)| item)
     }
 
     /// Takes the items that have waited for longer than `patience`.
@@ -120,26 +94,25 @@ mod tests {
         assert_eq!(queue.push(1), Ok(()));
         assert_eq!(queue.push(2), Ok(()));
         assert_eq!(queue.push(3), Err(3));
-        assert_eq!(queue.pop(None), Popped::Item(1));
+        assert_eq!(queue.pop(), Some(1));
         assert_eq!(queue.push(3), Ok(()));
         queue.close();
         assert_eq!(queue.push(4), Err(4));
-        assert_eq!(queue.pop(None), Popped::Item(2));
-        assert_eq!(queue.pop(None), Popped::Item(3));
-        assert_eq!(queue.pop(None), Popped::Closed);
+        assert_eq!(queue.pop(), Some(2));
+        assert_eq!(queue.pop(), Some(3));
+        assert_eq!(queue.pop(), None);
     }
 
     #[test]
     fn who_waits_is_woken_by_an_item_and_by_the_end() {
         let queue = Queue::new(1);
-        assert_eq!(queue.pop(Some(Duration::ZERO)), Popped::Nothing);
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| (queue.pop(None), queue.pop(None)));
+            let waiting = scope.spawn(|| (queue.pop(), queue.pop()));
             assert_eq!(queue.push(1), Ok(()));
             std::thread::sleep(Duration::from_millis(20));
             queue.close();
             let popped = waiting.join().expect("no panic");
-            assert_eq!(popped, (Popped::Item(1), Popped::Closed));
+            assert_eq!(popped, (Some(1), None));
         });
     }
 
@@ -151,7 +124,7 @@ mod tests {
             for waiting in ["first", "last"] {
                 let tell = tell.clone();
                 scope.spawn(move || {
-                    queue.pop(None);
+                    queue.pop();
                     let _ = tell.send(waiting);
                 });
                 while queue.lock().waiting.len() < usize::from(waiting == "last") + 1 {
@@ -174,6 +147,6 @@ mod tests {
         std::thread::sleep(patience * 2);
         assert_eq!(queue.push(3), Ok(()));
         assert_eq!(queue.take_overdue(patience), [1, 2]);
-        assert_eq!(queue.pop(None), Popped::Item(3));
+        assert_eq!(queue.pop(), Some(3));
     }
 }

@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
 use super::guard::Progress;
+use crate::buffer::Buffer;
 use crate::http::{Headers, Incoming, Method};
 
 /// How long a client waits for memory to receive its body into.
@@ -17,9 +18,8 @@ pub fn body(
     request: &mut tiny_http::Request,
     length: usize,
     progress: &Progress,
-) -> io::Result<Vec<u8>> {
-    // Untouched zeros cost no memory: pages come as bytes arrive.
-    let mut body = vec![0; length];
+) -> io::Result<Buffer> {
+    let mut body = Buffer::to_overwrite(length);
     let mut filled = 0;
     while filled < length {
         match request.as_reader().read(&mut body[filled..]) {
@@ -39,7 +39,7 @@ pub fn body(
 }
 
 /// The request as plain data.
-pub fn incoming(request: &tiny_http::Request, body: Vec<u8>) -> Incoming {
+pub fn incoming(request: &tiny_http::Request, body: Buffer) -> Incoming {
     let fields = request.headers().iter();
     Incoming {
         method: Method::parse(request.method().as_str()),

@@ -7,12 +7,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::door::{Door, Job};
-use super::queue::Popped;
 use super::{Service, Stop};
 use crate::http::{Incoming, Response};
 
-/// A worker that got no request in this time is idle.
-const IDLE: Duration = Duration::from_secs(1);
 /// A request that has waited for so long is answered 503: all workers wait for a database
 /// that hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -50,19 +47,8 @@ pub fn start<S: Service>(
 
 fn serve<S: Service>(door: &Door, service: &S) {
     let mut state = service.worker();
-    let mut patience = Some(IDLE);
-    loop {
-        match door.jobs.pop(patience) {
-            Popped::Item(job) => {
-                work(door, service, job, &mut state);
-                patience = Some(IDLE);
-            }
-            Popped::Nothing => {
-                service.idle(&mut state);
-                patience = None;
-            }
-            Popped::Closed => return,
-        }
+    while let Some(job) = door.jobs.pop() {
+        work(door, service, job, &mut state);
     }
 }
 
