@@ -7,9 +7,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// From this capacity on, bytes, a buffer is large: `main` has malloc give back those to the
-/// system as soon as they are freed. Capacities of large buffers are multiples of it, so that
-/// one serves for the next file, whatever its length.
+/// system as soon as they are freed.
 pub const LARGE: usize = 4 * 1024 * 1024;
+
+/// The capacity of a large buffer is a multiple of this, bytes. It serves for whatever has the
+/// same multiple: a much smaller file must not hold the memory that a larger one has touched.
+const STEP: usize = 1024 * 1024;
 
 /// Spare buffers take no more than this, bytes: two for files of ten megabytes, which is enough
 /// as long as somebody frees one whenever somebody else wants one.
@@ -29,7 +32,7 @@ impl Buffer {
             true => Vec::with_capacity(bytes),
             false => Spare::lock()
                 .take(bytes)
-                .unwrap_or_else(|| Vec::with_capacity(bytes.next_multiple_of(LARGE))),
+                .unwrap_or_else(|| Vec::with_capacity(bytes.next_multiple_of(STEP))),
         };
         buffer.clear();
         Buffer(buffer)
@@ -42,7 +45,7 @@ impl Buffer {
             true => vec![0; length],
             false => Spare::lock()
                 .take(length)
-                .unwrap_or_else(|| vec![0; length.next_multiple_of(LARGE)]),
+                .unwrap_or_else(|| vec![0; length.next_multiple_of(STEP)]),
         };
         buffer.resize(length, 0);
         Buffer(buffer)
@@ -117,7 +120,11 @@ impl Spare {
 
     fn take(&mut self, bytes: usize) -> Option<Vec<u8>> {
         self.used = Some(Instant::now());
-        let found = self.buffers.iter().position(|b| b.capacity() >= bytes)?;
+        let fitting = bytes..=bytes.next_multiple_of(STEP);
+        let found = self
+            .buffers
+            .iter()
+            .position(|b| fitting.contains(&b.capacity()))?;
         Some(self.buffers.swap_remove(found))
     }
 
@@ -163,7 +170,9 @@ mod tests {
         assert_eq!(capacities(&spare), SPARE);
         assert!(spare.put(vec![7; LARGE]).is_some());
         assert!(spare.take(3 * LARGE + 1).is_none());
-        assert_eq!(spare.take(2 * LARGE).map(|b| b.len()), Some(3 * LARGE));
+        assert!(spare.take(2 * LARGE).is_none());
+        let fitting = spare.take(3 * LARGE - STEP + 1);
+        assert_eq!(fitting.map(|b| b.len()), Some(3 * LARGE));
         assert!(spare.put(vec![7; SPARE]).is_some());
         assert_eq!(capacities(&spare), 3 * LARGE);
     }

@@ -52,6 +52,8 @@ const MAX_DEAD: usize = 512;
 /// for longer than this, they are held by nobody who will let them go.
 const STUCK: Duration = Duration::from_secs(3);
 
+/// What a client has sent is read within this time, if there is a thread for it.
+const FORGOTTEN: Duration = Duration::from_secs(2);
 /// A connection that was shut down is closed by its thread within this time, if it has one.
 const LEAVING: Duration = Duration::from_millis(500);
 
@@ -86,6 +88,8 @@ struct Connection {
     noted: Instant,
     /// When it was last shut down, if nothing was noted since.
     shut: Option<Instant>,
+    /// Since when there is something that nobody has read.
+    unread: Option<Instant>,
 }
 
 /// What a connection is waited for.
@@ -295,6 +299,7 @@ impl Connection {
             condemned: false,
             noted: Instant::now(),
             shut: None,
+            unread: None,
         }
     }
 
@@ -302,6 +307,7 @@ impl Connection {
         self.phase = phase;
         self.noted = Instant::now();
         self.shut = None;
+        self.unread = None;
     }
 
     /// Whether somebody works on its request.
@@ -309,9 +315,16 @@ impl Connection {
         matches!(self.phase, Phase::Ours | Phase::Body(_))
     }
 
-    /// Whether it was shut down, and its thread may not have noticed yet. Some have none: when
-    /// tiny_http's accepting thread ends, connections may be left for a thread that is not
-    /// there (see [`super::nudge`]), which keep their descriptors until another one ends.
+    /// Whether its head has come, or a part of it, and is read by nobody: when tiny_http's
+    /// accepting thread ends, connections may be left for a thread that is not there (see
+    /// [`super::nudge`]), until another one ends. Its client had better try again.
+    fn is_forgotten(&self, now: Instant) -> bool {
+        let is_unread = self.unread.is_some_and(|since| now > since + FORGOTTEN);
+        is_unread && matches!(self.phase, Phase::Head { .. })
+    }
+
+    /// Whether it was shut down, and its thread may not have noticed yet. One that is forgotten
+    /// keeps its descriptors.
     fn is_leaving(&self, now: Instant) -> bool {
         self.shut.is_some_and(|shut| now < shut + LEAVING)
     }
@@ -435,7 +448,7 @@ impl Guard {
     /// those that are to be shut down, so that no more than `bound` are left.
     fn overdue(
         &self,
-        open: &HashSet<SocketAddr>,
+        open: &HashMap<SocketAddr, bool>,
         began: Instant,
         memory_is_short: bool,
         bound: usize,
@@ -446,33 +459,27 @@ impl Guard {
         // one that is new may have been missed.
         let (kept, closed): (HashMap<_, _>, HashMap<_, _>) = std::mem::take(&mut *connections)
             .into_iter()
-            .partition(|(client, c)| open.contains(client) || c.is_held() || c.noted >= began);
+            .partition(|(client, c)| open.contains_key(client) || c.is_held() || c.noted >= began);
         *connections = kept;
-        for client in open {
-            connections.entry(*client).or_insert_with(|| {
+        for (client, is_unread) in open {
+            let connection = connections.entry(*client).or_insert_with(|| {
                 self.arrivals.fetch_add(1, Ordering::Relaxed);
                 Connection::new()
             });
+            connection.unread = is_unread.then(|| connection.unread.unwrap_or(now));
         }
         let mut overdue = HashSet::new();
         for (client, connection) in connections.iter_mut() {
             let flood = memory_is_short && connection.may_flood(now);
-            if connection.condemned || flood || connection.phase.is_overdue(now) {
+            let overdue_itself = connection.phase.is_overdue(now) || connection.is_forgotten(now);
+            if connection.condemned || flood || overdue_itself {
                 connection.condemned = false;
                 overdue.insert(*client);
             }
         }
         let leaving = connections.values().filter(|c| c.is_leaving(now)).count();
         let excess = open.len().saturating_sub(bound + leaving);
-        if excess > 0 {
-            let mut idle: Vec<_> = connections
-                .iter()
-                .filter(|(_, c)| c.shut.is_none())
-                .filter_map(|(client, c)| Some((c.idle_since()?, *client)))
-                .collect();
-            idle.sort_unstable();
-            overdue.extend(idle.into_iter().take(excess).map(|(_, client)| client));
-        }
+        overdue.extend(longest_idle(&connections, excess));
         for client in &overdue {
             if let Some(connection) = connections.get_mut(client) {
                 connection.shut = Some(now);
@@ -485,6 +492,23 @@ impl Guard {
     }
 }
 
+/// Those of `count` connections that have been idle for the longest time.
+fn longest_idle(connections: &HashMap<SocketAddr, Connection>, count: usize) -> Vec<SocketAddr> {
+    if count == 0 {
+        return Vec::new();
+    }
+    let mut idle: Vec<_> = connections
+        .iter()
+        .filter(|(_, connection)| connection.shut.is_none())
+        .filter_map(|(client, connection)| Some((connection.idle_since()?, *client)))
+        .collect();
+    idle.sort_unstable();
+    idle.into_iter()
+        .take(count)
+        .map(|(_, client)| client)
+        .collect()
+}
+
 impl Guard {
     /// Whether a connection is open whose first head may be on its way.
     pub fn expects_a_first_head(&self) -> bool {
@@ -495,7 +519,7 @@ impl Guard {
             Some(_) => false,
             None => true,
         };
-        open.iter().any(is_fresh)
+        open.keys().any(is_fresh)
     }
 
     /// Sets time-outs on the accepted connections to our Unix socket that have none yet.

@@ -2,13 +2,13 @@
 //! of our descriptors; and descriptors that are kept back for looking there when no others are
 //! left.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::{fs, io};
 
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
 use rustix::process::{
     PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getpid, getrlimit, pidfd_getfd, pidfd_open,
     setrlimit,
@@ -56,14 +56,16 @@ impl Sockets {
         self.lock().len() == RESERVE
     }
 
-    /// The clients whose connections to our port are open.
+    /// The clients whose connections to our port are open, and of each whether it has sent
+    /// something that nobody has read yet.
     ///
     /// # Errors
     /// When there is no descriptor to look with.
-    pub fn clients(&self) -> io::Result<HashSet<SocketAddr>> {
-        let mut open = HashSet::new();
-        self.each_client(|client, _| {
-            open.insert(client);
+    pub fn clients(&self) -> io::Result<HashMap<SocketAddr, bool>> {
+        let mut open = HashMap::new();
+        self.each_client(|client, socket| {
+            let unread = ioctl_fionread(&*socket);
+            open.insert(client, unread.is_ok_and(|bytes| bytes > 0));
         })?;
         Ok(open)
     }
