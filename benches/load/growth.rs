@@ -81,18 +81,25 @@ pub fn connections(seconds: f64) -> String {
 /// Days on which a tenth of the files expire and as many come: what becomes of the table, and
 /// how long a client waits meanwhile; with PostgreSQL's own settings for the table, and with
 /// ours.
-pub fn days(files: usize) -> String {
+pub fn days(files: usize, only: &str) -> String {
     let mut text = String::from(
         "| vacuuming | files | at first, MB | at most, MB | at last, MB | GET 1 KB p99, ms: quiet | while files expire |\n\
          | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
     for ours in [false, true] {
+        if !settings(ours).contains(only) {
+            continue;
+        }
         let mut cluster = Cluster::durable();
         let database = cluster.database();
         text += &live(&database, files, ours);
         cluster.stop();
     }
     text
+}
+
+fn settings(ours: bool) -> &'static str {
+    if ours { "ours" } else { "PostgreSQL's" }
 }
 
 fn live(database: &Database, files: usize, ours: bool) -> String {
@@ -153,7 +160,7 @@ fn live(database: &Database, files: usize, ours: bool) -> String {
     }
     format!(
         "| {} | {files} of {} KB | {first} | {most} | {} | {:.2} | {:.2} |\n",
-        if ours { "ours" } else { "PostgreSQL's" },
+        settings(ours),
         SIZE / KB,
         megabytes(),
         quiet.percentile(0.99),

@@ -34,7 +34,7 @@ cargo bench --bench load -- mix [OPTION...]
     --set LINE        a line of config.toml; may be given again
 cargo bench --bench load -- rows|connections [--seconds N]
     The same work in tables of 100 to 1,000,000 rows, and by 1 to 64 clients.
-cargo bench --bench load -- days [--files N]
+cargo bench --bench load -- days [--files N] [--only ours]
     Days on which a tenth of N files (5,000, of 100 KB) expire and as many come: the size of
     the table with PostgreSQL's settings for vacuuming it, and with those of schema.pgsql.
 Each starts a PostgreSQL of its own, which waits for the disk, and the server.
@@ -97,7 +97,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         "rows" => print!("{}", growth::rows(seconds.unwrap_or(3.0))),
         "connections" => print!("{}", growth::connections(seconds.unwrap_or(2.0))),
-        "days" => print!("{}", growth::days(files)),
+        "days" => print!("{}", growth::days(files, &only)),
         other => return Err(format!("there is no {other}; see --help").into()),
     }
     Ok(())
