@@ -1,4 +1,5 @@
-//! What the database alone allows: the same statements in a plain loop, without HTTP.
+//! What the database alone does for somebody who asks it plainly: one statement for each file,
+//! in a loop, without HTTP.
 
 use std::io;
 use std::io::Write;
