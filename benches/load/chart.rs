@@ -139,7 +139,7 @@ impl Svg {
             "start",
             FAINT,
             13.0,
-            "1: the same statements in a loop, without HTTP",
+            "1: one plain statement for each file, without HTTP",
         );
     }
 

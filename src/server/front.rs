@@ -46,7 +46,7 @@ pub struct Front<S> {
     door: Arc<Door>,
     service: Arc<S>,
     /// All that came in, but for our own.
-    requests: Arc<AtomicUsize>,
+    requests: AtomicUsize,
     /// How many accept no more, but still serve.
     left_behind: AtomicUsize,
     /// What accepts connections now.
@@ -61,16 +61,16 @@ impl<S: Service> Front<S> {
         Front {
             door,
             service,
-            requests: Arc::default(),
+            requests: AtomicUsize::new(0),
             left_behind: AtomicUsize::new(0),
             current: Mutex::default(),
             dead: AtomicBool::new(false),
         }
     }
 
-    /// How many requests have come in.
-    pub fn requests(&self) -> Arc<AtomicUsize> {
-        self.requests.clone()
+    /// How many requests and connections have come in.
+    pub fn arrivals(&self) -> usize {
+        self.requests.load(Ordering::Relaxed) + self.door.guard.arrivals()
     }
 
     /// Whether it was found that requests come in no more.

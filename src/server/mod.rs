@@ -5,8 +5,9 @@
 //! an elastic set of threads ([`receive`]); the fixed pool of [`workers`] gets complete
 //! requests through a bounded [`queue`], and writes small answers itself; large ones go to an
 //! elastic set of sending threads ([`send`]). So a worker waits for the database and for
-//! nothing else. The [`guard`] disconnects clients who are too slow, [`nudge`] and
-//! [`selfcheck`] see to it that requests come in.
+//! nothing else. The [`guard`] disconnects clients who are too slow, whose connections it finds
+//! among our [`sockets`], and those who fill the [`memory`]; [`nudge`] and [`selfcheck`] see to
+//! it that requests come in.
 
 mod address;
 mod door;
@@ -28,7 +29,6 @@ mod workers;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -105,8 +105,8 @@ pub fn run<S: Service>(
     let front = Arc::new(Front::new(door.clone(), service));
     let renewed = front.clone();
     let renew = move || renewed.renew_if_it_accepts_no_more();
-    let (requests, guard) = (front.requests(), door.guard.clone());
-    let arrivals = move || requests.load(Ordering::Relaxed) + guard.arrivals();
+    let counted = front.clone();
+    let arrivals = move || counted.arrivals();
     nudge::start(address.clone(), arrivals, stop.clone(), renew)?;
     front::check_ourselves(&front, address.clone(), target, pause, stop)?;
     let unblocked = front.clone();
