@@ -137,7 +137,9 @@ impl Connection {
             }
             let expires = row.try_get(2)?;
             let remaining = until(expires, row.try_get(3)?);
-            // One that was deleted before its rest was read is gone.
+            // One that was deleted before its rest was read is gone. The id still names the
+            // same bytes then, or nothing: that a random id was given to another file of the
+            // same length within a millisecond is beyond all chance.
             Ok((bytes.len() == length).then_some(StoredFile {
                 bytes,
                 expires,
@@ -166,6 +168,7 @@ impl Connection {
             if data.len() <= UNASKED {
                 return read_info(&open.query_one(INSERT_OR_REFRESH, &[&name, &data, &seconds])?);
             }
+            // More than two rounds take somebody who stores it and lets it expire meanwhile.
             loop {
                 let refreshed = open.query_one(REFRESH, &[&name, &seconds])?;
                 if refreshed.try_get::<_, Option<i32>>(0)?.is_some() {
