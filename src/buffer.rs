@@ -22,7 +22,7 @@ const SPARE: usize = 24 * 1024 * 1024;
 const UNUSED: Duration = Duration::from_secs(1);
 
 /// Bytes that grow like a `Vec`'s, in a buffer that is used again if it is large.
-#[derive(Default, PartialEq)]
+#[derive(Default)]
 pub struct Buffer(Vec<u8>);
 
 impl Buffer {
@@ -91,17 +91,12 @@ impl fmt::Debug for Buffer {
 /// Gives spare buffers back to the system that nobody needs any more; to be called every now and
 /// then.
 pub fn release_unused() {
-    let mut spare = Spare::lock();
-    let is_unused = spare.used.is_some_and(|used| used.elapsed() > UNUSED);
-    let released = match is_unused {
-        true => std::mem::take(&mut spare.buffers),
-        false => Vec::new(),
-    };
-    drop(spare);
+    let released = Spare::lock().release(UNUSED);
+    // Outside the lock.
     drop(released);
 }
 
-/// Large buffers that wait to be used again, each as long as it ever was.
+/// Large buffers that wait to be used again, with what was last in them.
 struct Spare {
     buffers: Vec<Vec<u8>>,
     /// When one was last wanted or freed.
@@ -137,6 +132,14 @@ impl Spare {
         }
         self.buffers.push(buffer);
         None
+    }
+
+    /// Hands all out if none was wanted and none freed for `unused`.
+    fn release(&mut self, unused: Duration) -> Vec<Vec<u8>> {
+        match self.used.is_some_and(|used| used.elapsed() >= unused) {
+            true => std::mem::take(&mut self.buffers),
+            false => Vec::new(),
+        }
     }
 }
 
@@ -175,5 +178,8 @@ mod tests {
         assert_eq!(fitting.map(|b| b.len()), Some(3 * LARGE));
         assert!(spare.put(vec![7; SPARE]).is_some());
         assert_eq!(capacities(&spare), 3 * LARGE);
+        assert!(spare.release(UNUSED * 60).is_empty());
+        assert_eq!(spare.release(Duration::ZERO).len(), 1);
+        assert_eq!(capacities(&spare), 0);
     }
 }

@@ -11,8 +11,8 @@ const MEMORY: u64 = 48 * 1024 * 1024;
 const SETTLED: u64 = 2 * 1024 * 1024;
 /// for this long is what the server has anyway.
 const SETTLING: Duration = Duration::from_secs(1);
-/// What a byte in flight may take: the body, what it is decrypted to, and the database
-/// driver's growing buffers.
+/// What a byte in flight may take: the file, the reply around it, for old clients that in base64,
+/// what the file cache keeps of it, and a spare buffer.
 const COPIES: u64 = 5;
 
 /// Whether memory is taken that no file needs.
