@@ -56,6 +56,38 @@ fn quiet_server(database: &Database) -> Server {
 }
 
 #[test]
+fn a_table_that_was_empty_at_first_is_not_read_whole_when_it_has_grown() {
+    let database = Cluster::shared().database();
+    let server = quiet_server(&database);
+    // PostgreSQL knows that nothing is there, and keeps its plans.
+    database.execute("VACUUM ANALYZE files");
+    let refreshed = bytes(1, 100_000);
+    let id = server.upload(&refreshed);
+    for _ in 0..10 {
+        assert_eq!(server.get("/file/none").status, 404);
+        assert_eq!(server.get(&format!("/file/{id}/info")).status, 200);
+        assert_eq!(server.upload(&refreshed), id);
+    }
+    database.execute(
+        "INSERT INTO files (id, data) SELECT 'filler-' || n, '' FROM generate_series(1, 2000) n",
+    );
+    let read_whole = "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'files'";
+    let found = "SELECT idx_scan FROM pg_stat_user_tables WHERE relname = 'files'";
+    let (whole, by_index) = (database.number(read_whole), database.number(found));
+    eventually("the database has counted", || {
+        assert_eq!(server.get(&format!("/file/{id}")).body, refreshed);
+        assert_eq!(server.get(&format!("/file/{id}/info")).status, 200);
+        assert_eq!(server.upload(&refreshed), id);
+        database.number(found) > by_index + 10 || database.number(read_whole) > whole
+    });
+    assert_eq!(
+        database.number(read_whole),
+        whole,
+        "the table was read whole"
+    );
+}
+
+#[test]
 fn a_restart_between_two_requests_is_not_noticed() {
     let mut cluster = Cluster::start();
     let server = quiet_server(&cluster.database());
@@ -135,6 +167,29 @@ fn servers_that_start_at_once_share_one_empty_database() {
             assert_eq!(server.get(&format!("/file/{id}")).body, b"a file");
         }
     });
+}
+
+#[test]
+fn an_upload_that_fails_when_it_is_committed_is_not_acknowledged() {
+    let database = Database::new();
+    let server = Server::start(&database);
+    database.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ \
+             BEGIN RAISE 'not today'; END $$; \
+         CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON files \
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()",
+    );
+    for size in [1000, 100_000, 2_000_000] {
+        let content = bytes(size as u64, size);
+        server.post("/file", &content).assert_error(500);
+        let body = format!(r#"{{"file": "{}"}}"#, "AAAA".repeat(size / 3));
+        server.post("/files", body.as_bytes()).assert_error(500);
+    }
+    assert_eq!(database.number("SELECT count(*) FROM files"), 0);
+    database.execute("DROP TRIGGER refuse ON files");
+    let content = bytes(1, 100_000);
+    let id = server.upload(&content);
+    assert_eq!(server.get(&format!("/file/{id}")).body, content);
 }
 
 /// Uploads files of various sizes from several clients until told to stop; the seeds of

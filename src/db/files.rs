@@ -321,11 +321,12 @@ fn send_in_pieces(
     ttl: Duration,
 ) -> Result<Option<FileInfo>, postgres::Error> {
     let (uploaded, expires) = (now, now + ttl);
-    let mut writer = open.copy_in(COPY)?;
-    // What goes wrong here is told by the end: PostgreSQL takes no half row.
-    let _ = write_row(&mut writer, id, data, uploaded, expires);
-    match writer.finish() {
-        Ok(_) => Ok(Some(FileInfo {
+    let sent = open.copy_in(COPY, |writer| {
+        // PostgreSQL takes no half row.
+        let _ = write_row(writer, id, data, uploaded, expires);
+    });
+    match sent {
+        Ok(()) => Ok(Some(FileInfo {
             size: data.len(),
             uploaded,
             expires,
