@@ -68,11 +68,6 @@ impl<S: Service> Front<S> {
         }
     }
 
-    /// How many requests and connections have come in.
-    pub fn arrivals(&self) -> usize {
-        self.requests.load(Ordering::Relaxed) + self.door.guard.arrivals()
-    }
-
     /// Whether it was found that requests come in no more.
     pub fn is_dead(&self) -> bool {
         self.dead.load(Ordering::SeqCst)

@@ -73,7 +73,7 @@ pub struct Guard {
     given_up: AtomicUsize,
     /// Whether a descriptor was lacking since the last look.
     ran_out: AtomicBool,
-    /// How many connections were seen.
+    /// How many connections were seen, and requests whose connection is not known.
     arrivals: AtomicUsize,
     max_connections: usize,
 }
@@ -172,10 +172,11 @@ impl Guard {
     /// answered it is kept here: who works on it would have to wait for the other's client.
     pub fn admit(&self, request: tiny_http::Request) -> Option<tiny_http::Request> {
         let Some(client) = request.remote_addr().copied() else {
+            self.arrivals.fetch_add(1, Ordering::Relaxed);
             return Some(request);
         };
         let mut connections = self.lock();
-        let connection = connections.entry(client).or_insert_with(Connection::new);
+        let connection = connections.entry(client).or_insert_with(|| self.arrive());
         if matches!(connection.phase, Phase::Head { .. }) {
             connection.set(Phase::Ours);
             return Some(request);
@@ -264,7 +265,13 @@ impl Guard {
         self.urgent.notify_all();
     }
 
-    /// How many connections were seen before anything had come of them.
+    fn arrive(&self) -> Connection {
+        self.arrivals.fetch_add(1, Ordering::Relaxed);
+        Connection::new()
+    }
+
+    /// How many connections were seen; behind a Unix socket, how many requests: which of them
+    /// share a connection is not known there.
     pub fn arrivals(&self) -> usize {
         self.arrivals.load(Ordering::Relaxed)
     }
@@ -462,10 +469,7 @@ impl Guard {
             .partition(|(client, c)| open.contains_key(client) || c.is_held() || c.noted >= began);
         *connections = kept;
         for (client, is_unread) in open {
-            let connection = connections.entry(*client).or_insert_with(|| {
-                self.arrivals.fetch_add(1, Ordering::Relaxed);
-                Connection::new()
-            });
+            let connection = connections.entry(*client).or_insert_with(|| self.arrive());
             connection.unread = is_unread.then(|| connection.unread.unwrap_or(now));
         }
         let mut overdue = HashSet::new();

@@ -105,8 +105,8 @@ pub fn run<S: Service>(
     let front = Arc::new(Front::new(door.clone(), service));
     let renewed = front.clone();
     let renew = move || renewed.renew_if_it_accepts_no_more();
-    let counted = front.clone();
-    let arrivals = move || counted.arrivals();
+    let counted = door.clone();
+    let arrivals = move || counted.guard.arrivals();
     nudge::start(address.clone(), arrivals, stop.clone(), renew)?;
     front::check_ourselves(&front, address.clone(), target, pause, stop)?;
     let unblocked = front.clone();

@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::Stop;
 use super::address::{Address, Stream};
 
-/// The pause while requests or connections come: this long a forgotten connection waits.
+/// The pause while connections come: this long a forgotten one waits.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 /// The pause while there are none.
 const QUIET_PAUSE: Duration = Duration::from_millis(250);
@@ -28,7 +28,7 @@ const RESERVE: usize = 64;
 /// and how many of them end at a time.
 const RELEASED: usize = 8;
 
-/// Nudges until `stop` is requested; `arrivals` counts requests and connections that came in.
+/// Nudges until `stop` is requested; `arrivals` counts the connections that came in.
 /// Each time `look` is called.
 pub fn start(
     address: Address,
