@@ -121,7 +121,7 @@ pub fn dispatch(request: &Request, context: &mut Context) -> Response {
 
 fn find_and_run(method: Method, request: &Request, context: &mut Context) -> Response {
     let path = request.path();
-    match routes_of(path).find(|route| route.method == method) {
+    match route_of(method, path) {
         Some(route) => (route.handler)(request, context),
         None => match allowed(path) {
             allowed if allowed.is_empty() => Response::error(404),
@@ -154,8 +154,7 @@ pub fn body_rule(method: Method, target: &str, config: &Config) -> BodyRule {
     if method == Method::Post && onion_version(path).is_some() {
         return BodyRule::Required(onion::body_limit(config.files.max_size));
     }
-    let route = routes_of(path).find(|route| route.method == method);
-    match route.map_or(Limit::Unused, |route| route.body) {
+    match route_of(method, path).map_or(Limit::Unused, |route| route.body) {
         Limit::Unused => BodyRule::AtMost(UNUSED_BODY_LIMIT),
         Limit::File => BodyRule::Required(config.files.max_size),
         Limit::Base64File => BodyRule::Required(base64_json_limit(config.files.max_size)),
@@ -177,6 +176,11 @@ enum Limit {
 /// base64, an eighth more for what some encoders escape or wrap, and room for other fields.
 fn base64_json_limit(max_size: usize) -> usize {
     max_size.div_ceil(3) * 4 * 9 / 8 + 4096
+}
+
+fn route_of(method: Method, path: &str) -> Option<&'static Route> {
+    let mut routes = ROUTES.iter();
+    routes.find(|route| route.method == method && matches(route.path, path))
 }
 
 fn routes_of(path: &str) -> impl Iterator<Item = &'static Route> {
