@@ -156,7 +156,9 @@ fn live(database: &Database, files: usize, ours: bool) -> String {
         });
         settle(database);
         bring(day);
-        most = most.max(megabytes());
+        let size = megabytes();
+        eprintln!("day {} of {DAYS}: {size} MB", day - 9);
+        most = most.max(size);
     }
     format!(
         "| {} | {files} of {} KB | {first} | {most} | {} | {:.2} | {:.2} |\n",
