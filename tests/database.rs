@@ -192,6 +192,23 @@ fn an_upload_that_fails_when_it_is_committed_is_not_acknowledged() {
     assert_eq!(server.get(&format!("/file/{id}")).body, content);
 }
 
+#[test]
+fn an_upload_that_the_database_refuses_spoils_no_other_request() {
+    let database = Database::new();
+    drop(Server::start(&database));
+    database.execute(
+        "CREATE ROLE reader LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO reader; \
+         REVOKE INSERT ON files FROM reader; \
+         INSERT INTO files VALUES ('there', 'content', now(), 'infinity')",
+    );
+    let url = database.url.replace("user=tester", "user=reader");
+    let server = Server::try_with(&url, "workers = 1").expect("it starts");
+    for _ in 0..5 {
+        server.post("/file", &bytes(1, 100_000)).assert_error(500);
+        assert_eq!(server.get("/file/there").body, b"content");
+    }
+}
+
 /// Uploads files of various sizes from several clients until told to stop; the seeds of
 /// those that were acknowledged.
 fn upload_until(address: &str, stop: &AtomicBool) -> Vec<(u64, String)> {

@@ -149,7 +149,7 @@ impl Connection {
         };
         let result = work(open);
         if let Err(error) = &result {
-            if open.client.is_closed() || ends_connection(error) {
+            if open.client.is_closed() || open.is_spoilt || ends_connection(error) {
                 self.open = None;
             }
         }
@@ -190,6 +190,8 @@ impl Database {
 pub(super) struct Open {
     pub(super) client: Client,
     statements: HashMap<&'static str, Statement>,
+    /// Whether the driver and the database no longer agree on which answer is whose.
+    is_spoilt: bool,
 }
 
 impl Open {
@@ -199,6 +201,7 @@ impl Open {
         Ok(Open {
             client,
             statements: HashMap::new(),
+            is_spoilt: false,
         })
     }
 
@@ -253,7 +256,10 @@ impl Open {
     ///
     /// In a transaction that is committed by a statement of its own: left to itself the driver
     /// says that all went well when the database has read the last row, and doesn't wait to
-    /// hear that it is committed (`copy_in.rs` in tokio-postgres, `poll_finish`).
+    /// hear that it is committed (`copy_in.rs` in tokio-postgres, `poll_finish`). And of a `COPY`
+    /// that the database refuses before it takes any input, the driver makes two requests that
+    /// are answered, and expects one answer (rust-postgres pull request 1337): somebody else's
+    /// statement would get the other.
     pub(super) fn copy_in(
         &mut self,
         sql: &'static str,
@@ -261,7 +267,9 @@ impl Open {
     ) -> Result<(), postgres::Error> {
         let statement = self.statement(sql)?;
         let mut transaction = self.client.transaction()?;
-        let mut writer = transaction.copy_in(&statement)?;
+        let mut writer = transaction
+            .copy_in(&statement)
+            .inspect_err(|_| self.is_spoilt = true)?;
         write(&mut writer);
         writer.finish()?;
         transaction.commit()
