@@ -179,8 +179,9 @@ fn base64_json_limit(max_size: usize) -> usize {
 }
 
 fn route_of(method: Method, path: &str) -> Option<&'static Route> {
-    let mut routes = ROUTES.iter();
-    routes.find(|route| route.method == method && matches(route.path, path))
+    ROUTES
+        .iter()
+        .find(|route| route.method == method && matches(route.path, path))
 }
 
 fn routes_of(path: &str) -> impl Iterator<Item = &'static Route> {
