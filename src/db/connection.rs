@@ -26,7 +26,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// it, 1,200 files of 1 KB were found in a second among 20,000, instead of 14,000); and where
 /// there is no other way than to read one whole, PostgreSQL then believes that compiling the
 /// statement pays.
-const SERVING: &str = "SET statement_timeout = '30s'; SET lock_timeout = '5s'; \
+pub(super) const SERVING: &str = "SET statement_timeout = '30s'; SET lock_timeout = '5s'; \
      SET enable_seqscan = off; SET jit = off";
 
 /// How to reach the database: `database.url`, understood.
