@@ -42,6 +42,7 @@ const TIMER_RESTART: Duration = Duration::from_secs(10);
 /// A sentence for the operator.
 pub fn serve(config: Config) -> Result<(), String> {
     let config = Arc::new(config);
+    let workers = server::affordable_workers(config.workers)?;
     let listener = Listener::open(&config)?;
     let stop = Stop::default();
     let signalled = stop_on_signals(&stop);
@@ -49,13 +50,12 @@ pub fn serve(config: Config) -> Result<(), String> {
     let unusable = Arc::new(AtomicBool::new(false));
     let app = App::start(&config, &stop, &unusable).inspect_err(|_| listener.withdraw())?;
     log::info!(
-        "listening on {}, with {} workers",
+        "listening on {}, with {workers} workers",
         listener.address(),
-        config.workers
     );
     systemd::ready();
     let pause = systemd::watchdog().map_or(SELF_CHECK, |patience| SELF_CHECK.min(patience / 3));
-    let outcome = server::run(listener, config.workers, pause, Arc::new(app), &stop);
+    let outcome = server::run(listener, workers, pause, Arc::new(app), &stop);
     let ended = outcome.map_err(|error| format!("no more requests can be accepted: {error}"))?;
     match ended {
         // Whoever wants it to stop doesn't want it to start.

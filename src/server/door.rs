@@ -60,8 +60,9 @@ pub struct Door {
     waiting: AtomicUsize,
     may_wait: usize,
     in_flight: Arc<AtomicUsize>,
-    /// Whether clients are told to open no further request on their connection.
-    stopping: AtomicBool,
+    /// Whether clients are told to send no further request on their connection: always on a
+    /// Unix socket ([`super::local`]), and while the server stops.
+    closes: AtomicBool,
     stop: Stop,
     /// Whether the program shall start anew in its own place when it's quiet,
     will_start_anew: AtomicBool,
@@ -141,7 +142,7 @@ impl Door {
             waiting: AtomicUsize::new(0),
             may_wait: workers / 2,
             in_flight: Arc::default(),
-            stopping: AtomicBool::new(false),
+            closes: AtomicBool::new(matches!(address, Address::Unix(_))),
             stop: stop.clone(),
             will_start_anew: AtomicBool::new(false),
             starts_anew: AtomicBool::new(false),
@@ -161,7 +162,7 @@ impl Door {
 
     /// Tells clients from now on to send no further requests.
     pub fn begin_to_stop(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
+        self.closes.store(true, Ordering::SeqCst);
     }
 
     /// Whether the server is stopping so that the program starts anew in its own place.
@@ -300,7 +301,7 @@ impl Door {
         response: Response,
         reserved: Option<Arc<Reservation>>,
     ) {
-        let last = self.stopping.load(Ordering::SeqCst);
+        let last = self.closes.load(Ordering::SeqCst);
         let task = move |exchange: Exchange| {
             let manner = Manner {
                 last,
@@ -318,7 +319,7 @@ impl Door {
     /// Sends an answer from the thread that calls, which has others to serve.
     fn respond(&self, exchange: Exchange, response: &Response) {
         let manner = Manner {
-            last: self.stopping.load(Ordering::SeqCst),
+            last: self.closes.load(Ordering::SeqCst),
             patient: false,
         };
         respond(exchange, response, manner);

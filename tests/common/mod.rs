@@ -6,6 +6,8 @@
 
 mod client;
 mod cluster;
+pub mod raw;
+mod sandbox;
 mod server;
 mod web;
 
