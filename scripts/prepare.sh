@@ -140,7 +140,7 @@ describe_rust() {
             echo "$path doesn't work ($(printf '%s\n' "$version" | head -n 1))"
             return
         fi
-        is_new_enough $program || { echo "$path is too old ($version)"; return; }
+        is_new_enough $program || { echo "$path is version $version, which is too old"; return; }
     done
 }
 
@@ -157,7 +157,7 @@ install_rust() {
         install "$@"
         return
     fi
-    newer=$(printf '%s\n' "$@" | sed 's/rust-clippy/rust-web-clippy/; t; s/$/-web/' | tr '\n' ' ')
+    newer=$(printf '%s\n' "$@" | sed 's/^rust-clippy$/rust-web-clippy/; s/^cargo$\|^rustc$\|^rustfmt$/&-web/' | tr '\n' ' ')
     dpkg --compare-versions "$(candidate rustc-web)" ge "$RUST_VERSION" 2>/dev/null ||
         fail "needs Rust $RUST_VERSION or newer, which this system's archive doesn't have, and $found: $advice"
     if dpkg-query --show --showformat='${Status}' rustc 2>/dev/null | grep -q ' installed'; then
@@ -185,7 +185,7 @@ need_rust() {
 }
 
 # A linker alone is not enough: one of the libraries is partly C, and needs its headers.
-need_c_compiler() {
+need_c_linker() {
     c_compiler_works || install gcc libc6-dev
     c_compiler_works || fail "the C compiler (cc) can't compile and link; install gcc and libc6-dev, or what they are called here"
 }
@@ -224,7 +224,10 @@ need_space() {
 
 # Sets pg_bin.
 need_postgresql() {
-    find_postgresql || install postgresql postgresql-client
+    if ! find_postgresql; then
+        install postgresql postgresql-client
+        find_postgresql && say "PostgreSQL was installed without Debian's own cluster, which would listen on port 5432; if you want it: pg_createcluster $(basename "$(dirname "$pg_bin")") main --start"
+    fi
     find_postgresql || fail "PostgreSQL is installed, but its initdb is neither under /usr/lib/postgresql nor on the PATH"
     ! is_root || id postgres >/dev/null 2>&1 ||
         fail "PostgreSQL refuses root, and there is no user postgres to run it as; run this as another user"
