@@ -4,6 +4,9 @@
 # Messages that a script reads are in English then, and no locale can be missing.
 LC_ALL=C.UTF-8
 export LC_ALL
+# Services and containers may have no HOME, where rustup and cargo are.
+: "${HOME:=$(getent passwd "$(id -u)" | cut -d: -f6)}"
+export HOME
 # PostgreSQL's programs would take another server's port or user from these.
 for name in $(env | sed -n 's/^\(PG[A-Z]*\)=.*/\1/p'); do unset "$name"; done
 
@@ -121,7 +124,7 @@ rust_is_new_enough() { is_new_enough rustc && is_new_enough cargo; }
 find_rust() {
     rust_is_new_enough && return
     old_path=$PATH
-    for folder in "${CARGO_HOME:-${HOME:-}/.cargo}/bin" /usr/bin; do
+    for folder in "${CARGO_HOME:-$HOME/.cargo}/bin" /usr/bin; do
         PATH=$folder:$old_path
         if [ -x "$folder/cargo" ] && rust_is_new_enough; then
             say "the Rust in $folder is used"
@@ -177,7 +180,7 @@ need_rust() {
     [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -n "${SSL_CERT_FILE:-}" ] ||
         ! command -v apt-get >/dev/null || install ca-certificates
     # A home that is missing or read-only, as of users who are there for one service.
-    if [ -z "${CARGO_HOME:-}" ] && ! mkdir -p "${HOME:-/nonexistent}/.cargo/registry" 2>/dev/null; then
+    if [ -z "${CARGO_HOME:-}" ] && ! { [ -d "$HOME" ] && mkdir -p "$HOME/.cargo/registry" 2>/dev/null; }; then
         CARGO_HOME=$PWD/.local/cargo
         export CARGO_HOME
         say "the home folder can't be written to: cargo keeps its files in $CARGO_HOME"
