@@ -219,7 +219,7 @@ fn a_restart_under_load_fails_no_request(kind: Web) {
                         connection = Connection::open(address);
                     }
                     let answer = if number % 3 == 0 {
-                        let new = bytes(client << 32 | number, 20_000);
+                        let new = bytes((client << 32) | number, 20_000);
                         connection.request("POST", "/file", &[], &new)
                     } else {
                         let answer = connection.request("GET", path, &[], b"");
