@@ -112,7 +112,7 @@ fn a_restart_under_load_fails_no_request(kind: Web) {
                         connection = Connection::open(address);
                     }
                     let answer = if number % 3 == 0 {
-                        let new = bytes(client << 32 | number, 20_000);
+                        let new = bytes((client << 32) | number, 20_000);
                         connection.request("POST", "/file", &[], &new)
                     } else {
                         let answer = connection.request("GET", path, &[], b"");
@@ -165,7 +165,7 @@ fn one_of_two_servers_that_is_down_costs_no_request(kind: Web) {
     for down in [0, 1] {
         site.take_server_away(down, true);
         for number in 0..40 {
-            let file = bytes(1 << 40 | number, 3000);
+            let file = bytes((1 << 40) | number, 3000);
             let answer = site.connect().request("POST", "/file", &[], &file);
             assert_eq!(answer.status, 200, "{answer:?}");
             let id = answer.json()["id"].as_str().expect("an id").to_string();
