@@ -11,11 +11,11 @@ use std::thread::{self, JoinHandle};
 /// What tiny_http starts with: its accepting thread and four for connections
 /// (`util/task_pool.rs`, `MIN_THREADS`), and one for the next connection.
 pub const FOR_TINY_HTTP: usize = 6;
-/// Our own beside the workers: signals, timer and probe; and in this folder `unread`,
+/// Our own beside the workers: signals, their log, timer and probe; and in this folder `unread`,
 /// `patience`, `sent-ahead`, `guard`, `nudge`, `left-behind`, `self-check` and `stop`.
-const OUR_OWN: usize = 11;
-/// For a body, an answer and a question to GitHub at once; more of them wait or are refused.
-const FOR_CLIENTS: usize = 3;
+const OUR_OWN: usize = 12;
+/// For a body and an answer at once; more of them are refused.
+const FOR_CLIENTS: usize = 2;
 /// These threads do nothing.
 const STACK_SIZE: usize = 16 * 1024;
 

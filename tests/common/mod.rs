@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 pub use client::{Connection, Response};
 pub use cluster::{Cluster, Database, is_root, tool};
 pub use server::{BINARY, Server, config_folder, run, signal};
-pub use web::{SOCKET, free_port, nginx, path_with_sbin};
+pub use web::{Setup, Web, free_port, open_to_all};
 
 /// Waits until `condition` holds; the test fails if it doesn't for a minute.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
