@@ -31,17 +31,19 @@ Commands:
                  database size, what each server has done
   import directory DIR
                  take over the oldest server's files, DIR/files/main_files/ID
-  import pools DIR --from DATABASE_URL
+  import pools DIR [--from DATABASE_URL] [--table NAME]
                  take over the storage pools in DIR that an older server's database knows
-  import database --from DATABASE_URL
-                 take over the files in another database
+  import database [--from DATABASE_URL] [--table NAME]
+                 take over the files in another database, or in another table
 
 Options:
   --config FILE  default: config.toml here, then /etc/session-file-server/config.toml;
                  without any, the defaults
   --allow-root   let serve run as root
   --from DATABASE_URL
-                 the older server's database, written as database.url is
+                 the older server's database, written as database.url is; default: that
+                 database
+  --table NAME   the older server's table, written as in SQL; default: files
   --json         let status print JSON
   -h, --help     print this
   -V, --version  print the version
@@ -92,6 +94,7 @@ impl Arguments {
                 Long("allow-root") => options.allow_root = true,
                 Long("json") => options.json = true,
                 Long("from") => options.from = Some(database_url(&parser.value()?)?),
+                Long("table") => options.table = Some(table_name(&parser.value()?)?),
                 Short('h') | Long("help") => options.instead = Some(Command::Help),
                 Short('V') | Long("version") => options.instead = Some(Command::Version),
                 Value(word) => words.push(word),
@@ -146,6 +149,7 @@ struct Options {
     allow_root: bool,
     json: bool,
     from: Option<Settings>,
+    table: Option<String>,
     instead: Option<Command>,
 }
 
@@ -170,10 +174,13 @@ impl Options {
             Some("import") => Command::Import(Box::new(self.import(&mut words)?)),
             _ => return Err(format!("unknown command {name:?}").into()),
         };
-        match (words.next(), self.json, self.from) {
+        let is_left = self.from.is_some() || self.table.is_some();
+        match (words.next(), self.json, is_left) {
             (Some(word), _, _) => Err(Value(word).unexpected()),
             (_, true, _) => Err("--json is for status alone".into()),
-            (_, _, Some(_)) => Err("--from is for import pools and import database".into()),
+            (_, _, true) => {
+                Err("--from and --table are for import pools and import database".into())
+            }
             _ => Ok(command),
         }
     }
@@ -187,14 +194,20 @@ impl Options {
             let folder = words.next().map(PathBuf::from);
             folder.ok_or_else(|| lexopt::Error::from("import needs the older server's folder"))
         };
-        let mut from = || {
-            let from = self.from.take();
-            from.ok_or_else(|| lexopt::Error::from("import needs --from DATABASE_URL"))
+        let mut table = || import::Table {
+            database: self.from.take(),
+            name: self.table.take(),
         };
         match kind.to_str() {
             Some("directory") => Ok(import::Origin::Directory(folder()?)),
-            Some("pools") => Ok(import::Origin::Pools(folder()?, from()?)),
-            Some("database") => Ok(import::Origin::Database(from()?)),
+            Some("pools") => Ok(import::Origin::Pools(folder()?, table())),
+            Some("database") => match table() {
+                import::Table {
+                    database: None,
+                    name: None,
+                } => Err("import database needs --from DATABASE_URL, --table NAME, or both".into()),
+                table => Ok(import::Origin::Database(table)),
+            },
             _ => Err("import takes over a directory, pools or a database".into()),
         }
     }
@@ -204,6 +217,10 @@ impl Options {
 fn database_url(value: &OsStr) -> Result<Settings, lexopt::Error> {
     let url = value.to_str().ok_or("--from is not UTF-8")?;
     Settings::parse(url).map_err(|error| format!("--from can't be read: {error}").into())
+}
+
+fn table_name(value: &OsStr) -> Result<String, lexopt::Error> {
+    Ok(value.to_str().ok_or("--table is not UTF-8")?.to_string())
 }
 
 fn keys(config: &Config) -> Result<(), String> {
@@ -228,6 +245,15 @@ fn init_db(config: &Config) -> Result<(), String> {
         let checks = quantity::count(leftovers.checks, "version check");
         text += &format!("{checks} of the older server were copied\n");
     }
+    if leftovers.without_bytes > 0 {
+        let files = quantity::count(leftovers.without_bytes, "file");
+        text += &format!(
+            "{files} of the older server can't be served yet, because their bytes lie in its folder \
+             (FILE_BASE_PATH) and not in the database; take them over with\n  \
+             session-file-server import pools FOLDER\n"
+        );
+    }
+    text += &import::describe_tables(&leftovers.tables_of_files, "import database");
     if let Some(statement) = leftovers.removal() {
         text += &format!(
             "what else the older server has there is kept, so that you can go back to it; \
