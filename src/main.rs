@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use lexopt::prelude::*;
-use session_file_server::config::Config;
+use session_file_server::config::{Config, Source};
 use session_file_server::db::{Database, Settings};
 use session_file_server::keys::Keys;
 use session_file_server::status::Status;
@@ -117,7 +117,19 @@ impl Arguments {
             }
             _ => {}
         }
-        let config = Config::load(self.config.as_deref())?;
+        let mut restarted = Ok(());
+        if let Command::Serve { allow_root } = self.command {
+            if !allow_root && is_root() {
+                return Err(
+                    "will not serve as root: run it as a user of its own, or give --allow-root"
+                        .into(),
+                );
+            }
+            // Before anything is read, because some configurations can be read only once.
+            restarted = return_large_buffers();
+        }
+        let source = Source::read(self.config.as_deref())?;
+        let config = source.config()?;
         if !matches!(self.command, Command::CheckConfig) {
             start_logging(&config);
         }
@@ -128,16 +140,12 @@ impl Arguments {
             Command::InitDb => init_db(&config),
             Command::Status { json } => status(&config, json),
             Command::Import(from) => import::run(*from, &config),
-            Command::Serve { allow_root } => {
-                if !allow_root && is_root() {
-                    return Err(
-                        "will not serve as root: run it as a user of its own, or give \
-                                --allow-root"
-                            .into(),
-                    );
+            Command::Serve { .. } => {
+                if let Err(error) = restarted {
+                    // Without it the server needs more memory and is the same otherwise.
+                    log::debug!("not started once more: {error}");
                 }
-                return_large_buffers();
-                serve::serve(config)
+                serve::serve(config, &source)
             }
         }
     }
@@ -224,8 +232,9 @@ fn table_name(value: &OsStr) -> Result<String, lexopt::Error> {
 }
 
 fn keys(config: &Config) -> Result<(), String> {
-    if !config.keys.ed25519.exists() {
-        let path = config.keys.ed25519.display();
+    let path = &config.keys.ed25519;
+    if matches!(path.try_exists(), Ok(false)) {
+        let path = path.display();
         return Err(format!(
             "there is no key in {path} yet; serve makes it when it first starts"
         ));
@@ -300,23 +309,19 @@ const TRIM_THRESHOLD: (&str, &str) = ("MALLOC_TRIM_THRESHOLD_", "8388608");
 /// up to 32 MiB: then the buffers of large files stay with the process for ever (seen: 290 MB
 /// after a burst of 10 MB files over all workers, 19 MB with this and a full cache). Only the
 /// environment can say so without unsafe code, and only before the program starts: so it starts
-/// once more, in its place.
-fn return_large_buffers() {
+/// once more, in its place. Returns if it has been, or if that fails.
+fn return_large_buffers() -> std::io::Result<()> {
     let (name, value) = MMAP_THRESHOLD;
     if std::env::var_os(name).is_some() {
-        return;
+        return Ok(());
     }
-    let failed = std::env::current_exe().map(|program| {
-        let mut again = std::process::Command::new(program);
-        again
-            .args(std::env::args_os().skip(1))
-            .env(name, value.to_string())
-            .env(TRIM_THRESHOLD.0, TRIM_THRESHOLD.1)
-            .env(ARENAS.0, ARENAS.1)
-            .exec()
-    });
-    // Without it the server needs more memory and is the same otherwise.
-    log::debug!("not started once more: {failed:?}");
+    let mut again = std::process::Command::new(std::env::current_exe()?);
+    again
+        .args(std::env::args_os().skip(1))
+        .env(name, value.to_string())
+        .env(TRIM_THRESHOLD.0, TRIM_THRESHOLD.1)
+        .env(ARENAS.0, ARENAS.1);
+    Err(again.exec())
 }
 
 /// Log lines go to standard error; under systemd without the time, which the journal adds.
