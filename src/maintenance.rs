@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::db::{self, Claim, Connection};
+use crate::db::{self, Claim, Connection, ServerRow};
 use crate::github::{self, Answer, Failure, GitHub};
 use crate::quantity;
 use crate::releases;
@@ -48,7 +48,7 @@ pub fn run(
     let mut bound = Timer::every(BOUND_INTERVAL);
     let mut expiry = Timer::every(config.files.cleanup_interval);
     let mut statistics = Timer::every(STATISTICS_INTERVAL);
-    let name = server_name(config);
+    let mut row = ServerRow::new(server_name(config));
     let mut note = Timer::every(NOTE_INTERVAL);
     let mut checks = Timer::every(CHECKS_INTERVAL);
     let mut refresher = Refresher::new(config, cache);
@@ -64,7 +64,7 @@ pub fn run(
             count_bytes(&mut db, &counts.stored_bytes);
         }
         if note.is_due() {
-            if let Err(error) = db.note_server(&name, &counts.counts()) {
+            if let Err(error) = db.note_server(&mut row, &counts.counts()) {
                 log_failure("note what the server has done", &error);
             }
         }
@@ -80,10 +80,11 @@ pub fn run(
     }
 }
 
-/// What tells this server from others on the same database.
+/// What tells this server from others on the same database: its machine, and where it listens.
+/// The kernel is asked for the machine's name, because our own unit hides /proc/sys.
 fn server_name(config: &Config) -> String {
-    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{} {}", machine.trim(), config.listen)
+    let system = rustix::system::uname();
+    format!("{} {}", system.nodename().to_string_lossy(), config.listen)
 }
 
 /// Something that is due at once, and then again after each interval.
