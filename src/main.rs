@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use lexopt::prelude::*;
 use session_file_server::config::{Config, Source};
 use session_file_server::db::{Database, Settings};
+use session_file_server::github::GitHub;
 use session_file_server::keys::Keys;
 use session_file_server::status::Status;
 use session_file_server::{buffer, import, quantity, serve, server};
@@ -135,7 +136,7 @@ impl Arguments {
         }
         match self.command {
             Command::Help | Command::Version => Ok(()),
-            Command::CheckConfig => print("the configuration is fine\n"),
+            Command::CheckConfig => check_config(&config),
             Command::Keys => keys(&config),
             Command::InitDb => init_db(&config),
             Command::Status { json } => status(&config, json),
@@ -229,6 +230,14 @@ fn database_url(value: &OsStr) -> Result<Settings, lexopt::Error> {
 
 fn table_name(value: &OsStr) -> Result<String, lexopt::Error> {
     Ok(value.to_str().ok_or("--table is not UTF-8")?.to_string())
+}
+
+/// The configuration has no mistakes of its own: does it go together with what is around it?
+fn check_config(config: &Config) -> Result<(), String> {
+    if config.versions.enabled {
+        GitHub::new(&config.versions)?;
+    }
+    print("the configuration is fine\n")
 }
 
 fn keys(config: &Config) -> Result<(), String> {
