@@ -286,59 +286,68 @@ mod tests {
         }
     }
 
+    /// Reads a list of two releases, of which the first has that part as well: how many
+    /// things in it were malformed, and how many assets it has.
+    fn read_with(part: &str) -> (usize, usize) {
+        let body = format!(r#"[{{"tag_name": "v2.0.0", {part}}}, {{"tag_name": "v1.0.0"}}]"#);
+        let listed = parse(body.as_bytes()).unwrap_or_else(|e| panic!("{e}: {part:.99}"));
+        assert_eq!(listed.releases.len(), 2, "{part:.99}");
+        assert!(listed.malformed.iter().all(|line| line.len() < 300));
+        (listed.malformed.len(), listed.releases[0].assets.len())
+    }
+
     #[test]
-    fn a_malformed_part_is_skipped_and_its_release_kept() {
+    fn a_malformed_text_is_skipped_and_its_release_kept() {
         let long = format!("{:?}", "x".repeat(600_000));
-        let many = format!("[{}]", vec![r#"{"name": "a", "url": "b"}"#; 2000].join(","));
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        for (part, malformed, assets) in [
-            (r#""name": 5"#, 1, 0),
-            (r#""name": {"a": null}"#, 1, 0),
-            (r#""name": "\udfff""#, 1, 0),
-            (&format!(r#""name": {long}"#), 1, 0),
-            (r#""body": []"#, 1, 0),
-            (&format!(r#""body": {long}"#), 1, 0),
-            (&format!(r#""body": {deep}"#), 1, 0),
-            (&format!(r#""unknown": {deep}"#), 0, 0),
-            (r#""unknown": 1e999"#, 0, 0),
-            (r#""unknown": "\ud800""#, 0, 0),
-            (r#""assets": null"#, 0, 0),
-            (r#""assets": 5"#, 1, 0),
-            (r#""assets": {"name": "a", "url": "b"}"#, 1, 0),
-            (
-                r#""assets": [null, 5, {"name": "a"}, {"name": "a", "url": 5}, {"name": "a", "url": "b"}]"#,
-                4,
-                1,
-            ),
-            (
-                &format!(
-                    r#""assets": [{{"name": "a", "url": {long}}}, {{"name": "a", "url": "b"}}]"#
-                ),
-                1,
-                1,
-            ),
-            (
-                &format!(r#""assets": [{deep}, {{"name": "a", "url": "b"}}]"#),
-                1,
-                1,
-            ),
-            (&format!(r#""assets": {many}"#), 0, MAX_ITEMS),
+        for value in [
+            "5",
+            r#"{"a": null}"#,
+            "[]",
+            r#""\udfff""#,
+            "1e999",
+            &long,
+            &deep,
         ] {
-            let body = format!(r#"[{{"tag_name": "v2.0.0", {part}}}, {{"tag_name": "v1.0.0"}}]"#);
-            let listed = parse(body.as_bytes()).unwrap_or_else(|e| panic!("{e}: {:.99}", part));
-            assert_eq!(listed.releases.len(), 2, "{part:.99}");
+            for part in ["name", "body", "assets"] {
+                let (malformed, assets) = read_with(&format!(r#""{part}": {value}"#));
+                let fine = part == "assets" && value == "[]";
+                assert_eq!(
+                    (malformed, assets),
+                    (usize::from(!fine), 0),
+                    "{part} {value:.99}"
+                );
+            }
             assert_eq!(
-                listed.malformed.len(),
-                malformed,
-                "{part:.99} {:?}",
-                listed.malformed
+                read_with(&format!(r#""unknown": {value}"#)),
+                (0, 0),
+                "{value:.99}"
             );
-            assert_eq!(listed.releases[0].assets.len(), assets, "{part:.99}");
-            assert!(listed.malformed.iter().all(|line| line.len() < 300));
         }
         // Bytes that are no UTF-8 harm the text in which they are.
         let listed = parse(b"[{\"tag_name\": \"v2.0.0\", \"name\": \"\xff\"}]").expect("a list");
         assert_eq!(listed.releases[0].name.as_deref(), Some("\u{fffd}"));
+    }
+
+    #[test]
+    fn a_malformed_asset_is_skipped_and_costs_no_other() {
+        let good = r#"{"name": "a", "url": "b"}"#;
+        let long = format!(r#"{{"name": "a", "url": {:?}}}"#, "x".repeat(600_000));
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        for bad in [
+            "null",
+            "5",
+            r#"{"name": "a"}"#,
+            r#"{"name": "a", "url": 5}"#,
+            &long,
+            &deep,
+        ] {
+            let read = read_with(&format!(r#""assets": [{good}, {bad}, {good}]"#));
+            assert_eq!(read, (1, 2), "{bad:.99}");
+        }
+        assert_eq!(read_with(r#""assets": null"#), (0, 0));
+        let many = vec![good; 2000].join(",");
+        assert_eq!(read_with(&format!(r#""assets": [{many}]"#)), (0, MAX_ITEMS));
     }
 
     #[test]

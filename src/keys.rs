@@ -133,10 +133,6 @@ fn read(path: &Path, parse: fn(&[u8]) -> Result<Secret, &'static str>) -> Result
         ErrorKind::PermissionDenied => format!(
             "the key {shown} cannot be looked at: {error}; run this as the user whose key it is"
         ),
-        ErrorKind::NotFound => format!(
-            "there is no key in {shown}; serve makes one when it first starts, if keys.ed25519 \
-             names none"
-        ),
         _ => format!("the key {shown} cannot be read: {error}"),
     };
     let metadata = fs::metadata(path).map_err(cannot)?;
