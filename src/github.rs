@@ -4,12 +4,13 @@ use std::fmt;
 use std::io::Read;
 use std::time::{Duration, Instant, SystemTime};
 
-use serde::Deserialize;
 use ureq::http::HeaderMap;
 use ureq::tls::{RootCerts, TlsConfig};
+use ureq::unversioned::transport::DefaultConnector;
 
 use crate::config;
-use crate::releases::{Asset, Release};
+use crate::github_list::{self, Listed};
+use crate::proxy::{self, ProxyOnly, Way};
 
 /// The longest that asking may take, from looking up the name to the last byte. What the
 /// HTTP client makes of it is a limit per read once it has passed, so that a trickle would
@@ -36,12 +37,12 @@ pub struct GitHub {
 pub enum Answer {
     /// 304: what is known is current.
     Unchanged,
-    /// The releases, without drafts.
+    /// The releases.
     Releases {
         /// What to send with the next question.
         etag: Option<String>,
         /// As many as were asked for, or all.
-        releases: Vec<Release>,
+        listed: Listed,
     },
 }
 
@@ -55,27 +56,19 @@ pub struct Failure {
 }
 
 impl GitHub {
-    /// `http_proxy` and its like in the environment are honoured.
-    pub fn new(settings: &config::Versions) -> GitHub {
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::PlatformVerifier)
-            .build();
-        let agent = ureq::Agent::config_builder()
-            .timeout_global(Some(TIMEOUT))
-            .http_status_as_error(false)
-            .max_redirects(MAX_REDIRECTS)
-            .max_idle_connections(0)
-            .user_agent(concat!("session-file-server/", env!("CARGO_PKG_VERSION")))
-            .tls_config(tls)
-            .build();
-        GitHub {
-            agent: agent.into(),
+    /// The proxy that the environment names is honoured.
+    ///
+    /// # Errors
+    /// A sentence for the operator: that proxy can't be used.
+    pub fn new(settings: &config::Versions) -> Result<GitHub, String> {
+        let authorization = settings.github_token.as_ref();
+        Ok(GitHub {
+            agent: agent(proxy::way(&settings.github_api, |name| {
+                std::env::var_os(name)
+            })?),
             api: settings.github_api.clone(),
-            authorization: settings
-                .github_token
-                .as_ref()
-                .map(|token| format!("Bearer {}", token.0)),
-        }
+            authorization: authorization.map(|token| format!("Bearer {}", token.0)),
+        })
     }
 
     /// Asks for the newest releases of `project` (`owner/name`), unless they are still
@@ -102,13 +95,44 @@ impl GitHub {
             200 => {
                 let etag = text_of(answer.headers(), "etag");
                 let body = answer.body_mut().with_config();
-                let releases = parse(&read(body.limit(MAX_ANSWER).reader(), deadline)?)?;
-                Ok(Answer::Releases { etag, releases })
+                let body = read(body.limit(MAX_ANSWER).reader(), deadline)?;
+                let listed = github_list::parse(&body).map_err(Failure::new)?;
+                Ok(Answer::Releases { etag, listed })
             }
             status => Err(Failure {
                 reason: format!("it answered {status}"),
                 retry_after: retry_after(status, answer.headers(), SystemTime::now()),
             }),
+        }
+    }
+}
+
+/// A client that goes that way.
+fn agent(way: Way) -> ureq::Agent {
+    let tls = TlsConfig::builder()
+        .root_certs(RootCerts::PlatformVerifier)
+        .build();
+    let config = ureq::Agent::config_builder()
+        .timeout_global(Some(TIMEOUT))
+        .http_status_as_error(false)
+        .max_redirects(match way {
+            // Another host may be one that only the proxy is to see.
+            Way::Excepted => 0,
+            Way::Direct | Way::Through(_) => MAX_REDIRECTS,
+        })
+        .max_idle_connections(0)
+        .user_agent(concat!("session-file-server/", env!("CARGO_PKG_VERSION")))
+        .tls_config(tls);
+    // Set in any case: without that the client takes one from the environment by itself.
+    match way {
+        Way::Direct | Way::Excepted => config.proxy(None).build().into(),
+        Way::Through(proxy) => {
+            let resolver = ProxyOnly {
+                proxy: proxy.uri().clone(),
+                resolver: Default::default(),
+            };
+            let config = config.proxy(Some(proxy)).build();
+            ureq::Agent::with_parts(config, DefaultConnector::default(), resolver)
         }
     }
 }
@@ -126,45 +150,6 @@ fn read(mut body: impl Read, deadline: Instant) -> Result<Vec<u8>, Failure> {
             count => bytes.extend_from_slice(&buffer[..count]),
         }
     }
-}
-
-/// The releases in an answer's body, without drafts. PostgreSQL's texts hold no NUL.
-pub fn parse(body: &[u8]) -> Result<Vec<Release>, Failure> {
-    #[derive(Deserialize)]
-    struct Listed {
-        tag_name: String,
-        name: Option<String>,
-        body: Option<String>,
-        #[serde(default)]
-        draft: bool,
-        #[serde(default)]
-        prerelease: bool,
-        #[serde(default)]
-        assets: Vec<ListedAsset>,
-    }
-    #[derive(Deserialize)]
-    struct ListedAsset {
-        name: String,
-        url: String,
-    }
-    let releases: Vec<Listed> = serde_json::from_slice(body)
-        .map_err(|error| Failure::new(format!("it answered no list of releases: {error}")))?;
-    let clean = |text: String| text.replace('\0', "");
-    let present = |text: Option<String>| text.map(clean).filter(|text| !text.is_empty());
-    let asset = |asset: ListedAsset| Asset {
-        name: clean(asset.name),
-        url: clean(asset.url),
-    };
-    let published = releases.into_iter().filter(|release| !release.draft);
-    Ok(published
-        .map(|release| Release {
-            tag: clean(release.tag_name),
-            prerelease: release.prerelease,
-            name: present(release.name),
-            notes: present(release.body),
-            assets: release.assets.into_iter().map(asset).collect(),
-        })
-        .collect())
 }
 
 impl Failure {
@@ -208,42 +193,6 @@ fn text_of(headers: &HeaderMap, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn drafts_and_unknown_fields_are_skipped_and_nul_removed() {
-        let releases = parse(
-            br#"[{"tag_name": "v1.0.0", "name": "One\u0000", "body": null, "draft": false,
-                  "prerelease": true, "more": {"a": [1]},
-                  "assets": [{"name": "a.deb", "url": "https://api/1", "size": 5}]},
-                 {"tag_name": "v2.0.0", "draft": true}, {"tag_name": "v3.0.0", "name": ""}]"#,
-        )
-        .expect("releases");
-        assert_eq!(releases.len(), 2);
-        assert_eq!(releases[0].name.as_deref(), Some("One"));
-        assert_eq!(releases[0].notes, None);
-        assert!(releases[0].prerelease);
-        assert_eq!(releases[0].assets[0].url, "https://api/1");
-        assert_eq!(
-            (releases[1].tag.as_str(), &releases[1].name),
-            ("v3.0.0", &None)
-        );
-    }
-
-    #[test]
-    fn what_is_no_list_of_releases_is_a_failure() {
-        for body in [
-            "",
-            "<html>",
-            "{}",
-            "[1]",
-            r#"[{"name": "x"}]"#,
-            r#"[{"tag_name": 5}]"#,
-            "[{}",
-        ] {
-            assert!(parse(body.as_bytes()).is_err(), "{body:?}");
-        }
-        assert!(parse("[".repeat(1 << 20).as_bytes()).is_err());
-    }
 
     #[test]
     fn the_time_to_wait_is_the_answers_own() {

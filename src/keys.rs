@@ -32,7 +32,7 @@ impl Keys {
     /// # Errors
     /// A sentence for the operator.
     pub fn load_or_create(settings: &config::Keys) -> Result<Keys, String> {
-        if !settings.ed25519.exists() {
+        if !config::may_exist(&settings.ed25519) {
             create(&settings.ed25519)?;
         }
         Keys::load(settings)
@@ -129,7 +129,12 @@ type Secret = Zeroizing<[u8; 32]>;
 
 fn read(path: &Path, parse: fn(&[u8]) -> Result<Secret, &'static str>) -> Result<Secret, String> {
     let shown = path.display();
-    let cannot = |error: io::Error| format!("the key {shown} cannot be read: {error}");
+    let cannot = |error: io::Error| match error.kind() {
+        ErrorKind::PermissionDenied => format!(
+            "the key {shown} cannot be looked at: {error}; run this as the user whose key it is"
+        ),
+        _ => format!("the key {shown} cannot be read: {error}"),
+    };
     let metadata = fs::metadata(path).map_err(cannot)?;
     if metadata.len() > MAX_KEY_FILE {
         return Err(format!("the file {shown} is too long for a key"));

@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use lexopt::prelude::*;
-use session_file_server::config::Config;
+use session_file_server::config::{Config, Source};
 use session_file_server::db::{Database, Settings};
+use session_file_server::github::GitHub;
 use session_file_server::keys::Keys;
 use session_file_server::output::{self, print, printable};
 use session_file_server::status::Status;
@@ -31,17 +32,19 @@ Commands:
                  database size, what each server has done
   import directory DIR
                  take over the oldest server's files, DIR/files/main_files/ID
-  import pools DIR --from DATABASE_URL
+  import pools DIR [--from DATABASE_URL] [--table NAME]
                  take over the storage pools in DIR that an older server's database knows
-  import database --from DATABASE_URL
-                 take over the files in another database
+  import database [--from DATABASE_URL] [--table NAME]
+                 take over the files in another database, or in another table
 
 Options:
   --config FILE  default: config.toml here, then /etc/session-file-server/config.toml;
                  without any, the defaults
   --allow-root   let serve run as root
   --from DATABASE_URL
-                 the older server's database, written as database.url is
+                 the older server's database, written as database.url is; default: that
+                 database
+  --table NAME   the older server's table, written as in SQL; default: files
   --json         let status print JSON
   -h, --help     print this
   -V, --version  print the version
@@ -94,6 +97,7 @@ impl Arguments {
                 Long("allow-root") => options.allow_root = true,
                 Long("json") => options.json = true,
                 Long("from") => options.from = Some(database_url(&parser.value()?)?),
+                Long("table") => options.table = Some(table_name(&parser.value()?)?),
                 Short('h') | Long("help") => options.instead = Some(Command::Help),
                 Short('V') | Long("version") => options.instead = Some(Command::Version),
                 Value(word) => words.push(word),
@@ -116,30 +120,35 @@ impl Arguments {
             }
             _ => {}
         }
-        let config = Config::load(self.config.as_deref())?;
+        let mut restarted = Ok(());
+        if let Command::Serve { allow_root } = self.command {
+            if !allow_root && is_root() {
+                return Err(
+                    "will not serve as root: run it as a user of its own, or give --allow-root"
+                        .into(),
+                );
+            }
+            // Before anything is read, because some configurations can be read only once.
+            restarted = return_large_buffers();
+        }
+        let source = Source::read(self.config.as_deref())?;
+        let config = source.config()?;
         if !matches!(self.command, Command::CheckConfig) {
             output::start_logging(config.log_level);
         }
         match self.command {
             Command::Help | Command::Version => Ok(()),
-            Command::CheckConfig => {
-                output::mention("the configuration is fine\n");
-                Ok(())
-            }
+            Command::CheckConfig => check_config(&config),
             Command::Keys => keys(&config),
             Command::InitDb => init_db(&config),
             Command::Status { json } => status(&config, json),
             Command::Import(from) => import::run(*from, &config),
-            Command::Serve { allow_root } => {
-                if !allow_root && is_root() {
-                    return Err(
-                        "will not serve as root: run it as a user of its own, or give \
-                                --allow-root"
-                            .into(),
-                    );
+            Command::Serve { .. } => {
+                if let Err(error) = restarted {
+                    // Without it the server needs more memory and is the same otherwise.
+                    log::debug!("not started once more: {error}");
                 }
-                return_large_buffers();
-                serve::serve(config)
+                serve::serve(config, &source)
             }
         }
     }
@@ -151,6 +160,7 @@ struct Options {
     allow_root: bool,
     json: bool,
     from: Option<Settings>,
+    table: Option<String>,
     instead: Option<Command>,
 }
 
@@ -175,10 +185,13 @@ impl Options {
             Some("import") => Command::Import(Box::new(self.import(&mut words)?)),
             _ => return Err(format!("unknown command {name:?}").into()),
         };
-        match (words.next(), self.json, self.from) {
+        let is_left = self.from.is_some() || self.table.is_some();
+        match (words.next(), self.json, is_left) {
             (Some(word), _, _) => Err(Value(word).unexpected()),
             (_, true, _) => Err("--json is for status alone".into()),
-            (_, _, Some(_)) => Err("--from is for import pools and import database".into()),
+            (_, _, true) => {
+                Err("--from and --table are for import pools and import database".into())
+            }
             _ => Ok(command),
         }
     }
@@ -192,14 +205,20 @@ impl Options {
             let folder = words.next().map(PathBuf::from);
             folder.ok_or_else(|| lexopt::Error::from("import needs the older server's folder"))
         };
-        let mut from = || {
-            let from = self.from.take();
-            from.ok_or_else(|| lexopt::Error::from("import needs --from DATABASE_URL"))
+        let mut table = || import::Table {
+            database: self.from.take(),
+            name: self.table.take(),
         };
         match kind.to_str() {
             Some("directory") => Ok(import::Origin::Directory(folder()?)),
-            Some("pools") => Ok(import::Origin::Pools(folder()?, from()?)),
-            Some("database") => Ok(import::Origin::Database(from()?)),
+            Some("pools") => Ok(import::Origin::Pools(folder()?, table())),
+            Some("database") => match table() {
+                import::Table {
+                    database: None,
+                    name: None,
+                } => Err("import database needs --from DATABASE_URL, --table NAME, or both".into()),
+                table => Ok(import::Origin::Database(table)),
+            },
             _ => Err("import takes over a directory, pools or a database".into()),
         }
     }
@@ -211,9 +230,23 @@ fn database_url(value: &OsStr) -> Result<Settings, lexopt::Error> {
     Settings::parse(url).map_err(|error| format!("--from can't be read: {error}").into())
 }
 
+fn table_name(value: &OsStr) -> Result<String, lexopt::Error> {
+    Ok(value.to_str().ok_or("--table is not UTF-8")?.to_string())
+}
+
+/// The configuration has no mistakes of its own: does it go together with what is around it?
+fn check_config(config: &Config) -> Result<(), String> {
+    if config.versions.enabled {
+        GitHub::new(&config.versions)?;
+    }
+    output::mention("the configuration is fine\n");
+    Ok(())
+}
+
 fn keys(config: &Config) -> Result<(), String> {
-    if !config.keys.ed25519.exists() {
-        let path = config.keys.ed25519.display();
+    let path = &config.keys.ed25519;
+    if matches!(path.try_exists(), Ok(false)) {
+        let path = path.display();
         return Err(format!(
             "there is no key in {path} yet; serve makes it when it first starts"
         ));
@@ -233,6 +266,15 @@ fn init_db(config: &Config) -> Result<(), String> {
         let checks = quantity::count(leftovers.checks, "version check");
         text += &format!("{checks} of the older server were copied\n");
     }
+    if leftovers.without_bytes > 0 {
+        let files = quantity::count(leftovers.without_bytes, "file");
+        text += &format!(
+            "{files} of the older server can't be served yet, because their bytes lie in its folder \
+             (FILE_BASE_PATH) and not in the database; take them over with\n  \
+             session-file-server import pools FOLDER\n"
+        );
+    }
+    text += &import::describe_tables(&leftovers.tables_of_files, "import database");
     if let Some(statement) = leftovers.removal() {
         text += &format!(
             "what else the older server has there is kept, so that you can go back to it; \
@@ -274,21 +316,17 @@ const TRIM_THRESHOLD: (&str, &str) = ("MALLOC_TRIM_THRESHOLD_", "8388608");
 /// up to 32 MiB: then the buffers of large files stay with the process for ever (seen: 290 MB
 /// after a burst of 10 MB files over all workers, 19 MB with this and a full cache). Only the
 /// environment can say so without unsafe code, and only before the program starts: so it starts
-/// once more, in its place.
-fn return_large_buffers() {
+/// once more, in its place. Returns if it has been, or if that fails.
+fn return_large_buffers() -> std::io::Result<()> {
     let (name, value) = MMAP_THRESHOLD;
     if std::env::var_os(name).is_some() {
-        return;
+        return Ok(());
     }
-    let failed = std::env::current_exe().map(|program| {
-        let mut again = std::process::Command::new(program);
-        again
-            .args(std::env::args_os().skip(1))
-            .env(name, value.to_string())
-            .env(TRIM_THRESHOLD.0, TRIM_THRESHOLD.1)
-            .env(ARENAS.0, ARENAS.1)
-            .exec()
-    });
-    // Without it the server needs more memory and is the same otherwise.
-    log::debug!("not started once more: {failed:?}");
+    let mut again = std::process::Command::new(std::env::current_exe()?);
+    again
+        .args(std::env::args_os().skip(1))
+        .env(name, value.to_string())
+        .env(TRIM_THRESHOLD.0, TRIM_THRESHOLD.1)
+        .env(ARENAS.0, ARENAS.1);
+    Err(again.exec())
 }

@@ -7,8 +7,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::db::{self, Claim, Connection};
+use crate::db::{self, Claim, Connection, ServerRow};
 use crate::github::{self, Answer, Failure, GitHub};
+use crate::github_list::shown;
 use crate::quantity;
 use crate::releases;
 use crate::server::Stop;
@@ -48,7 +49,7 @@ pub fn run(
     let mut bound = Timer::every(BOUND_INTERVAL);
     let mut expiry = Timer::every(config.files.cleanup_interval);
     let mut statistics = Timer::every(STATISTICS_INTERVAL);
-    let name = server_name(config);
+    let mut row = ServerRow::new(server_name(config));
     let mut note = Timer::every(NOTE_INTERVAL);
     let mut checks = Timer::every(CHECKS_INTERVAL);
     let mut refresher = Refresher::new(config, cache);
@@ -64,7 +65,7 @@ pub fn run(
             count_bytes(&mut db, &counts.stored_bytes);
         }
         if note.is_due() {
-            if let Err(error) = db.note_server(&name, &counts.counts()) {
+            if let Err(error) = db.note_server(&mut row, &counts.counts()) {
                 log_failure("note what the server has done", &error);
             }
         }
@@ -80,10 +81,11 @@ pub fn run(
     }
 }
 
-/// What tells this server from others on the same database.
+/// What tells this server from others on the same database: its machine, and where it listens.
+/// The kernel is asked for the machine's name, because our own unit hides /proc/sys.
 fn server_name(config: &Config) -> String {
-    let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{} {}", machine.trim(), config.listen)
+    let system = rustix::system::uname();
+    format!("{} {}", system.nodename().to_string_lossy(), config.listen)
 }
 
 /// Something that is due at once, and then again after each interval.
@@ -158,7 +160,8 @@ fn delete_old_version_checks(db: &mut Connection) {
 struct Refresher {
     config: Arc<Config>,
     cache: Arc<versions::Cache>,
-    github: Arc<GitHub>,
+    /// `None` if it must not be asked.
+    github: Option<Arc<GitHub>>,
     projects: Vec<String>,
     /// Whether the database knows our projects.
     registered: bool,
@@ -178,10 +181,15 @@ struct Asking {
 impl Refresher {
     fn new(config: &Arc<Config>, cache: Arc<versions::Cache>) -> Refresher {
         let versions = &config.versions;
+        let github = GitHub::new(versions).inspect_err(|error| {
+            if versions.enabled {
+                log::warn!("GitHub is not asked, and the known versions are kept: {error}");
+            }
+        });
         Refresher {
             config: config.clone(),
             cache,
-            github: Arc::new(GitHub::new(versions)),
+            github: github.ok().map(Arc::new),
             projects: versions.projects.to_vec(),
             registered: false,
             asking: None,
@@ -213,6 +221,9 @@ impl Refresher {
 
     /// Claims a project, if one is due, and starts asking for it.
     fn ask(&mut self, db: &mut Connection) {
+        let Some(github) = self.github.clone() else {
+            return;
+        };
         if !self.registered {
             if let Err(error) = db.register_projects(&self.projects) {
                 return log_failure("note whose versions are to be checked", &error);
@@ -225,7 +236,7 @@ impl Refresher {
             Ok(None) => return,
             Err(error) => return log_failure("see which versions are to be checked", &error),
         };
-        let (github, asked) = (self.github.clone(), claim.clone());
+        let asked = claim.clone();
         let thread = thread::Builder::new()
             .name("github".into())
             .spawn(move || github.releases(&asked.project, asked.etag.as_deref()));
@@ -245,14 +256,10 @@ impl Refresher {
     fn keep(&mut self, project: &str, outcome: Result<Answer, Failure>, db: &mut Connection) {
         let kept = match outcome {
             Ok(Answer::Unchanged) => db.project_is_unchanged(project),
-            Ok(Answer::Releases { etag, releases }) => {
-                let (newest, skipped) = releases::newest(releases);
-                if !skipped.is_empty() {
-                    log::info!(
-                        "{project}: skipped releases whose tags are no versions: {}",
-                        skipped.join(", ")
-                    );
-                }
+            Ok(Answer::Releases { etag, listed }) => {
+                let (newest, skipped) = releases::newest(listed.releases);
+                let tags: Vec<String> = skipped.iter().map(|tag| shown(tag)).collect();
+                log_skipped(project, &listed.malformed, &tags);
                 db.replace_releases(project, etag.as_deref(), &newest)
             }
             Err(failure) => return self.postpone(project, &failure, db),
@@ -279,6 +286,26 @@ impl Refresher {
         *failures = failures.saturating_add(1);
         if let Err(error) = db.postpone_project(project, delay) {
             log_failure("postpone a version check", &error);
+        }
+    }
+}
+
+/// Tags and items that are shown in a line; more are only counted.
+const SHOWN: usize = 5;
+
+/// Says what of GitHub's list was of no use.
+fn log_skipped(project: &str, malformed: &[String], tags: &[String]) {
+    for (what, skipped) in [
+        ("what is malformed", malformed),
+        ("releases whose tags are no versions", tags),
+    ] {
+        if !skipped.is_empty() {
+            let shown: Vec<&str> = skipped.iter().take(SHOWN).map(String::as_str).collect();
+            let more = match skipped.len() - shown.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            log::info!("{project}: skipped {what}: {}{more}", shown.join(", "));
         }
     }
 }

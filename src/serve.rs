@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::db::{self, Database};
 use crate::file_cache::{self, FileCache};
 use crate::http::{BodyRule, Incoming, Method, Response};
@@ -36,11 +36,12 @@ const SELF_CHECK: Duration = Duration::from_secs(5);
 /// The pause after a panic in the timer thread.
 const TIMER_RESTART: Duration = Duration::from_secs(10);
 
-/// Serves until a signal wants it to stop ([`crate::signals`]), and finishes what is in flight then.
+/// Serves until a signal wants it to stop ([`crate::signals`]), and finishes what is in flight
+/// then. The configuration's `source` is for a restart.
 ///
 /// # Errors
 /// A sentence for the operator.
-pub fn serve(config: Config) -> Result<(), String> {
+pub fn serve(config: Config, source: &Source) -> Result<(), String> {
     let config = Arc::new(config);
     let workers = server::affordable_workers(config.workers)?;
     let no_signals = |error| format!("cannot wait for signals: {error}");
@@ -61,7 +62,7 @@ pub fn serve(config: Config) -> Result<(), String> {
     match ended {
         // Whoever wants it to stop doesn't want it to start.
         Ended::ToStartAnew(socket) if !signalled.load(Ordering::SeqCst) => {
-            return Err(start_anew(socket));
+            return Err(start_anew(socket, source));
         }
         _ => {}
     }
@@ -72,16 +73,19 @@ pub fn serve(config: Config) -> Result<(), String> {
     }
 }
 
-/// Puts the program in its own place, with the listening socket passed on as systemd would;
-/// the reason for which it failed, if it did.
-fn start_anew(socket: RawFd) -> String {
-    let failed = std::env::current_exe().map(|program| {
-        Command::new(program)
+/// Puts the program in its own place, with the listening socket passed on as systemd would, and
+/// the configuration that it has: the file may have been a pipe, or changed or deleted since.
+/// Returns the reason for which it failed.
+fn start_anew(socket: RawFd, source: &Source) -> String {
+    let failed = std::env::current_exe().and_then(|program| {
+        let mut command = Command::new(program);
+        command
             .args(std::env::args_os().skip(1))
             .env("LISTEN_FDS", "1")
             .env("LISTEN_PID", std::process::id().to_string())
-            .env("LISTEN_FDS_FIRST_FD", socket.to_string())
-            .exec()
+            .env("LISTEN_FDS_FIRST_FD", socket.to_string());
+        source.hand_on(&mut command)?;
+        Ok(command.exec())
     });
     let (Ok(error) | Err(error)) = failed;
     format!("the server can't start anew: {error}")

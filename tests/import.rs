@@ -25,11 +25,17 @@ fn import(database: &Database, settings: &str, arguments: &[&str]) -> Output {
     run(folder.path(), &[&["import"], arguments].concat())
 }
 
-/// The summary of an import that must succeed.
+/// The summary of an import that must succeed, or fail if it has refused something.
 fn imported(database: &Database, arguments: &[&str]) -> String {
     let output = import(database, "", arguments);
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).expect("UTF-8")
+    let summary = String::from_utf8(output.stdout.clone()).expect("UTF-8");
+    let refused = summary.contains("refused:");
+    assert_eq!(output.status.code(), Some(refused.into()), "{output:?}");
+    assert_eq!(
+        errors(&output).contains(" not taken, for the reasons above"),
+        refused
+    );
+    summary
 }
 
 fn errors(output: &Output) -> String {
@@ -58,7 +64,7 @@ fn a_directorys_files_live_for_the_expiry_from_their_modification_on() {
     std::fs::create_dir(files.join("129")).expect("a folder");
     std::os::unix::fs::symlink(files.join("123"), files.join("130")).expect("a link");
     let output = import(&database, "", &["directory", text(older.path())]);
-    assert!(output.status.success(), "{output:?}");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
     let said = errors(&output);
     for name in ["thumbs.db", "0128", "126", "127", "129", "130"] {
         assert!(said.contains(&format!("{name:?} was not taken")), "{said}");
@@ -66,9 +72,9 @@ fn a_directorys_files_live_for_the_expiry_from_their_modification_on() {
     let summary = String::from_utf8(output.stdout).expect("UTF-8");
     assert_eq!(
         summary,
-        "taken:    2 files, 5.00 MB\nskipped:  1 file: expired already\n\
-         refused:  1 file: empty\nrefused:  1 file: larger than files.max_size\n\
-         refused:  2 files: no decimal id\nrefused:  2 files: no plain file\n"
+        "taken:     2 files, 5.00 MB\nskipped:   1 file: expired already\n\
+         refused:   1 file: empty\nrefused:   1 file: larger than files.max_size\n\
+         refused:   2 files: no decimal id\nrefused:   2 files: no plain file\n"
     );
     let server = Server::start(&database);
     assert_eq!(server.get("/files/123").status, 200);
@@ -89,16 +95,16 @@ fn nothing_is_overwritten_and_an_import_can_be_repeated() {
         write(&files.join(number.to_string()), &bytes(number, 100), DAY);
     }
     let arguments = ["directory", text(older.path())];
-    assert!(imported(&database, &arguments).starts_with("taken:    1,500 files, 150 kB\n"));
+    assert!(imported(&database, &arguments).starts_with("taken:     1,500 files, 150 kB\n"));
     // As after an import that was interrupted, and with a file that is there by other means.
     database.execute("DELETE FROM files WHERE id::bigint % 3 = 0");
     database.execute("INSERT INTO files (id, data) VALUES ('0', 'newer')");
     let summary = imported(&database, &arguments);
     assert_eq!(
         summary,
-        "taken:    499 files, 49.9 kB\nskipped:  1,001 files: there already\n"
+        "taken:     499 files, 49.9 kB\nskipped:   1,001 files: there already\n"
     );
-    assert!(imported(&database, &arguments).starts_with("taken:    0 files"));
+    assert!(imported(&database, &arguments).starts_with("taken:     0 files"));
     let server = Server::start(&database);
     assert_eq!(server.get("/file/0").body, b"newer");
     assert_eq!(server.get("/file/999").body, bytes(999, 100));
@@ -185,12 +191,12 @@ fn pools_are_taken_over_with_their_ids_and_times() {
     let summary = imported(&database, &arguments);
     assert_eq!(
         summary,
-        "taken:    3 files, 16 B\nskipped:  1 file: expired already\n\
-         refused:  1 file: known to the database, but not in the folder\n\
-         refused:  1 file: neither a decimal id nor a content id\n\
-         refused:  1 file: of a storage pool that is unknown\n\
-         refused:  1 file: of a storage pool whose name is no folder's\n\
-         refused:  1 file: without a time of upload or expiry\n"
+        "taken:     3 files, 16 B\nskipped:   1 file: expired already\n\
+         refused:   1 file: known to the database, but not in the folder\n\
+         refused:   1 file: neither a decimal id nor a content id\n\
+         refused:   1 file: of a storage pool that is unknown\n\
+         refused:   1 file: of a storage pool whose name is no folder's\n\
+         refused:   1 file: without a time of upload or expiry\n"
     );
     let server = Server::start(&database);
     assert_eq!(server.get("/file/1234567").body, b"first");
@@ -218,9 +224,9 @@ fn a_databases_files_are_taken_over_as_they_are() {
     let summary = imported(&database, &["database", "--from", &older.url]);
     assert_eq!(
         summary,
-        "taken:    1,200 files, 3.69 MB\nskipped:  1 file: expired already\n\
-         refused:  1 file: empty\nrefused:  1 file: no file id\n\
-         refused:  1 file: without bytes, or a time of upload or expiry\n"
+        "taken:     1,200 files, 3.69 MB\nskipped:   1 file: expired already\n\
+         refused:   1 file: empty\nrefused:   1 file: no file id\n\
+         refused:   1 file: without a time of upload or expiry\n"
     );
     let fingerprint = |database: &Database| -> String {
         let sql = "SELECT md5(string_agg(id || md5(data) || uploaded || expiry, ',' ORDER BY id)) \
@@ -246,6 +252,19 @@ fn mistakes_of_an_import_are_named() {
             vec!["pools", text(folder.path()), "--from", &database.url],
             "no table files with a column pool",
         ),
+        (vec!["pools", text(&nowhere)], "no folder"),
+        (
+            vec!["database", "--table", "nothing"],
+            "it has no table nothing",
+        ),
+        (
+            vec!["database", "--table", "a.b.c.d.e"],
+            "it has no table a.b.c.d.e",
+        ),
+        (
+            vec!["database", "--table", "files; DROP TABLE files"],
+            "it has no table",
+        ),
         (
             vec!["database", "--from", "host=/nowhere dbname=older"],
             "the older server's database older can't be read",
@@ -259,7 +278,9 @@ fn mistakes_of_an_import_are_named() {
         &["import"][..],
         &["import", "everything"],
         &["import", "directory"],
-        &["import", "pools", "here"],
+        &["import", "pools"],
+        &["import", "directory", "here", "--table", "files"],
+        &["init-db", "--table", "files"],
         &["import", "database"],
         &["import", "database", "--from", "port=x password=secret"],
         &["import", "directory", "here", "--from", "dbname=x"],
@@ -292,8 +313,165 @@ fn files_that_cannot_be_read_fail_the_import_after_all_others_were_taken() {
     );
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(
-        String::from_utf8_lossy(&output.stdout).contains("refused:  1 file: could not be read")
+        String::from_utf8_lossy(&output.stdout).contains("refused:   1 file: could not be read")
     );
     assert!(errors(&output).contains("repeat the import"), "{output:?}");
     assert_eq!(database.number("SELECT count(*) FROM files"), 1);
+}
+
+/// The layout of 2025: newer files lie in a folder, older ones in the database.
+fn layout_of_2025(folder: &Path) -> Database {
+    let older = Database::new();
+    older.execute(
+        "CREATE TABLE files (id varchar(44) PRIMARY KEY CHECK (id ~ '^[a-zA-Z0-9_-]+$'), \
+             data bytea, uploaded timestamptz NOT NULL DEFAULT now(), \
+             expiry timestamptz NOT NULL DEFAULT now() + '30 days');
+         CREATE TABLE files_old (LIKE files INCLUDING ALL);
+         INSERT INTO files VALUES ('12', 'in its row', '2025-11-01 12:34:56.789012Z', 'infinity'), \
+             ('1234567', NULL, '2025-11-01 12:34:56.789012Z', 'infinity'), \
+             ('71', NULL, now(), now()), ('72', NULL, now(), 'infinity');
+         INSERT INTO files_old VALUES ('13', NULL, '2025-11-01 12:34:56.789012Z', 'infinity'), \
+             ('14', 'old', '2025-11-01 12:34:56.789012Z', 'infinity')",
+    );
+    let content_id = content_id("Zq-");
+    older.execute(&format!(
+        "INSERT INTO files (id, uploaded, expiry) VALUES ('{content_id}', \
+         '2025-11-01 12:34:56.789012Z', 'infinity')"
+    ));
+    write(&folder.join("567/1234567"), b"in the folder", DAY);
+    write(
+        &folder.join(format!("Zq/{content_id}")),
+        &bytes(5, 300_000),
+        DAY,
+    );
+    write(&folder.join("013/13"), b"of the other table", DAY);
+    older
+}
+
+#[test]
+fn the_layout_of_2025_is_taken_over_into_another_database_or_where_it_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for in_place in [false, true] {
+        let older = layout_of_2025(folder.path());
+        let new = Database::new();
+        let (database, from) = match in_place {
+            true => (&older, vec![]),
+            false => (&new, vec!["--from", older.url.as_str()]),
+        };
+        let init = run(config_folder(&database.url, "").path(), &["init-db"]);
+        assert!(init.status.success(), "{init:?}");
+        let arguments = [&["pools", text(folder.path())], &from[..]].concat();
+        let summary = imported(database, &arguments);
+        let (taken, there) = match in_place {
+            true => ("2 files, 300 kB", "skipped:   1 file: there already\n"),
+            false => ("3 files, 300 kB", ""),
+        };
+        assert!(
+            summary.starts_with(&format!(
+                "taken:     {taken}\n{there}skipped:   1 file: expired already\n\
+                 refused:   1 file: known to the database, but not in the folder\n"
+            )) || in_place && summary.contains(there),
+            "{summary}"
+        );
+        let hint = format!("import pools {}", folder.path().display());
+        assert!(
+            summary.contains(&hint) && summary.contains("--table files_old\n"),
+            "{summary}"
+        );
+        // The other table's files, in their rows and in the folder.
+        let arguments = [&arguments[..], &["--table", "public.FILES_OLD"]].concat();
+        assert_eq!(imported(database, &arguments), "taken:     2 files, 21 B\n");
+        // What only the folder has, only that import can take.
+        let arguments = [&["database", "--table", "files"], &from[..]].concat();
+        let refused = imported(database, &arguments);
+        assert_eq!(
+            refused.contains(
+                "refused:   3 files: without bytes, which lie in the older server's folder"
+            ),
+            !in_place,
+            "{refused}"
+        );
+        let server = Server::start(database);
+        for (id, content) in [
+            ("12", b"in its row".to_vec()),
+            ("1234567", b"in the folder".to_vec()),
+            (&content_id("Zq-"), bytes(5, 300_000)),
+            ("13", b"of the other table".to_vec()),
+            ("14", b"old".to_vec()),
+        ] {
+            assert_eq!(server.get(&format!("/file/{id}")).body, content, "{id}");
+        }
+        let carried = "SELECT count(*) FROM files \
+             WHERE uploaded = '2025-11-01 12:34:56.789012Z' AND expiry = 'infinity' AND data IS NOT NULL";
+        assert_eq!(database.number(carried), 5);
+    }
+}
+
+#[test]
+fn a_repeated_import_brings_the_later_of_both_times() {
+    let (database, pools) = (Database::new(), tempfile::tempdir().expect("a folder"));
+    let older = Database::new();
+    older.execute(
+        "CREATE TABLE storage_pools (id int, name text);
+         INSERT INTO storage_pools VALUES (1, 'main');
+         CREATE TABLE files (id text PRIMARY KEY, data bytea, pool int, uploaded timestamptz, \
+             expiry timestamptz, deleting boolean NOT NULL DEFAULT false);
+         INSERT INTO files SELECT n::text, NULL, 1, now() - interval '1 h', now() + interval '1 day' \
+             FROM generate_series(1, 1201) n;
+         INSERT INTO files VALUES ('5000', NULL, 1, now(), now() + interval '1 day', true)",
+    );
+    let folder = tempfile::tempdir().expect("a folder");
+    let directory = folder.path().join("files/main_files");
+    for number in 1..=1201 {
+        write(
+            &pools
+                .path()
+                .join(format!("main/{:03}/{number}", number % 1000)),
+            b"x",
+            DAY,
+        );
+        if number > 1199 {
+            write(&directory.join(number.to_string()), b"x", 2 * DAY);
+        }
+    }
+    let pools = ["pools", text(pools.path()), "--from", &older.url];
+    assert_eq!(
+        imported(&database, &pools),
+        "taken:     1,201 files, 1.20 kB\n"
+    );
+    // Meanwhile: extended there, uploaded again there, extended here, uploaded again here.
+    older.execute(
+        "UPDATE files SET expiry = now() + interval '9 days' WHERE id::int BETWEEN 1 AND 700;
+         UPDATE files SET uploaded = now() WHERE id = '701'",
+    );
+    database.execute(
+        "UPDATE files SET expiry = now() + interval '19 days' WHERE id IN ('1', '702');
+         UPDATE files SET uploaded = now() WHERE id = '703';
+         -- Expired here before it was deleted, but not there.
+         UPDATE files SET expiry = now() - interval '1 s' WHERE id = '704'",
+    );
+    let summary = imported(&database, &pools);
+    assert_eq!(
+        summary,
+        "taken:     0 files, 0 B\n\
+         refreshed: 701 files: there already, extended or uploaded again since\n\
+         skipped:   500 files: there already\n"
+    );
+    assert!(imported(&database, &pools).ends_with("B\nskipped:   1,201 files: there already\n"));
+    for (days, files) in [(18, 2), (8, 701), (0, 1201)] {
+        let later =
+            format!("SELECT count(*) FROM files WHERE expiry > now() + interval '{days} days'");
+        assert_eq!(database.number(&later), files, "{days}");
+    }
+    let uploaded = "SELECT count(*) FROM files WHERE uploaded > now() - interval '10 min'";
+    assert_eq!(database.number(uploaded), 2);
+    // The other kinds of import do the same.
+    older
+        .execute("UPDATE files SET data = 'x', expiry = now() + interval '25 days' WHERE id = '7'");
+    let summary = imported(&database, &["database", "--from", &older.url]);
+    assert!(summary.contains("refreshed: 1 file: "), "{summary}");
+    let summary = imported(&database, &["directory", text(folder.path())]);
+    assert!(summary.contains("refreshed: 2 files: "), "{summary}");
+    let server = Server::start(&database);
+    assert_eq!(server.get("/file/704").body, b"x");
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Command;
 
-use common::{Database, Server, config_folder, run};
+use common::{Database, Server, bytes, config_folder, run};
 
 /// The files of the Python server, in every layout.
 const FILES: &str =
@@ -45,6 +45,21 @@ const LAYOUT_2024: &str = "CREATE TABLE projects (id serial PRIMARY KEY, name te
          total_nodes int, updated timestamptz);
      INSERT INTO session_token_stats VALUES (240000000, 25000, 40000000);
      INSERT INTO session_token_history VALUES (0.123456, 80000000, 1500, now());";
+
+/// On the way to storage pools: newer files lie in a folder, their rows have no bytes.
+const LAYOUT_2025: &str = "ALTER TABLE files ALTER data DROP NOT NULL;
+     CREATE TABLE projects (id bigserial PRIMARY KEY, name varchar(50) NOT NULL, \
+         updated timestamptz NOT NULL DEFAULT now());
+     CREATE TABLE releases (id bigserial PRIMARY KEY, project bigint NOT NULL REFERENCES projects, \
+         prerelease boolean NOT NULL DEFAULT false, url varchar(255) NOT NULL, name varchar(255), \
+         notes text, vmajor smallint NOT NULL, vminor smallint NOT NULL, vpatch smallint NOT NULL, \
+         valpha smallint);
+     CREATE VIEW versions AS SELECT name, vmajor FROM releases;
+     CREATE TABLE account_version_checks (blinded_id varchar(66) NOT NULL, \
+         platform varchar(25) NOT NULL, channel varchar(25) NOT NULL DEFAULT 'stable', \
+         \"timestamp\" timestamptz NOT NULL DEFAULT now());
+     INSERT INTO account_version_checks VALUES ('07aa', 'ios', 'alpha'), ('07aa', 'ios', 'stable'), \
+         ('07aa', 'ios', 'prerelease'), ('07bb', 'ios', ''), ('07cc', 'ios', 'latest');";
 
 fn init_db(database: &Database) -> String {
     let folder = config_folder(&database.url, "");
@@ -141,6 +156,183 @@ fn version_checks_that_were_kept_as_seconds_are_copied_too() {
     let copied = "SELECT count(*) FROM version_checks WHERE blinded_id = '07ab' \
          AND checked BETWEEN now() - interval '3 minutes' AND now()";
     assert_eq!(database.number(copied), 1);
+}
+
+#[test]
+fn version_checks_keep_their_channel_where_the_older_table_has_one() {
+    let without = "blinded_id varchar(66), platform varchar(25), \"timestamp\" timestamptz";
+    let channel = format!("{without}, channel varchar(25) NOT NULL DEFAULT 'stable'");
+    let release_channel = format!("{without}, release_channel varchar(10) DEFAULT 'latest'");
+    for (columns, sent, kept) in [
+        (without, "", "stable"),
+        (&channel, "alpha", "alpha"),
+        (&channel, "prerelease", "prerelease"),
+        (&channel, "stable", "stable"),
+        (&channel, "", "stable"),
+        (&channel, "nonsense", "stable"),
+        (&release_channel, "alpha", "alpha"),
+        (&release_channel, "latest", "stable"),
+    ] {
+        let database = Database::new();
+        database.execute(FILES);
+        let value = match columns == without {
+            true => String::new(),
+            false => format!(", '{sent}'"),
+        };
+        database.execute(&format!(
+            "CREATE TABLE account_version_checks ({columns});
+             INSERT INTO account_version_checks VALUES ('07ab', 'ios', now(){value})"
+        ));
+        init_db(&database);
+        let sql = "SELECT string_agg(channel, ' ') FROM version_checks";
+        let copied = database.client().query_one(sql, &[]).expect("a row");
+        let copied: String = copied.get(0);
+        assert_eq!(copied, kept, "{columns} {sent}");
+    }
+}
+
+/// The id that the server gives to those bytes.
+fn content_id(data: &[u8]) -> String {
+    session_file_server::file_id::FileId::of_content(data)
+        .as_str()
+        .to_string()
+}
+
+#[test]
+fn the_layout_of_2025_is_recognised_and_its_files_without_bytes_are_absent_until_they_come() {
+    let (small, large) = (bytes(1, 5000), bytes(2, 200_000));
+    let ids = [&small, &large].map(|data| content_id(data));
+    let layout = format!(
+        "{LAYOUT_2025} INSERT INTO files (id, data, expiry) VALUES ('n77', NULL, DEFAULT), \
+             ('{}', NULL, 'infinity'), ('{}', NULL, 'infinity'), ('n78', NULL, now())",
+        ids[0], ids[1]
+    );
+    let (database, server, said) = take_over(&layout);
+    assert!(
+        said.contains("3 files of the older server can't be served yet")
+            && said.contains("\n  session-file-server import pools FOLDER\n"),
+        "{said}"
+    );
+    for id in ["n77", "n78", ids[0].as_str(), ids[1].as_str()] {
+        for path in [
+            format!("/file/{id}"),
+            format!("/file/{id}/info"),
+            format!("/files/{id}"),
+        ] {
+            server.get(&path).assert_error(404);
+            let head = server.connect().request("HEAD", &path, &[], b"");
+            assert_eq!(head.status, 404, "{path}");
+        }
+        server
+            .post(&format!("/file/{id}/extend"), b"")
+            .assert_error(404);
+    }
+    let statements = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
+    for (data, id) in [&small, &large].into_iter().zip(&ids) {
+        for _ in 0..2 {
+            assert_eq!(&server.upload(data), id);
+        }
+        let answer = server.get(&format!("/file/{id}"));
+        assert_eq!(&answer.body, data);
+        // What the older server has promised is kept.
+        let expires = answer.header("Expires");
+        assert_eq!(expires, Some("Fri, 31 Dec 9999 23:59:59 GMT"));
+        let extended = server.post(&format!("/file/{id}/extend"), b"");
+        assert_eq!(extended.status, 200, "{extended:?}");
+    }
+    assert!(
+        database.number(statements) < 10_000,
+        "nothing goes round and round"
+    );
+    let shown = run(server.folder.path(), &["status"]);
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    // Those of all layouts, the new one of `take_over`, and these two.
+    assert!(shown.starts_with("files        5,005 files, "), "{shown}");
+    assert!(init_db(&database).contains("1 file of the older server can't be served yet"));
+}
+
+/// Whoever deletes a file in that database finds that it is still there.
+fn keep_everything(database: &Database) {
+    database.execute(
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER keep BEFORE DELETE ON files FOR EACH ROW EXECUTE FUNCTION keep()",
+    );
+}
+
+#[test]
+fn an_upload_that_never_finds_room_ends() {
+    let database = Database::new();
+    database.execute(FILES);
+    database.execute(LAYOUT_2025);
+    init_db(&database);
+    keep_everything(&database);
+    let data = bytes(3, 100_000);
+    database.execute(&format!(
+        "INSERT INTO files (id) VALUES ('{}')",
+        content_id(&data)
+    ));
+    let server = Server::start(&database);
+    assert_eq!(server.post("/file", &data).status, 503);
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn expired_files_that_cannot_be_deleted_hold_up_nothing_else() {
+    let database = Database::new();
+    init_db(&database);
+    keep_everything(&database);
+    database.execute(
+        "INSERT INTO files (id, data, expiry) \
+             SELECT n::text, 'x', now() FROM generate_series(1, 3000) n",
+    );
+    let server = Server::with(&database, "files.cleanup_interval = '1 s'");
+    common::eventually("the timer thread goes on", || {
+        database.number("SELECT count(*) FROM servers") == 1
+    });
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn further_tables_of_files_are_named() {
+    let database = Database::new();
+    database.execute(FILES);
+    database.execute(
+        "CREATE TABLE files_old (LIKE files INCLUDING ALL);
+         INSERT INTO files_old (id, data) VALUES ('n90', 'kept');
+         CREATE SCHEMA attic; CREATE TABLE attic.\"Old Files\" (LIKE files);
+         INSERT INTO attic.\"Old Files\" (id, data, uploaded, expiry) VALUES ('n91', 'x', now(), 'infinity');
+         CREATE TABLE empty (LIKE files INCLUDING ALL);
+         CREATE TABLE expired (LIKE files INCLUDING ALL);
+         INSERT INTO expired (id, data, expiry) VALUES ('n92', 'x', now());
+         CREATE TABLE same (LIKE files INCLUDING ALL); INSERT INTO same SELECT * FROM files;
+         CREATE TABLE others (id varchar, data text, uploaded timestamptz, expiry timestamptz);
+         INSERT INTO others VALUES ('n93', 'x', now(), 'infinity')",
+    );
+    let said = init_db(&database);
+    for line in [
+        "\n  session-file-server import database --table files_old\n",
+        "\n  session-file-server import database --table 'attic.\"Old Files\"'\n",
+    ] {
+        assert!(said.contains(line), "{line} is not in {said}");
+    }
+    assert_eq!(said.matches("--table").count(), 2, "{said}");
+    let folder = config_folder(&database.url, "");
+    for (table, taken) in [
+        ("files_old", "1 file, 4 B"),
+        ("attic.\"Old Files\"", "1 file, 1 B"),
+    ] {
+        let output = run(folder.path(), &["import", "database", "--table", table]);
+        let summary = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{output:?}");
+        assert!(
+            summary.starts_with(&format!("taken:     {taken}\n")),
+            "{summary}"
+        );
+    }
+    let server = Server::start(&database);
+    assert_eq!(server.get("/file/n90").body, b"kept");
+    assert_eq!(server.get("/file/n91").body, b"x");
+    assert!(!init_db(&database).contains("--table"));
 }
 
 #[test]

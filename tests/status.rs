@@ -4,6 +4,8 @@ mod common;
 
 use common::{Database, Server, config_folder, eventually, run};
 use serde_json::{Value, json};
+use session_file_server::db::{ServerRow, Settings};
+use session_file_server::statistics::Counts;
 
 fn status(database: &Database, arguments: &[&str]) -> String {
     let folder = config_folder(&database.url, "");
@@ -77,6 +79,73 @@ fn what_each_server_has_done_is_told() {
     eventually("who is gone is forgotten", || {
         database.number("SELECT count(*) FROM servers WHERE name = 'gone'") == 0
     });
+}
+
+/// The name of this machine.
+fn machine() -> String {
+    let uname = std::process::Command::new("uname").arg("-n").output();
+    let name = String::from_utf8(uname.expect("uname").stdout).expect("UTF-8");
+    name.trim().to_string()
+}
+
+/// Servers' names in the database, in order.
+fn names(database: &Database) -> Vec<String> {
+    let rows = database
+        .client()
+        .query("SELECT name FROM servers ORDER BY name", &[]);
+    rows.expect("rows").iter().map(|row| row.get(0)).collect()
+}
+
+#[test]
+fn a_server_knows_its_machine_also_where_proc_shows_processes_alone() {
+    let hidden = "mount -t proc -o subset=pid proc /proc && ! test -e /proc/sys";
+    let possible = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-c", hidden])
+        .output();
+    if !possible.is_ok_and(|output| output.status.success()) {
+        println!("skipped: only root can mount another /proc");
+        return;
+    }
+    let database = Database::new();
+    let script = format!(r#"exec unshare --mount sh -c '{hidden} && exec "$0" "$@"' "$0" "$@""#);
+    let server = Server::by_script(&database, &script);
+    eventually("it is noted", || !names(&database).is_empty());
+    assert_eq!(names(&database), [format!("{} 127.0.0.1:0", machine())]);
+    assert_eq!(server.get("/health").status, 200);
+}
+
+#[test]
+fn servers_of_one_name_have_a_row_each_and_a_restarted_one_takes_over_its_own() {
+    let database = Database::new();
+    drop(Server::start(&database));
+    database.execute("DELETE FROM servers");
+    let settings = Settings::parse(&database.url).expect("valid");
+    let mut db = session_file_server::db::Database::new(settings).connection();
+    let mut note = |row: &mut ServerRow| {
+        db.note_server(row, &Counts::default()).expect("noted");
+    };
+    let started = || ServerRow::new("vps 127.0.0.1:8000".into());
+    let mut servers = [started(), started(), started()];
+    let expected = [
+        "vps 127.0.0.1:8000",
+        "vps 127.0.0.1:8000 (2)",
+        "vps 127.0.0.1:8000 (3)",
+    ];
+    for round in 0..6 {
+        servers.iter_mut().for_each(&mut note);
+        if round == 3 {
+            // One is started again, and one has been away for so long that it was forgotten.
+            servers[1] = started();
+            database.execute("DELETE FROM servers WHERE name LIKE '%(3)'");
+        }
+    }
+    assert_eq!(names(&database), expected);
+    let counts = "SELECT count(*) FROM servers WHERE noted > now() - interval '1 min'";
+    assert_eq!(database.number(counts), 3);
+    // Nothing moves any more.
+    let noted = "SELECT count(DISTINCT noted) FROM servers";
+    servers.iter_mut().for_each(&mut note);
+    assert_eq!((names(&database).len(), database.number(noted)), (3, 3));
 }
 
 #[test]

@@ -566,6 +566,157 @@ fn a_proxy_from_the_environment_is_honoured() {
     assert!(github.asked("proxy")[0].contains("127.0.0.1:1"));
 }
 
+/// A server with those variables, on a database that knows version 0.9.0 for iOS.
+fn server_with(settings: &str, variables: &[(&str, &str)]) -> (Database, Server) {
+    let database = Database::new();
+    drop(Server::start(&database));
+    database.execute(
+        "INSERT INTO github_projects (project, checked) VALUES ('o/ios', now());
+         INSERT INTO github_releases (project, channel, version) VALUES ('o/ios', 'stable', '0.9.0')",
+    );
+    let server = Server::launch(&database.url, settings, variables);
+    (database, server.unwrap_or_else(|log| panic!("{log}")))
+}
+
+#[test]
+fn a_proxy_that_cannot_be_used_is_never_bypassed() {
+    let github = GitHub::start();
+    let list = json!([release("v1.0.0", false)]).to_string();
+    github.set("o/ios", Script::ok(list));
+    let settings = github.settings("");
+    let refused = "GitHub is not asked, and the known versions are kept: the proxy in";
+    std::thread::scope(|scope| {
+        for (variable, value, warning) in [
+            ("http_proxy", "socks5://user:secret@127.0.0.1:9050", refused),
+            ("all_proxy", "socks5h://user:secret@127.0.0.1:9050", refused),
+            ("ALL_PROXY", "https://user:secret@127.0.0.1:9050", refused),
+            ("HTTP_PROXY", "secret nonsense", refused),
+            (
+                "http_proxy",
+                "http://user:secret@127.0.0.1:1",
+                "GitHub has no answer for o/ios",
+            ),
+            (
+                "http_proxy",
+                "http://user:secret@nowhere.invalid",
+                "GitHub has no answer for o/ios",
+            ),
+        ] {
+            let settings = &settings;
+            scope.spawn(move || {
+                let (_database, server) = server_with(settings, &[(variable, value)]);
+                eventually(&format!("{value}: it is said"), || {
+                    server.log().contains(warning)
+                });
+                std::thread::sleep(Duration::from_secs(3));
+                assert_eq!(server.log().matches(warning).count(), 1, "{}", server.log());
+                assert!(!server.log().contains("secret"), "{}", server.log());
+                assert_eq!(version(&server, "platform=ios").json()["result"], "0.9.0");
+                // It can be known before.
+                let check = std::process::Command::new(common::BINARY)
+                    .arg("check-config")
+                    .current_dir(server.folder.path())
+                    .env(variable, value)
+                    .output()
+                    .expect("the binary runs");
+                let expected = i32::from(warning == refused);
+                assert_eq!(check.status.code(), Some(expected), "{check:?}");
+                assert!(!String::from_utf8_lossy(&check.stderr).contains("secret"));
+            });
+        }
+    });
+    assert!(
+        github.asked("o/ios").is_empty(),
+        "nobody was asked directly"
+    );
+}
+
+#[test]
+fn a_proxy_looks_up_names_and_an_exception_goes_without_it() {
+    let (github, proxy) = (GitHub::start(), GitHub::start());
+    let list = json!([release("v1.0.0", false)]).to_string();
+    github.set("o/ios", Script::ok(list.clone()));
+    github.set(
+        "o/android",
+        Script::status(302, "Location: http://other.invalid/\r\n"),
+    );
+    proxy.set("o/ios", Script::ok(list));
+    let through = format!("http://user:secret@{}", proxy.address);
+    // No name server knows that name.
+    let settings = github.settings("").replace(&github.address, "api.invalid");
+    let (_database, server) = server_with(&settings, &[("http_proxy", &through)]);
+    until_version(&server, "ios", "1.0.0");
+    eventually("all three projects are asked for", || {
+        proxy.asked("proxy").len() == 3
+    });
+    let asked = proxy.asked("proxy");
+    assert!(
+        asked
+            .iter()
+            .all(|head| head.starts_with("CONNECT api.invalid:80 ")),
+        "{asked:?}"
+    );
+    assert!(
+        asked[0].contains("Proxy-Authorization: basic "),
+        "{asked:?}"
+    );
+    let before = asked.len();
+    for (variable, exceptions) in [
+        ("no_proxy", "localhost,127.0.0.1"),
+        ("NO_PROXY", "127.0.0.0/8"),
+        ("no_proxy", "*"),
+    ] {
+        let variables = [("http_proxy", through.as_str()), (variable, exceptions)];
+        let (_database, server) = server_with(&github.settings(""), &variables);
+        until_version(&server, "ios", "1.0.0");
+        // To another host, which is not excepted, it would have to go through the proxy.
+        eventually("a redirection is not followed", || {
+            server
+                .log()
+                .contains("GitHub has no answer for o/android: it answered 302")
+        });
+    }
+    assert_eq!(
+        proxy.asked("proxy").len(),
+        before,
+        "it is not asked for exceptions"
+    );
+}
+
+#[test]
+fn a_malformed_item_of_githubs_list_costs_no_other() {
+    let github = GitHub::start();
+    let mut good = release("v1.2.0", false);
+    good["assets"] =
+        json!([null, { "name": "a.deb", "url": "https://api.example/a" }, { "name": 5 }]);
+    good["body"] = json!({ "a": 5 });
+    let list = json!([
+        { "tag_name": null }, { "tag_name": 5 }, null, 7, { "name": "v9.9.9" },
+        release("v9\n9", false), good, release("v1.1.0", false),
+    ]);
+    github.set("o/ios", Script::releases(&list, "one"));
+    let database = Database::new();
+    let server = Server::with(&database, &github.settings(""));
+    until_version(&server, "ios", "1.2.0");
+    let answer = version(&server, "platform=ios").json();
+    let assets = json!([{ "name": "a.deb", "url": "https://api.example/a" }]);
+    assert_eq!(answer["assets"], assets);
+    assert!(answer.get("notes").is_none());
+    for line in ["o/ios: skipped what is malformed: release 1: ", "v9\\n9"] {
+        eventually(line, || server.log().contains(line));
+    }
+    // A list of which nothing can be read is none: what is known stays.
+    github.set(
+        "o/ios",
+        Script::releases(&json!([null, { "tag_name": 5 }]), "two"),
+    );
+    ask_again(&database);
+    eventually("the failure is logged", || {
+        server.log().contains("GitHub has no answer for o/ios")
+    });
+    assert_eq!(version(&server, "platform=ios").json()["result"], "1.2.0");
+}
+
 /// The headers of a signed request.
 fn sign(key: &SigningKey, timestamp: u64, message: &str) -> [(&'static str, String); 3] {
     let signature = key.sign(format!("{timestamp}{message}").as_bytes());

@@ -12,7 +12,7 @@ use session_file_server::config::Config;
 use session_file_server::db::Settings;
 use session_file_server::http::{BASE64, Headers, Method, Request};
 use session_file_server::releases::Version;
-use session_file_server::{auth, github, releases};
+use session_file_server::{auth, github_list, releases};
 
 fuzz_target!(|input: &[u8]| {
     let (Some(kind), Some(rest)) = (input.first(), input.get(1..)) else {
@@ -21,9 +21,9 @@ fuzz_target!(|input: &[u8]| {
     match kind % 5 {
         0 => config(rest),
         1 => {
-            if let Ok(found) = github::parse(rest) {
-                let count = found.len();
-                let (newest, skipped) = releases::newest(found);
+            if let Ok(listed) = github_list::parse(rest) {
+                let count = listed.releases.len();
+                let (newest, skipped) = releases::newest(listed.releases);
                 assert!(newest.len() <= 3 && newest.len() + skipped.len() <= count);
             }
         }

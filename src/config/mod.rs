@@ -2,9 +2,10 @@
 //!
 //! [`Config::parse`] reports *all* mistakes of a file at once, each with its key, its
 //! line and what would be right; nothing else in the program checks a setting again.
-//! [`file`] reads keys and lines, [`values`] knows what each may be.
+//! [`source`] reads the text, [`file`] its keys and lines, [`values`] knows what each may be.
 
 mod file;
+mod source;
 mod values;
 
 use std::fmt;
@@ -20,6 +21,8 @@ use values::{
 };
 
 pub use file::Mistake;
+pub use source::Source;
+pub(crate) use source::may_exist;
 
 /// Where `serve` looks without `--config`, in this order.
 pub const DEFAULT_PATHS: [&str; 2] = ["config.toml", "/etc/session-file-server/config.toml"];
@@ -183,7 +186,7 @@ impl Keys {
 
     /// The file of an older server's key, if there is one or must be one.
     pub fn old_x25519(&self) -> Option<&Path> {
-        (self.x25519_is_set || self.x25519.exists()).then_some(&self.x25519)
+        (self.x25519_is_set || may_exist(&self.x25519)).then_some(&self.x25519)
     }
 }
 
@@ -235,30 +238,6 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads the file at `path`, or the first of [`DEFAULT_PATHS`] that exists, or none.
-    ///
-    /// # Errors
-    /// A text for the operator, one line per mistake.
-    pub fn load(path: Option<&Path>) -> Result<Config, String> {
-        let path = match path {
-            Some(path) => path.to_path_buf(),
-            None => match DEFAULT_PATHS.iter().find(|path| Path::new(path).exists()) {
-                Some(path) => PathBuf::from(path),
-                None => return Ok(Config::default()),
-            },
-        };
-        let text = std::fs::read_to_string(&path)
-            .map_err(|error| format!("{}: cannot be read: {error}", path.display()))?;
-        let absolute = std::path::absolute(&path).unwrap_or_else(|_| path.clone());
-        Config::parse(&text, &absolute).map_err(|mistakes| {
-            let lines: Vec<String> = mistakes
-                .iter()
-                .map(|mistake| format!("{}:{mistake}", path.display()))
-                .collect();
-            format!("the configuration has mistakes\n{}", lines.join("\n"))
-        })
-    }
-
     /// Reads the text of a configuration file; relative paths in it start at the folder
     /// of `path`.
     ///

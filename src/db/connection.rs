@@ -252,7 +252,8 @@ impl Open {
     }
 
     /// Runs a `COPY … FROM STDIN`, whose input is what `write` writes; what goes wrong with that
-    /// is told by the end.
+    /// is told by the end. The statement `before`, if there is one, runs first and in the same
+    /// transaction, with an id as its parameter.
     ///
     /// In a transaction that is committed by a statement of its own: left to itself the driver
     /// says that all went well when the database has read the last row, and doesn't wait to
@@ -262,11 +263,15 @@ impl Open {
     /// statement would get the other.
     pub(super) fn copy_in(
         &mut self,
+        before: Option<(&str, &str)>,
         sql: &'static str,
         write: impl FnOnce(&mut CopyInWriter),
     ) -> Result<(), postgres::Error> {
         let statement = self.statement(sql)?;
         let mut transaction = self.client.transaction()?;
+        if let Some((sql, id)) = before {
+            transaction.execute(sql, &[&id])?;
+        }
         let mut writer = transaction
             .copy_in(&statement)
             .inspect_err(|_| self.is_spoilt = true)?;

@@ -1,7 +1,8 @@
 //! The table `files`.
 //!
 //! Every statement names one id or is a bounded batch, so that a sharded PostgreSQL can
-//! run it. Lifetimes go in as seconds, and `now()` is always the database's: servers that
+//! run it. A row without bytes, as one of the older server's layouts has for files that lie
+//! in a folder (see [`older`](super::older)), counts as absent. Lifetimes go in as seconds, and `now()` is always the database's: servers that
 //! share a database need not agree on the time.
 
 use std::io::{self, Write};
@@ -28,8 +29,18 @@ const PIECE: usize = 128 * 1024;
 const DELETE_BATCH: usize = 100;
 /// Ids of expired files that one statement looks up.
 const EXPIRED_BATCH: i64 = 10 * DELETE_BATCH as i64;
+/// How many times [`Connection::delete_expired`] looks for expired files in one call: 100,000
+/// of them. What is left is deleted by the next call.
+const EXPIRED_ROUNDS: usize = 100;
 /// Rows that one statement counts.
 const COUNT_BATCH: i64 = 10_000;
+/// Batches after which [`Connection::totals`] gives up. With an index that is out of order the
+/// batches may repeat for ever; no server has 200 million files.
+const COUNT_ROUNDS: usize = 20_000;
+/// Attempts to store a large file. The first fails if somebody stores the same file at the same
+/// time or if there is a row without bytes, the second replaces such a row, and further ones are
+/// needed only when others store and delete the file meanwhile.
+const STORE_ROUNDS: usize = 4;
 
 /// What clients are told of a file.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,7 +81,7 @@ pub struct Totals {
 
 /// The start of a file, which of most is all, and its length.
 const SELECT_START: &str = "SELECT substring(data FROM 1 FOR 65536), length(data), expiry, now() \
-     FROM files WHERE id = $1 AND expiry > now()";
+     FROM files WHERE id = $1 AND expiry > now() AND data IS NOT NULL";
 
 /// The rest of a longer file, in rows of 64 KiB: what is in one row PostgreSQL puts together in
 /// memory that is new each time, twice, and so does the driver. Measured with files of 1 MB:
@@ -80,18 +91,20 @@ const SELECT_REST: &str = "SELECT position, substring(data FROM position FOR 655
      FROM files, generate_series(65537, length(data), 65536) AS position WHERE id = $1";
 
 const SELECT_INFO: &str = "SELECT length(data), uploaded, expiry, now() FROM files \
-     WHERE id = $1 AND expiry > now()";
+     WHERE id = $1 AND expiry > now() AND data IS NOT NULL";
 
 /// One row in any case: with the time, if the file is not there.
 const REFRESH: &str = "WITH refreshed AS (UPDATE files \
          SET uploaded = now(), expiry = greatest(expiry, now() + make_interval(secs => $2)) \
-         WHERE id = $1 RETURNING length(data), uploaded, expiry) \
+         WHERE id = $1 AND data IS NOT NULL RETURNING length(data), uploaded, expiry) \
      SELECT refreshed.*, now() FROM (SELECT) one LEFT JOIN refreshed ON true";
 
+/// Bytes that are there are not written again: what `data` is set to is what it was.
 const INSERT_OR_REFRESH: &str = "INSERT INTO files (id, data, expiry) \
      VALUES ($1, $2, now() + make_interval(secs => $3)) \
      ON CONFLICT (id) DO UPDATE \
-     SET uploaded = now(), expiry = greatest(files.expiry, excluded.expiry) \
+     SET uploaded = now(), expiry = greatest(files.expiry, excluded.expiry), \
+         data = coalesce(files.data, excluded.data) \
      RETURNING length(data), uploaded, expiry, now()";
 
 const INSERT_NEW: &str = "INSERT INTO files (id, data, expiry) \
@@ -102,9 +115,16 @@ const SELECT_NOW: &str = "SELECT now()";
 
 const COPY: &str = "COPY files (id, uploaded, expiry, data) FROM STDIN (FORMAT binary)";
 
+/// Until when an older server has promised to keep a file whose bytes it has elsewhere.
+const SELECT_WITHOUT_BYTES: &str = "SELECT expiry FROM files WHERE id = $1 AND data IS NULL";
+
+/// Makes room for the bytes of such a file.
+const DELETE_WITHOUT_BYTES: &str = "DELETE FROM files WHERE id = $1 AND data IS NULL";
+
 const EXTEND: &str = "UPDATE files \
      SET expiry = greatest(expiry, now() + make_interval(secs => $2)) \
-     WHERE id = $1 AND expiry > now() RETURNING length(data), uploaded, expiry, now()";
+     WHERE id = $1 AND expiry > now() AND data IS NOT NULL \
+     RETURNING length(data), uploaded, expiry, now()";
 
 const SELECT_EXPIRED: &str = "SELECT id FROM files WHERE expiry <= now() ORDER BY expiry LIMIT $1";
 
@@ -116,7 +136,8 @@ const DELETE_EXPIRED: &str = "WITH deleted AS ( \
 
 /// length() reads nothing of a file that is stored out of line.
 const COUNT_AFTER: &str = "SELECT count(*), coalesce(sum(length(data)), 0)::int8, max(id)::text, \
-         min(uploaded), min(expiry) FILTER (WHERE expiry > now()) \
+         min(uploaded) FILTER (WHERE data IS NOT NULL), \
+         min(expiry) FILTER (WHERE expiry > now() AND data IS NOT NULL), count(data) \
      FROM (SELECT id, data, uploaded, expiry FROM files WHERE id > $1 ORDER BY id LIMIT $2) batch";
 
 impl Connection {
@@ -164,21 +185,33 @@ impl Connection {
     /// Those of the database. The file may have been stored all the same.
     pub fn store(&mut self, id: &FileId, data: &[u8], ttl: Duration) -> Result<FileInfo, Error> {
         let (name, seconds) = (id.as_str(), ttl.as_secs_f64());
-        self.repeatable(|open| {
+        let stored = self.repeatable(|open| {
             if data.len() <= UNASKED {
-                return read_info(&open.query_one(INSERT_OR_REFRESH, &[&name, &data, &seconds])?);
+                let row = open.query_one(INSERT_OR_REFRESH, &[&name, &data, &seconds])?;
+                return read_info(&row).map(Some);
             }
-            // More than two rounds take somebody who stores it and lets it expire meanwhile.
-            loop {
+            for round in 0..STORE_ROUNDS {
                 let refreshed = open.query_one(REFRESH, &[&name, &seconds])?;
                 if refreshed.try_get::<_, Option<i32>>(0)?.is_some() {
-                    return read_info(&refreshed);
+                    return read_info(&refreshed).map(Some);
                 }
-                // Otherwise somebody else has stored the same at the same time.
-                if let Some(info) = send_in_pieces(open, id, data, refreshed.try_get(3)?, ttl)? {
-                    return Ok(info);
+                let now: SystemTime = refreshed.try_get(3)?;
+                let (replace, mut expires) = (round > 0, now + ttl);
+                if replace {
+                    let promised = open.query_opt(SELECT_WITHOUT_BYTES, &[&name])?;
+                    let promised = promised.map(|row| row.try_get(0)).transpose()?;
+                    expires = promised.map_or(expires, |promised| expires.max(promised));
+                }
+                // Otherwise somebody else has stored the same at the same time, or there is a
+                // row without bytes.
+                if let Some(info) = send_in_pieces(open, id, data, now, expires, replace)? {
+                    return Ok(Some(info));
                 }
             }
+            Ok(None)
+        })?;
+        stored.ok_or_else(|| {
+            Error::Unavailable("others store and delete the same file at the same time".into())
         })
     }
 
@@ -197,8 +230,8 @@ impl Connection {
                 let row = open.query_opt(INSERT_NEW, &[&id.as_str(), &data, &ttl.as_secs_f64()])?;
                 return info(row);
             }
-            let now = open.query_one(SELECT_NOW, &[])?.try_get(0)?;
-            send_in_pieces(open, id, data, now, ttl)
+            let now: SystemTime = open.query_one(SELECT_NOW, &[])?.try_get(0)?;
+            send_in_pieces(open, id, data, now, now + ttl, false)
         })
     }
 
@@ -221,11 +254,12 @@ impl Connection {
         stop: impl Fn() -> bool,
         mut deleted: impl FnMut(u64, u64),
     ) -> Result<(), Error> {
-        loop {
+        for _ in 0..EXPIRED_ROUNDS {
             let expired: Vec<String> = self.repeatable(|open| {
                 let rows = open.query(SELECT_EXPIRED, &[&EXPIRED_BATCH])?;
                 rows.iter().map(|row| row.try_get(0)).collect()
             })?;
+            let mut gone = 0;
             for batch in expired.chunks(DELETE_BATCH) {
                 if stop() {
                     return Ok(());
@@ -234,12 +268,15 @@ impl Connection {
                     let row = open.query_one(DELETE_EXPIRED, &[&batch])?;
                     Ok((row.try_get::<_, i64>(0)?, row.try_get::<_, i64>(1)?))
                 })?;
+                gone += files;
                 deleted(files as u64, bytes as u64);
             }
-            if expired.len() < EXPIRED_BATCH as usize {
-                return Ok(());
+            // Where a rule of the database keeps us from deleting, trying again is no use.
+            if expired.len() < EXPIRED_BATCH as usize || gone == 0 {
+                break;
             }
         }
+        Ok(())
     }
 
     /// Counts all files, batch by batch: the sum of a table that changes meanwhile.
@@ -249,23 +286,29 @@ impl Connection {
     pub fn totals(&mut self) -> Result<Totals, Error> {
         let mut totals = Totals::default();
         let mut after = String::new();
-        loop {
-            let (batch, last) = self.repeatable(|open| {
+        for _ in 0..COUNT_ROUNDS {
+            let (batch, rows, last) = self.repeatable(|open| {
                 let row = open.query_one(COUNT_AFTER, &[&after, &COUNT_BATCH])?;
                 let batch = Totals {
-                    files: row.try_get::<_, i64>(0)? as u64,
+                    files: row.try_get::<_, i64>(5)? as u64,
                     bytes: row.try_get::<_, i64>(1)? as u64,
                     oldest: row.try_get(3)?,
                     next_expiry: row.try_get(4)?,
                 };
-                Ok((batch, row.try_get::<_, Option<String>>(2)?))
+                let rows: i64 = row.try_get(0)?;
+                Ok((batch, rows, row.try_get::<_, Option<String>>(2)?))
             })?;
             totals.add(&batch);
             match last {
-                Some(last) if batch.files == COUNT_BATCH as u64 => after = last,
+                Some(last) if rows == COUNT_BATCH => after = last,
                 _ => return Ok(totals),
             }
         }
+        Err(Error::Failed(
+            "the files can't be counted: the index of the table files is out of order; run \
+             REINDEX TABLE files"
+                .into(),
+        ))
     }
 }
 
@@ -312,16 +355,18 @@ fn read_rest(open: &mut Open, id: &FileId, bytes: &mut Vec<u8>) -> Result<(), po
 
 /// Stores a file under an id that nobody has; `None` if somebody has it. Its row goes through
 /// [`COPY`], which takes any part of a row at a time; a parameter of a statement must be in
-/// memory as a whole, and more than once.
+/// memory as a whole, and more than once. With `replace` a row without bytes is no obstacle.
 fn send_in_pieces(
     open: &mut Open,
     id: &FileId,
     data: &[u8],
     now: SystemTime,
-    ttl: Duration,
+    expires: SystemTime,
+    replace: bool,
 ) -> Result<Option<FileInfo>, postgres::Error> {
-    let (uploaded, expires) = (now, now + ttl);
-    let sent = open.copy_in(COPY, |writer| {
+    let uploaded = now;
+    let before = replace.then_some((DELETE_WITHOUT_BYTES, id.as_str()));
+    let sent = open.copy_in(before, COPY, |writer| {
         // PostgreSQL takes no half row.
         let _ = write_row(writer, id, data, uploaded, expires);
     });
@@ -330,7 +375,7 @@ fn send_in_pieces(
             size: data.len(),
             uploaded,
             expires,
-            remaining: ttl,
+            remaining: until(expires, now),
         })),
         Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => Ok(None),
         Err(error) => Err(error),

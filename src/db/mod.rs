@@ -21,6 +21,6 @@ pub use error::Error;
 pub use files::{FileInfo, StoredFile, Totals};
 pub use older::Leftovers;
 pub use probe::Probe;
-pub use servers::NotedServer;
+pub use servers::{NotedServer, ServerRow};
 pub use token_info::{TokenHistory, TokenInfo};
 pub use versions::{Claim, KnownReleases};

@@ -171,8 +171,10 @@ impl Connection {
             transaction.batch_execute(NO_TIMEOUT)?;
             transaction.batch_execute(LOCK)?;
             transaction.batch_execute(SCHEMA)?;
-            let leftovers = older::take_over(&mut transaction)?;
+            let mut leftovers = older::take_over(&mut transaction)?;
             transaction.commit()?;
+            // Not in the transaction: nobody shall wait for its locks while rows are counted.
+            older::look_around(&mut open.client, &mut leftovers)?;
             Ok(leftovers)
         })
     }

@@ -16,6 +16,8 @@ const CHECKS_KEPT: &str = "90 days";
 const MAX_CHECKS: f32 = 2_000_000.0;
 /// Rows that one statement deletes.
 const DELETE_BATCH: i64 = 1000;
+/// Such statements in one call, enough for all that is ever remembered.
+const DELETE_ROUNDS: usize = 4000;
 
 /// A project that is ours to ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,7 +201,7 @@ impl Connection {
     /// Those of the database.
     pub fn delete_old_version_checks(&mut self) -> Result<u64, Error> {
         let mut deleted = 0;
-        loop {
+        for _ in 0..DELETE_ROUNDS {
             let batch = self.repeatable(|open| {
                 open.execute(
                     "DELETE FROM version_checks WHERE (blinded_id, platform, channel) IN \
@@ -210,9 +212,10 @@ impl Connection {
             })?;
             deleted += batch;
             if batch < DELETE_BATCH as u64 {
-                return Ok(deleted);
+                break;
             }
         }
+        Ok(deleted)
     }
 }
 

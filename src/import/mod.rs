@@ -1,8 +1,9 @@
 //! `import`: taking over the files of an older server.
 //!
 //! A [`Source`] lists files and reads them; one thread reads what the database lacks, and
-//! a few write it, so that neither waits for the other. Nothing that is there is
-//! overwritten or read again: an import that was interrupted is repeated.
+//! a few write it, so that neither waits for the other. No bytes that are there are
+//! overwritten or read again, only the times of their upload and expiry become the later ones:
+//! an import that was interrupted, or has become old, is repeated.
 
 mod database;
 mod directory;
@@ -20,7 +21,7 @@ use crate::config::Config;
 use crate::db::import::{NewFile, OlderFile};
 use crate::db::{self, Database, Settings};
 use crate::file_id::FileId;
-use crate::{output, serve};
+use crate::{output, quantity, serve};
 use progress::Progress;
 use report::{Refusal, Report, Skip};
 
@@ -36,46 +37,116 @@ pub enum Origin {
     /// The oldest server's folder.
     Directory(PathBuf),
     /// The storage pools of the newest Python server: the folder of the pools, and the
-    /// database that knows the files in them.
-    Pools(PathBuf, Settings),
-    /// A database that holds the files.
-    Database(Settings),
+    /// table that knows the files in them.
+    Pools(PathBuf, Table),
+    /// A table that holds the files.
+    Database(Table),
+}
+
+/// A table of files in a database.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    /// The database; without one that of the configuration.
+    pub database: Option<Settings>,
+    /// The table's name, as SQL has it; without one `files`.
+    pub name: Option<String>,
+}
+
+impl Origin {
+    /// The words that take over another table from the same place.
+    fn command(&self) -> String {
+        let (words, table) = match self {
+            Origin::Directory(_) => return String::new(),
+            Origin::Pools(folder, table) => (format!("pools {}", folder.display()), table),
+            Origin::Database(table) => ("database".into(), table),
+        };
+        match table.database {
+            Some(_) => format!("import {words} --from DATABASE_URL"),
+            None => format!("import {words}"),
+        }
+    }
+}
+
+impl Table {
+    fn settings<'a>(&'a self, config: &'a Config) -> &'a Settings {
+        self.database.as_ref().unwrap_or(&config.database)
+    }
+
+    fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or("files")
+    }
 }
 
 /// Takes over files until there are none left, and prints what was taken, skipped and
 /// refused.
 ///
 /// # Errors
-/// A sentence for the operator: the import ended early, or some files could not be read.
-/// It can be repeated.
+/// A sentence for the operator: the import ended early, or some files were refused. It can be
+/// repeated.
 pub fn run(from: Origin, config: &Config) -> Result<(), String> {
     let database = Database::for_import(config.database.clone());
     serve::prepare_for_work(&mut database.connection(), config)?;
-    let source: Box<dyn Source> = match from {
+    let command = from.command();
+    let mut source: Box<dyn Source> = match from {
         Origin::Directory(folder) => {
             Box::new(directory::Directory::open(&folder, config.files.expiry)?)
         }
-        Origin::Pools(folder, settings) => Box::new(pools::Pools::open(folder, &settings)?),
-        Origin::Database(settings) => Box::new(database::OlderDatabase::open(&settings)?),
+        Origin::Pools(folder, table) => {
+            let settings = table.settings(config);
+            Box::new(pools::Pools::open(folder, settings, table.name())?)
+        }
+        Origin::Database(table) => {
+            let settings = table.settings(config);
+            Box::new(database::OlderDatabase::open(settings, table.name())?)
+        }
     };
+    let further_tables = describe_tables(&source.further_tables()?, &command);
     let report = Arc::new(Report::default());
     let outcome = transfer(source, &database, config, &report);
     let flushed = database.connection().wait_for_disk();
     output::mention(&output::printable(&report.summary()));
+    output::mention(&output::printable(&further_tables));
     outcome?;
     flushed.map_err(|error| target_failed(&error, config))?;
-    match report.unreadable() {
+    match report.refusals() {
         0 => Ok(()),
         count => Err(format!(
-            "{count} of the files could not be read, see above; put that right and repeat the import"
+            "{} not taken, for the reasons above; put right what can be, and repeat the import",
+            if count == 1 {
+                "1 file was".into()
+            } else {
+                quantity::number(count) + " files were"
+            }
         )),
     }
+}
+
+/// A hint for each further table of files, as SQL names them, and the `command` that takes
+/// them over.
+pub fn describe_tables(tables: &[String], command: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.".contains(c);
+    let hint = |table: &String| {
+        let word = match table.chars().all(plain) {
+            true => table.clone(),
+            false => format!("'{}'", table.replace('\'', "'\\''")),
+        };
+        format!(
+            "the table {table} holds files too; if it is the older server's BACKUP_TABLE, take \
+             them over with\n  session-file-server {command} --table {word}\n"
+        )
+    };
+    tables.iter().map(hint).collect()
 }
 
 /// Lists files, some at a time, and reads those that are wanted.
 trait Source: Send {
     /// How many files there are, for the progress shown.
     fn count(&mut self) -> Result<u64, String>;
+
+    /// Tables with further files, which the older server may use.
+    fn further_tables(&mut self) -> Result<Vec<String>, String> {
+        Ok(Vec::new())
+    }
 
     /// The next files, in batches of hundreds; none when all were listed. What can't be
     /// taken is noted in the report instead.
@@ -164,7 +235,14 @@ fn read(
         let (there, missing): (Vec<_>, Vec<_>) = listed
             .into_iter()
             .partition(|file| there.contains(file.id.as_str()));
-        report.skipped(Skip::There, there.len() as u64);
+        let times: Vec<_> = there
+            .iter()
+            .map(|file| (&file.id, file.uploaded, file.expires))
+            .collect();
+        let refreshed = db.refresh_files(&times);
+        let refreshed = refreshed.map_err(|error| target_failed(&error, config))?;
+        report.refreshed(refreshed);
+        report.skipped(Skip::There, there.len() as u64 - refreshed);
         for wanted in batches_of(missing) {
             let contents = source.read(&wanted)?;
             let mut batch = Batch::with_capacity(wanted.len());
@@ -250,7 +328,7 @@ fn target_failed(error: &db::Error, config: &Config) -> String {
 
 fn source_failed(error: &db::Error, settings: &Settings) -> String {
     let name = settings.database_name();
-    format!("the older server's database {name} can't be read: {error}; check --from")
+    format!("the older server's database {name} can't be read: {error}; check --from and --table")
 }
 
 #[cfg(test)]

@@ -1,13 +1,17 @@
 //! The newest Python server's files: rows in a database, bytes in the folders of storage
-//! pools, `DIR/<pool name>/<prefix>/<id>`.
+//! pools, `DIR/<pool name>/<prefix>/<id>`. Its layout of 2025, on the way there, has one folder
+//! without pools, `DIR/<prefix>/<id>`, and the bytes of older files still in the database.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use super::database::read_rows;
 use super::directory::{read_file, unreadable};
 use super::report::{Refusal, Report};
 use super::{Candidate, Content, Source, sort_rows, source_failed};
 use crate::db::Settings;
-use crate::db::import::{OlderFile, OlderFiles};
+use crate::db::import::{OlderFile, OlderFiles, Place};
 use crate::file_id::FileId;
 
 /// Storage pools with the database that knows what is in them.
@@ -18,18 +22,13 @@ pub struct Pools {
 }
 
 impl Pools {
-    /// The files of the pools in `folder`.
+    /// The files of the pools in `folder`, whose rows are in a table of that database.
     ///
     /// # Errors
     /// A sentence for the operator.
-    pub fn open(folder: PathBuf, settings: &Settings) -> Result<Pools, String> {
-        if !folder.is_dir() {
-            return Err(format!(
-                "there is no folder {}; name the folder in which the storage pools are",
-                folder.display()
-            ));
-        }
-        let files = OlderFiles::in_pools(settings);
+    pub fn open(folder: PathBuf, settings: &Settings, table: &str) -> Result<Pools, String> {
+        check_folder(&folder)?;
+        let files = OlderFiles::in_pools(settings, table);
         Ok(Pools {
             folder,
             files: files.map_err(|error| source_failed(&error, settings))?,
@@ -39,24 +38,37 @@ impl Pools {
 
     fn candidate(&self, file: &OlderFile) -> Result<Candidate, Refusal> {
         let id = FileId::parse(&file.id).ok_or(Refusal::Name("no file id"))?;
-        let pool = file.pool.as_deref();
-        let pool = pool.ok_or(Refusal::Row("of a storage pool that is unknown"))?;
-        let place = place(pool, &id)?;
-        let path = self.folder.join(place);
+        let (Some(uploaded), Some(expires)) = (file.uploaded, file.expires) else {
+            return Err(Refusal::Row("without a time of upload or expiry"));
+        };
+        let mut candidate = Candidate {
+            id,
+            path: PathBuf::new(),
+            size: 0,
+            uploaded,
+            expires,
+        };
+        // What has expired may be gone from the folder already.
+        if expires > SystemTime::now() {
+            (candidate.path, candidate.size) = self.find(&file.place, &candidate.id)?;
+        }
+        Ok(candidate)
+    }
+
+    /// Where a file lies, which is nowhere if its bytes are in its row; and its size.
+    fn find(&self, place: &Place, id: &FileId) -> Result<(PathBuf, u64), Refusal> {
+        let pool = match place {
+            Place::Row(size) => return Ok((PathBuf::new(), *size)),
+            Place::Pool(name) => pool_folder(name)?,
+            Place::Folder => Path::new(""),
+            Place::Unknown => return Err(Refusal::Row("of a storage pool that is unknown")),
+        };
+        let path = self.folder.join(pool).join(path_in_pool(id)?);
         let metadata = std::fs::metadata(&path).map_err(unreadable)?;
         if !metadata.is_file() {
             return Err(Refusal::Name("no plain file"));
         }
-        let (Some(uploaded), Some(expires)) = (file.uploaded, file.expires) else {
-            return Err(Refusal::Row("without a time of upload or expiry"));
-        };
-        Ok(Candidate {
-            id,
-            path,
-            size: metadata.len(),
-            uploaded,
-            expires,
-        })
+        Ok((path, metadata.len()))
     }
 }
 
@@ -66,6 +78,11 @@ impl Source for Pools {
         count.map_err(|error| source_failed(&error, &self.settings))
     }
 
+    fn further_tables(&mut self) -> Result<Vec<String>, String> {
+        let tables = self.files.further_tables();
+        tables.map_err(|error| source_failed(&error, &self.settings))
+    }
+
     fn list(&mut self, report: &Report) -> Result<Option<Vec<Candidate>>, String> {
         let files = self.files.fetch();
         let files = files.map_err(|error| source_failed(&error, &self.settings))?;
@@ -73,17 +90,48 @@ impl Source for Pools {
     }
 
     fn read(&mut self, wanted: &[Candidate]) -> Result<Vec<Result<Content, Refusal>>, String> {
-        Ok(wanted.iter().map(read_file).collect())
+        let is_row = |file: &&Candidate| file.path.as_os_str().is_empty();
+        let rows: Vec<Candidate> = wanted.iter().filter(is_row).cloned().collect();
+        let mut in_rows = Vec::new();
+        if !rows.is_empty() {
+            let read = read_rows(&mut self.files, &rows);
+            in_rows = read.map_err(|error| source_failed(&error, &self.settings))?;
+        }
+        let mut in_rows = in_rows.into_iter();
+        let content = |file: &Candidate| match is_row(&file) {
+            true => in_rows.next().unwrap_or(Err(Refusal::Missing)),
+            false => read_file(file),
+        };
+        Ok(wanted.iter().map(content).collect())
     }
 }
 
-/// Where a file lies: below its pool, under the last three decimal digits of a numeric id
-/// or the first two characters of a content id.
-fn place(pool: &str, id: &FileId) -> Result<PathBuf, Refusal> {
-    // A name in a database must not lead out of the folder.
-    if pool.is_empty() || pool.contains('/') || pool == "." || pool == ".." {
+fn check_folder(folder: &Path) -> Result<(), String> {
+    let shown = folder.display();
+    match std::fs::read_dir(folder) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(format!(
+            "the folder {shown} can't be read: {error}; let this user read it, for example with \
+             setfacl"
+        )),
+        Err(error) => Err(format!(
+            "there is no folder {shown} ({error}); name the folder in which the storage pools are"
+        )),
+    }
+}
+
+/// The folder of a storage pool. A name in a database must not lead out of the folder that
+/// the operator has named.
+fn pool_folder(name: &str) -> Result<&Path, Refusal> {
+    if name.is_empty() || name.contains('/') || name == "." || name == ".." {
         return Err(Refusal::Row("of a storage pool whose name is no folder's"));
     }
+    Ok(Path::new(name))
+}
+
+/// Where a file lies below its pool: under the last three decimal digits of a numeric id or
+/// the first two characters of a content id.
+fn path_in_pool(id: &FileId) -> Result<PathBuf, Refusal> {
     let text = id.as_str();
     let prefix = if id.is_content_id() {
         text[..2].to_string()
@@ -92,7 +140,7 @@ fn place(pool: &str, id: &FileId) -> Result<PathBuf, Refusal> {
     } else {
         return Err(Refusal::Name("neither a decimal id nor a content id"));
     };
-    Ok(Path::new(pool).join(prefix).join(text))
+    Ok(Path::new(&prefix).join(text))
 }
 
 #[cfg(test)]
@@ -101,13 +149,13 @@ mod tests {
 
     #[test]
     fn a_file_lies_below_the_prefix_of_its_id() {
-        let at = |id: &str| place("main", &FileId::parse(id).expect("an id"));
+        let at = |id: &str| path_in_pool(&FileId::parse(id).expect("an id"));
         let content_id = format!("Ab-{}", "x".repeat(41));
         for (id, path) in [
-            ("7", "main/007/7"),
-            ("42", "main/042/42"),
-            ("1234567", "main/567/1234567"),
-            (&content_id, &format!("main/Ab/{content_id}")),
+            ("7", "007/7"),
+            ("42", "042/42"),
+            ("1234567", "567/1234567"),
+            (&content_id, &format!("Ab/{content_id}")),
         ] {
             assert_eq!(at(id), Ok(PathBuf::from(path)));
         }
@@ -116,9 +164,8 @@ mod tests {
 
     #[test]
     fn a_pools_name_leads_nowhere_else() {
-        let id = FileId::parse("7").expect("an id");
         for pool in ["", ".", "..", "../x", "/etc", "a/b"] {
-            assert!(place(pool, &id).is_err(), "{pool:?}");
+            assert!(pool_folder(pool).is_err(), "{pool:?}");
         }
     }
 }

@@ -75,9 +75,9 @@ pub struct Report {
 
 #[derive(Default)]
 struct Others {
+    refreshed: u64,
     skipped: BTreeMap<Skip, u64>,
     refused: BTreeMap<String, u64>,
-    unreadable: u64,
 }
 
 impl Report {
@@ -85,6 +85,11 @@ impl Report {
     pub fn taken(&self, files: u64, bytes: u64) {
         self.files.fetch_add(files, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts files that were there and have later times now.
+    pub fn refreshed(&self, files: u64) {
+        self.others().refreshed += files;
     }
 
     /// Counts files that were not needed.
@@ -111,22 +116,19 @@ impl Report {
             }
             _ => {}
         }
-        if matches!(refusal, Refusal::Unreadable(_)) {
-            others.unreadable += 1;
-        }
     }
 
     /// Files that were looked at, and the bytes that were stored.
     pub fn progress(&self) -> (u64, u64) {
         let others = self.others();
         let passed: u64 = others.skipped.values().chain(others.refused.values()).sum();
-        let files = self.files.load(Ordering::Relaxed);
+        let files = self.files.load(Ordering::Relaxed) + others.refreshed;
         (files + passed, self.bytes.load(Ordering::Relaxed))
     }
 
-    /// Files that could not be read.
-    pub fn unreadable(&self) -> u64 {
-        self.others().unreadable
+    /// Files that could not be taken.
+    pub fn refusals(&self) -> u64 {
+        self.others().refused.values().sum()
     }
 
     /// The result for the operator, a line for each outcome.
@@ -134,14 +136,19 @@ impl Report {
         let others = self.others();
         let files = quantity::count(self.files.load(Ordering::Relaxed), "file");
         let bytes = quantity::bytes(self.bytes.load(Ordering::Relaxed));
-        let mut text = format!("taken:    {files}, {bytes}\n");
+        let mut text = format!("taken:     {files}, {bytes}\n");
+        if others.refreshed > 0 {
+            let files = quantity::count(others.refreshed, "file");
+            text +=
+                &format!("refreshed: {files}: there already, extended or uploaded again since\n");
+        }
         for (skip, count) in &others.skipped {
             let files = quantity::count(*count, "file");
-            text += &format!("skipped:  {files}: {}\n", skip.reason());
+            text += &format!("skipped:   {files}: {}\n", skip.reason());
         }
         for (reason, count) in &others.refused {
             let files = quantity::count(*count, "file");
-            text += &format!("refused:  {files}: {reason}\n");
+            text += &format!("refused:   {files}: {reason}\n");
         }
         text
     }

@@ -90,6 +90,15 @@ impl Server {
         Server::run(command, &database.url, "")
     }
 
+    /// A server that a script of bash starts in its own place: `"$0"` is the program, `"$@"` its
+    /// arguments, the working directory has `config.toml`.
+    pub fn by_script(database: &Database, script: &str) -> Server {
+        let mut command = Command::new("bash");
+        command.args(["-c", script, BINARY]);
+        let server = Server::run(command, &database.url, "");
+        server.unwrap_or_else(|log| panic!("the server did not start: {log}"))
+    }
+
     /// A server that may have no more than so many descriptors.
     pub fn with_descriptors(database: &Database, limit: u32) -> Server {
         let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");

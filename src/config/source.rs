@@ -1,0 +1,208 @@
+//! Where a configuration comes from: its text is read once, and handed on when the server
+//! puts itself in its own place.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::{Config, DEFAULT_PATHS};
+
+/// The largest configuration that is read, bytes: the sample has 6,000.
+const MAX_SIZE: u64 = 64 * 1024;
+
+/// Set to the number of the process whose standard input is a configuration that was handed
+/// on. Whoever inherits it by mistake has another number.
+const HANDED_ON: &str = "SESSION_FILE_SERVER_HANDED_ON";
+
+/// A configuration's text, before it is understood.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// The file, as messages name it; empty for no file, which means the defaults.
+    path: PathBuf,
+    /// Where relative paths in it start; empty for the working directory.
+    folder: PathBuf,
+    text: String,
+}
+
+impl Source {
+    /// Reads what was handed on to this process; else the file at `path`, or the first of
+    /// [`DEFAULT_PATHS`] that is there, or none.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn read(path: Option<&Path>) -> Result<Source, String> {
+        if is_handed_on() {
+            let taken = Source::decode(io::stdin().lock());
+            return taken.map_err(|error| format!("no configuration was handed on: {error}"));
+        }
+        let default = || {
+            DEFAULT_PATHS
+                .into_iter()
+                .map(Path::new)
+                .find(|path| may_exist(path))
+        };
+        let Some(path) = path.or_else(default) else {
+            return Ok(Source::default());
+        };
+        let cannot = |error| format!("{}: cannot be read: {error}", path.display());
+        let file = File::open(path).map_err(cannot)?;
+        // Before it is read: a pipe may be gone afterwards.
+        let folder = folder(path, &file);
+        let mut text = String::new();
+        let read = file.take(MAX_SIZE + 1).read_to_string(&mut text);
+        read.map_err(cannot)?;
+        if text.len() as u64 > MAX_SIZE {
+            return Err(cannot(io::Error::other(format!(
+                "it has more than {MAX_SIZE} bytes, as no configuration has"
+            ))));
+        }
+        Ok(Source {
+            path: path.to_path_buf(),
+            folder,
+            text,
+        })
+    }
+
+    /// Understands it.
+    ///
+    /// # Errors
+    /// A text for the operator, one line per mistake.
+    pub fn config(&self) -> Result<Config, String> {
+        let name = self.path.file_name().unwrap_or("config.toml".as_ref());
+        Config::parse(&self.text, &self.folder.join(name)).map_err(|mistakes| {
+            let lines: Vec<String> = mistakes
+                .iter()
+                .map(|mistake| format!("{}:{mistake}", self.path.display()))
+                .collect();
+            format!("the configuration has mistakes\n{}", lines.join("\n"))
+        })
+    }
+
+    /// Lets the program that takes this one's place find the same configuration, as its
+    /// standard input. It may hold a password: neither its arguments nor its environment,
+    /// which others can see, have anything of it.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn hand_on(&self, command: &mut Command) -> io::Result<()> {
+        let (mut writer, reader) = UnixStream::pair()?;
+        // Nobody reads before this process is gone: all of it must fit.
+        writer.set_nonblocking(true)?;
+        writer.write_all(&self.encode())?;
+        writer.shutdown(Shutdown::Write)?;
+        command.stdin(Stdio::from(OwnedFd::from(reader)));
+        command.env(HANDED_ON, std::process::id().to_string());
+        Ok(())
+    }
+
+    /// Paths hold no zero byte.
+    fn encode(&self) -> Vec<u8> {
+        let parts = [
+            self.path.as_os_str().as_bytes(),
+            self.folder.as_os_str().as_bytes(),
+            self.text.as_bytes(),
+        ];
+        parts.join(&0)
+    }
+
+    fn decode(mut from: impl Read) -> io::Result<Source> {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes)?;
+        let mut parts = bytes.splitn(3, |byte| *byte == 0);
+        let mut next = || {
+            parts
+                .next()
+                .map(<[u8]>::to_vec)
+                .ok_or(ErrorKind::UnexpectedEof)
+        };
+        let mut path = || next().map(|bytes| PathBuf::from(OsString::from_vec(bytes)));
+        let (path, folder) = (path()?, path()?);
+        let text = String::from_utf8(next()?).map_err(io::Error::other)?;
+        Ok(Source { path, folder, text })
+    }
+}
+
+fn is_handed_on() -> bool {
+    std::env::var(HANDED_ON).is_ok_and(|process| process == std::process::id().to_string())
+}
+
+/// Whether something is at `path`, or may be: where it may not be looked, reading it says so.
+pub(crate) fn may_exist(path: &Path) -> bool {
+    path.try_exists().unwrap_or(true)
+}
+
+/// Where relative paths in a configuration start: in the folder of its file. What is no file in
+/// a folder (a pipe, /dev/stdin, a shell's `<(…)`) has none, and the working directory counts;
+/// a key must never be made in /dev.
+fn folder(path: &Path, file: &File) -> PathBuf {
+    let parent = || {
+        let absolute = std::path::absolute(path).ok()?;
+        let parent = absolute.parent()?.to_path_buf();
+        let real = fs::canonicalize(&parent).ok()?;
+        let is_file = file.metadata().ok()?.is_file();
+        let is_place = is_file && real != Path::new("/dev") && !real.starts_with("/proc");
+        is_place.then_some(parent)
+    };
+    parent()
+        .or_else(|| std::env::current_dir().ok())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_handed_on_comes_back_as_it_was() {
+        for (path, folder, text) in [
+            ("", "", ""),
+            (
+                "/dev/fd/63",
+                "/srv/wörk\nspace",
+                "database.url = 'password=x'\n\0",
+            ),
+        ] {
+            let source = Source {
+                path: path.into(),
+                folder: folder.into(),
+                text: text.into(),
+            };
+            let decoded = Source::decode(source.encode().as_slice());
+            assert_eq!(decoded.expect("whole"), source);
+        }
+        assert!(Source::decode(b"a\0b".as_slice()).is_err());
+    }
+
+    #[test]
+    fn a_configuration_of_the_largest_size_is_handed_on_whole() {
+        let source = Source {
+            text: "#".repeat(MAX_SIZE as usize),
+            ..Source::default()
+        };
+        let mut command = Command::new("cat");
+        source.hand_on(&mut command).expect("it fits");
+        let output = command.output().expect("cat");
+        assert_eq!(output.stdout, source.encode());
+    }
+
+    #[test]
+    fn what_is_no_file_in_a_folder_has_the_working_directory() {
+        let place = tempfile::tempdir().expect("a folder");
+        let path = place.path().join("config.toml");
+        fs::write(&path, "").expect("writable");
+        let of = |path: &Path| folder(path, &File::open(path).expect("there"));
+        assert_eq!(of(&path), place.path());
+        let here = std::env::current_dir().expect("there");
+        assert_eq!(of(Path::new("/dev/null")), here);
+        assert_eq!(of(Path::new("/proc/self/status")), here);
+        let file = File::open(&path).expect("there");
+        let by_number = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+        assert_eq!(of(Path::new(&by_number)), here);
+    }
+}

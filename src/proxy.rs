@@ -1,0 +1,322 @@
+//! The proxy through which GitHub is asked: which one the environment names, by curl's rules
+//! (`man curl`, "Proxy environment variables"). One that can't be used is refused, because to
+//! ask without it would show the address that it is to hide.
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ArrayVec, DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::NextTimeout;
+
+/// What the environment says of a URL's way.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Way {
+    /// No proxy is set.
+    Direct,
+    /// A proxy is set, and `no_proxy` excepts the URL's host.
+    Excepted,
+    /// Through a proxy.
+    Through(ureq::Proxy),
+}
+
+/// The way to `url`, by the variables that `variable` knows.
+///
+/// # Errors
+/// A sentence for the operator, who has set a proxy that can't be used. It doesn't repeat the
+/// proxy's URL, which may hold a password.
+pub fn way(url: &str, variable: impl Fn(&str) -> Option<OsString>) -> Result<Way, String> {
+    let is_https = url.starts_with("https:");
+    let set = |name: &&str| variable(name).is_some_and(|value| !value.is_empty());
+    let Some(name) = names(is_https).iter().copied().find(|name| set(name)) else {
+        return Ok(Way::Direct);
+    };
+    let uri: Uri = url.parse().map_err(|_| format!("{url} is not a URL"))?;
+    let exceptions = ["no_proxy", "NO_PROXY"].into_iter().find(|name| set(name));
+    if let Some(exceptions) = exceptions.and_then(&variable) {
+        let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
+        if is_excepted(
+            uri.host().unwrap_or(""),
+            port,
+            &exceptions.to_string_lossy(),
+        ) {
+            return Ok(Way::Excepted);
+        }
+    }
+    let value = variable(name).unwrap_or_default();
+    let proxy = value
+        .to_str()
+        .ok_or("it is not UTF-8".into())
+        .and_then(usable);
+    proxy.map(Way::Through).map_err(|reason| {
+        format!(
+            "the proxy in the environment variable {name} can't be used: {reason}; set one as \
+             http://HOST:PORT (Tor has one, see HTTPTunnelPort), or except GitHub in no_proxy"
+        )
+    })
+}
+
+/// The variables that name a proxy, the first that is set counts. curl takes `http_proxy` for
+/// `http:` alone; here it is better than none, because whoever sets one doesn't want to be seen.
+fn names(is_https: bool) -> &'static [&'static str] {
+    const NAMES: [&str; 6] = [
+        "https_proxy",
+        "HTTPS_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+        "http_proxy",
+        "HTTP_PROXY",
+    ];
+    const NAMES_FOR_HTTP: [&str; 4] = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
+    if is_https { &NAMES } else { &NAMES_FOR_HTTP }
+}
+
+/// The proxy of that URL, if the HTTP client can use it; else why not.
+fn usable(url: &str) -> Result<ureq::Proxy, String> {
+    let url = url.trim();
+    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+    match scheme.to_ascii_lowercase().as_str() {
+        "http" => {}
+        // The client would take the TLS of the proxy for GitHub's, and send its request, token
+        // included, in the clear for the proxy (ureq 3.0, RustlsConnector).
+        "https" => return Err("TLS to a proxy is not supported".into()),
+        scheme if scheme.starts_with("socks") => return Err("SOCKS is not supported".into()),
+        _ => return Err("it has an unknown scheme".into()),
+    }
+    let no_url = || "it is not a URL".to_string();
+    let uri: Uri = format!("http://{rest}").parse().map_err(|_| no_url())?;
+    let authority = uri.authority().ok_or_else(no_url)?;
+    let host = authority.host();
+    // A port that isn't one would be replaced by the default.
+    let after_host = authority.as_str().rsplit('@').next().unwrap_or("");
+    let has_port = after_host.len() > host.len();
+    if host.is_empty() || has_port && authority.port_u16().is_none_or(|port| port == 0) {
+        return Err(no_url());
+    }
+    ureq::Proxy::new(&format!("http://{authority}")).map_err(|_| no_url())
+}
+
+/// Whether the list `exceptions` has a host: `*`, names with all that is below them, addresses
+/// and networks, by commas or spaces. A port, which curl doesn't know there, must be the same.
+fn is_excepted(host: &str, port: u16, exceptions: &str) -> bool {
+    let unbracketed = |text: &str| text.trim_matches(['[', ']']).to_ascii_lowercase();
+    let host = unbracketed(host);
+    let host = host.trim_end_matches('.');
+    let address: Option<IpAddr> = host.parse().ok();
+    let has = |exception: &str| {
+        let (name, is_port) = match exception.rsplit_once(':') {
+            // More colons are those of an address.
+            Some((name, digits)) if !name.contains(':') || name.ends_with(']') => {
+                (name, digits.parse() == Ok(port))
+            }
+            _ => (exception, true),
+        };
+        let name = unbracketed(name);
+        let name = name.strip_prefix("*.").unwrap_or(&name);
+        let name = name.trim_matches('.');
+        let below = || {
+            host.strip_suffix(name)
+                .is_some_and(|rest| rest.ends_with('.'))
+        };
+        is_port
+            && match address {
+                Some(address) => is_in_network(address, name),
+                None => !name.is_empty() && (host == name || below()),
+            }
+    };
+    let mut exceptions = exceptions
+        .split([',', ' ', '\t'])
+        .filter(|text| !text.is_empty());
+    exceptions.any(|exception| exception == "*" || has(exception))
+}
+
+/// Whether an address is the one that is written there, or in that network, as 10.0.0.0/8.
+fn is_in_network(address: IpAddr, network: &str) -> bool {
+    let (start, bits) = match network.split_once('/') {
+        Some((start, bits)) => (start, bits.parse::<u32>().ok()),
+        None => (network, Some(128)),
+    };
+    let (Ok(start), Some(bits)) = (start.parse::<IpAddr>(), bits) else {
+        return false;
+    };
+    let same = |a: u128, b: u128, length: u32| {
+        let host_bits = length.saturating_sub(bits);
+        host_bits >= 128 || a >> host_bits == b >> host_bits
+    };
+    match (address, start) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => same(a.to_bits().into(), b.to_bits().into(), 32),
+        (IpAddr::V6(a), IpAddr::V6(b)) => same(a.to_bits(), b.to_bits(), 128),
+        _ => false,
+    }
+}
+
+/// Looks up the proxy's name alone: those of other hosts are the proxy's business, and asking
+/// for them would tell others what is asked.
+#[derive(Debug)]
+pub struct ProxyOnly {
+    /// The proxy.
+    pub proxy: Uri,
+    /// Looks it up.
+    pub resolver: DefaultResolver,
+}
+
+impl Resolver for ProxyOnly {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &ureq::config::Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        if uri.authority() == self.proxy.authority() {
+            return self.resolver.resolve(uri, config, timeout);
+        }
+        // The client wants an address, and doesn't use it.
+        let nowhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut addresses = ArrayVec::from_fn(|_| nowhere);
+        addresses.push(nowhere);
+        Ok(addresses)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const API: &str = "https://api.github.com";
+
+    fn way_with(url: &str, variables: &[(&str, &str)]) -> Result<Way, String> {
+        way(url, |name| {
+            let found = variables.iter().find(|(variable, _)| *variable == name);
+            found.map(|(_, value)| value.into())
+        })
+    }
+
+    /// The proxy's host and port; empty for none.
+    fn proxy(url: &str, variables: &[(&str, &str)]) -> String {
+        match way_with(url, variables).expect("usable") {
+            Way::Through(proxy) => format!("{}:{}", proxy.host(), proxy.port()),
+            Way::Direct | Way::Excepted => String::new(),
+        }
+    }
+
+    #[test]
+    fn the_proxy_is_the_one_that_curl_would_take_or_any_that_is_set() {
+        for (url, variables, expected) in [
+            (API, &[][..], ""),
+            (API, &[("https_proxy", "")], ""),
+            (
+                API,
+                &[("https_proxy", "http://a:1"), ("HTTPS_PROXY", "http://b:1")],
+                "a:1",
+            ),
+            (
+                API,
+                &[("https_proxy", ""), ("HTTPS_PROXY", "http://b:1")],
+                "b:1",
+            ),
+            (
+                API,
+                &[("all_proxy", "http://c:1"), ("HTTPS_PROXY", "http://b:1")],
+                "b:1",
+            ),
+            (
+                API,
+                &[("ALL_PROXY", "http://c:1"), ("http_proxy", "http://d:1")],
+                "c:1",
+            ),
+            (API, &[("http_proxy", "http://d:1")], "d:1"),
+            (API, &[("http_proxy", "HTTP://d:1/path")], "d:1"),
+            (API, &[("http_proxy", "d:1")], "d:1"),
+            (API, &[("http_proxy", "d:1/")], "d:1"),
+            (API, &[("http_proxy", "d")], "d:80"),
+            (
+                API,
+                &[("http_proxy", "http://user:p@ss@[::1]:3128")],
+                "[::1]:3128",
+            ),
+            ("http://x", &[("https_proxy", "http://a:1")], ""),
+            (
+                "http://x",
+                &[("http_proxy", "http://d:1"), ("all_proxy", "http://c:1")],
+                "d:1",
+            ),
+            ("http://x", &[("all_proxy", "http://c:1")], "c:1"),
+        ] {
+            assert_eq!(proxy(url, variables), expected, "{url} {variables:?}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_cannot_be_used_is_refused_and_its_password_not_repeated() {
+        for bad in [
+            "socks5://u:secret@127.0.0.1:9050",
+            "socks5h://u:secret@127.0.0.1:9050",
+            "socks4://127.0.0.1",
+            "SOCKS://127.0.0.1",
+            "https://u:secret@127.0.0.1:3128",
+            "ftp://u:secret@127.0.0.1",
+            "://127.0.0.1",
+            "http://",
+            "http://:3128",
+            "http://u:secret@",
+            "http://host:99999",
+            "http://host:0",
+            "http://host:port",
+            "http://ho st",
+            "secret nonsense",
+        ] {
+            let refused = way_with(API, &[("all_proxy", bad)]);
+            let error = refused.expect_err(bad);
+            assert!(
+                error.contains("all_proxy") && !error.contains("secret"),
+                "{bad}: {error}"
+            );
+            // What is excepted needs no proxy.
+            let excepted = way_with(API, &[("all_proxy", bad), ("no_proxy", "github.com")]);
+            assert_eq!(excepted, Ok(Way::Excepted), "{bad}");
+        }
+    }
+
+    #[test]
+    fn exceptions_are_names_with_what_is_below_them_addresses_and_networks() {
+        for (host, exceptions, expected) in [
+            ("api.github.com", "", false),
+            ("api.github.com", "*", true),
+            ("api.github.com", "api.github.com", true),
+            ("API.GitHub.com", "api.github.COM", true),
+            ("api.github.com.", "api.github.com", true),
+            ("api.github.com", "github.com", true),
+            ("api.github.com", ".github.com", true),
+            ("api.github.com", "*.github.com", true),
+            ("api.github.com", "hub.com", false),
+            ("api.github.com", "i.github.com", false),
+            ("api.github.com", "api.github.com.example", false),
+            ("api.github.com", "localhost, 127.0.0.1,github.com", true),
+            ("api.github.com", "localhost github.com", true),
+            ("api.github.com", "localhost,,", false),
+            ("api.github.com", ".", false),
+            ("api.github.com", "github.com:443", true),
+            ("api.github.com", "github.com:80", false),
+            ("10.1.2.3", "10.0.0.0/8", true),
+            ("10.1.2.3", "10.1.2.3", true),
+            ("10.1.2.3", "10.1.2.0/25", true),
+            ("10.1.2.200", "10.1.2.0/25", false),
+            ("11.1.2.3", "10.0.0.0/8", false),
+            ("11.1.2.3", "0.0.0.0/0", true),
+            ("110.1.2.3", "10.1.2.3", false),
+            ("10.1.2.3", "2.3", false),
+            ("[2001:db8::1]", "2001:db8::/32", true),
+            ("[2001:db8::1]", "[2001:db8::1]", true),
+            ("[2001:db8::1]", "[2001:db8::1]:443", true),
+            ("[2001:db8::1]", "2001:db8::2", false),
+            ("[2001:db8::1]", "::/0", true),
+            ("[2001:db8::1]", "10.0.0.0/nonsense", false),
+        ] {
+            assert_eq!(
+                is_excepted(host, 443, exceptions),
+                expected,
+                "{host} {exceptions:?}"
+            );
+        }
+    }
+}
