@@ -120,6 +120,10 @@ impl App {
         for line in keys.public_keys() {
             log::info!("{line}");
         }
+        log::info!(
+            "clients name a file of this server as http://HOST/file/ID{}",
+            keys.url_ending()
+        );
         let database = Database::new(config.database.clone());
         let app = App {
             config: config.clone(),
