@@ -25,7 +25,8 @@ Commands:
   serve          run the server (the default)
   init-db        create what is missing in the database, or upgrade an older layout;
                  safe to repeat
-  check-config   read the config, report every mistake, exit 1 if there is one
+  check-config   read the config, report every mistake, exit 1 if there is one; warn of
+                 what loses files
   keys           print the public keys, and the ending of the URLs that clients need
   status         files, bytes, oldest and next expiry, versions known and when checked,
                  database size, what each server has done
@@ -120,7 +121,7 @@ impl Arguments {
         }
         match self.command {
             Command::Help | Command::Version => Ok(()),
-            Command::CheckConfig => print("the configuration is fine\n"),
+            Command::CheckConfig => check_config(&config),
             Command::Keys => keys(&config),
             Command::InitDb => init_db(&config),
             Command::Status { json } => status(&config, json),
@@ -204,6 +205,14 @@ impl Options {
 fn database_url(value: &OsStr) -> Result<Settings, lexopt::Error> {
     let url = value.to_str().ok_or("--from is not UTF-8")?;
     Settings::parse(url).map_err(|error| format!("--from can't be read: {error}").into())
+}
+
+fn check_config(config: &Config) -> Result<(), String> {
+    for warning in config.warnings() {
+        // A closed standard error is no reason to fail.
+        let _ = writeln!(std::io::stderr(), "warning: {warning}");
+    }
+    print("the configuration is fine\n")
 }
 
 fn keys(config: &Config) -> Result<(), String> {

@@ -6,14 +6,18 @@
 
 mod client;
 mod cluster;
+mod onion;
 mod server;
+mod signing;
 mod web;
 
 use std::time::{Duration, Instant};
 
 pub use client::{Connection, Response};
 pub use cluster::{Cluster, Database, is_root, tool};
+pub use onion::{Onion, Reply, new_exchange, nonce};
 pub use server::{BINARY, Server, config_folder, run, signal};
+pub use signing::sign;
 pub use web::{SOCKET, free_port, nginx, path_with_sbin};
 
 /// Waits until `condition` holds; the test fails if it doesn't for a minute.
