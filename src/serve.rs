@@ -185,6 +185,10 @@ impl Service for App {
         routes::body_rule(method, target, &self.config)
     }
 
+    fn refusal(&self, method: Method, target: &str) -> Option<Response> {
+        routes::refusal(method, target)
+    }
+
     fn alive(&self) {
         systemd::alive(&self.statistics.counts().describe());
     }
