@@ -367,24 +367,17 @@ impl Door {
     /// Answers a request whose body need not have been read to its end, and closes the
     /// connection.
     fn refuse(self: &Arc<Door>, exchange: Exchange, response: Response) {
-        if framing::is_read(&exchange.request) {
-            return self.dismiss(exchange, &response);
-        }
         let door = self.clone();
-        let task = move |(exchange, response): (Exchange, Response)| {
-            let client = exchange.ticket.client;
-            let unread = send::refusal(exchange.request, &response);
-            // What is still listened to is answered: it need not delay a stop.
-            exchange.ticket.refuse();
-            match unread.may_end() {
-                true => match door.chunks.over(client, |_| unread.linger()) {
-                    true => door.guard.forget(client),
-                    false => door.guard.dismissed(client),
-                },
-                false => door.give_up(unread, client),
-            }
+        let task = move |(exchange, response): (Exchange, Response)| match framing::is_read(
+            &exchange.request,
+        ) {
+            true => door.dismiss(exchange, &response),
+            false => door.hear_out(exchange, &response),
         };
         if let Err((exchange, response)) = self.lingerers.run((exchange, response), task) {
+            if framing::is_read(&exchange.request) {
+                return self.dismiss(exchange, &response);
+            }
             let client = exchange.ticket.client;
             let unread = send::refusal(exchange.request, &response);
             exchange.ticket.refuse();
@@ -396,6 +389,22 @@ impl Door {
                 }
                 false => self.give_up(unread, client),
             }
+        }
+    }
+
+    /// Answers a request whose body was not read, and listens until its client has stopped
+    /// sending.
+    fn hear_out(self: &Arc<Door>, exchange: Exchange, response: &Response) {
+        let client = exchange.ticket.client;
+        let unread = send::refusal(exchange.request, response);
+        // What is still listened to is answered: it need not delay a stop.
+        exchange.ticket.refuse();
+        match unread.may_end() {
+            true => match self.chunks.over(client, |_| unread.linger()) {
+                true => self.guard.forget(client),
+                false => self.guard.dismissed(client),
+            },
+            false => self.give_up(unread, client),
         }
     }
 
