@@ -13,8 +13,9 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::buffer::Buffer;
 use crate::file_id::FileId;
 
-/// After this time the server has an entry confirmed.
-pub const FRESH: Duration = Duration::from_secs(60);
+/// After this time the server has an entry confirmed: when another server has refreshed a file,
+/// clients are told so within the minute, whatever is under way meanwhile.
+pub const FRESH: Duration = Duration::from_secs(30);
 /// Files up to this size, bytes, are small: avatars, which are 5 to 60 KB.
 const SMALL: usize = 128 * 1024;
 /// A quarter of the cache is for small files and the rest for large ones, as long as there are
@@ -144,7 +145,7 @@ impl FileCache {
         drop((replaced, evicted));
     }
 
-    /// Notes how long a file lives now, if it is kept.
+    /// Notes how long a file lives now, by the database, if it is kept.
     pub fn extended(&self, id: &FileId, expires: SystemTime, remaining: Duration) {
         let bytes = self.lock().entries.get(id).map(|entry| entry.bytes.clone());
         if let Some(bytes) = bytes {

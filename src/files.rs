@@ -64,7 +64,7 @@ pub fn download(request: &Request, context: &mut Context) -> Response {
     };
     if request.method == Method::Head {
         // As many bytes need not be fetched as the file has, only to be counted.
-        return match context.db.file_info(&id) {
+        return match file_info(&id, context) {
             Ok(Some(info)) => Response::file(Body::Omitted(info.size), info.expires),
             Ok(None) => Response::error(404),
             Err(error) => database_error(&error),
@@ -80,7 +80,7 @@ pub fn download(request: &Request, context: &mut Context) -> Response {
 /// `GET /file/ID/info`
 pub fn info(request: &Request, context: &mut Context) -> Response {
     match request.file_id() {
-        Some(id) => info_response(context.db.file_info(&id)),
+        Some(id) => info_response(file_info(&id, context)),
         None => Response::error(404),
     }
 }
@@ -162,15 +162,8 @@ fn find(
     context.statistics.looked_for_file(is_cached);
     match found {
         Found::Fresh(file) => Ok(Some((file.bytes, file.expires))),
-        Found::Stale(file) => match context.db.file_info(id) {
-            Ok(Some(info)) => {
-                cache.extended(id, info.expires, info.remaining);
-                Ok(Some((file.bytes, info.expires)))
-            }
-            Ok(None) => {
-                cache.forget(id);
-                Ok(None)
-            }
+        Found::Stale(file) => match file_info(id, context) {
+            Ok(info) => Ok(info.map(|info| (file.bytes, info.expires))),
             // While the database is away, what was right a minute ago still is.
             Err(db::Error::Unavailable(_)) => Ok(Some((file.bytes, file.expires))),
             Err(error) => Err(error),
@@ -188,6 +181,17 @@ fn find(
             Ok(Some((file.bytes, file.expires)))
         }
     }
+}
+
+/// Size and times of a file, by the database; the cache is told of them, so that all endpoints
+/// say the same.
+fn file_info(id: &FileId, context: &mut Context) -> Result<Option<FileInfo>, db::Error> {
+    let info = context.db.file_info(id)?;
+    match &info {
+        Some(info) => context.cache.extended(id, info.expires, info.remaining),
+        None => context.cache.forget(id),
+    }
+    Ok(info)
 }
 
 /// Keeps what was just stored, if the cache takes it: others will ask for it soon.

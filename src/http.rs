@@ -45,7 +45,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// The method that `name` names; names are case-sensitive (RFC 9110, 9.1).
+    /// The method that `name` names; in HTTP, names are case-sensitive (RFC 9110, 9.1).
     pub fn parse(name: &str) -> Method {
         match name {
             "GET" => Method::Get,
@@ -73,10 +73,13 @@ impl Method {
 pub struct Headers(Vec<(String, String)>);
 
 impl Headers {
-    /// The value of the first field of that name, in any case.
+    /// The value of the first field of that name, in any case, which is not empty: some
+    /// clients send a field without a value where others leave it away.
     pub fn get(&self, name: &str) -> Option<&str> {
-        let found = self.0.iter().find(|(n, _)| n.eq_ignore_ascii_case(name));
-        found.map(|(_, value)| value.as_str())
+        let named = self.0.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
+        named
+            .map(|(_, value)| value.as_str())
+            .find(|v| !v.is_empty())
     }
 }
 
@@ -91,7 +94,7 @@ impl FromIterator<(String, String)> for Headers {
 pub struct Incoming {
     /// Its method.
     pub method: Method,
-    /// Path and query as the client sent them; starts with `/`.
+    /// Path and query as the client sent them, but for [`one_slash`].
     pub target: String,
     /// Its header fields.
     pub headers: Headers,
@@ -116,7 +119,7 @@ impl Incoming {
 pub struct Request<'a> {
     /// Its method.
     pub method: Method,
-    /// Path and query as the client sent them; starts with `/`.
+    /// Path and query as the client sent them, but for [`one_slash`].
     pub target: &'a str,
     /// Its header fields.
     pub headers: &'a Headers,
@@ -160,6 +163,14 @@ impl BodyRule {
             BodyRule::AtMost(limit) | BodyRule::Required(limit) => limit,
         }
     }
+}
+
+/// A target whose leading slashes count as one. Android from 1.31.0 to at least 1.33.4 asks for
+/// `//file`, and signs `/file`: so whoever receives a request does this before anything looks
+/// at its target.
+pub fn one_slash(target: &str) -> &str {
+    let slashes = target.len() - target.trim_start_matches('/').len();
+    &target[slashes.saturating_sub(1)..]
 }
 
 /// The part of a target before its query.
@@ -289,6 +300,33 @@ mod tests {
             .collect();
         assert_eq!(headers.get("x-fs-ttl"), Some("5"));
         assert_eq!(headers.get("x-fs"), None);
+    }
+
+    #[test]
+    fn an_empty_header_field_counts_as_absent() {
+        let headers = |values: &[&str]| -> Headers {
+            let fields = values
+                .iter()
+                .map(|value| ("A".to_string(), value.to_string()));
+            fields.collect()
+        };
+        assert_eq!(headers(&[""]).get("a"), None);
+        assert_eq!(headers(&["", "5", "6"]).get("a"), Some("5"));
+    }
+
+    #[test]
+    fn any_number_of_leading_slashes_counts_as_one() {
+        for (target, expected) in [
+            ("/file", "/file"),
+            ("//file", "/file"),
+            ("////file//a?b=//c", "/file//a?b=//c"),
+            ("//", "/"),
+            ("/", "/"),
+            ("*", "*"),
+            ("", ""),
+        ] {
+            assert_eq!(one_slash(target), expected);
+        }
     }
 
     #[test]

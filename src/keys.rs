@@ -76,13 +76,19 @@ impl Keys {
         [ed25519].into_iter().chain(x25519).collect()
     }
 
+    /// What clients write behind the URL of a file to name the key of its server: the Ed25519
+    /// one.
+    pub fn url_ending(&self) -> String {
+        format!("#p={}", hex::encode(self.ed25519_public))
+    }
+
     /// What the `keys` command prints: the public keys, and how clients name the server.
     pub fn describe(&self) -> String {
         let mut text = self.public_keys().join("\n");
         text += &format!(
-            "\n\nClients name a file of this server as http://HOST/file/ID with the ending\n  \
-             #p={}  (iOS, Android)\n  #p={}  (newest libsession)\n",
-            hex::encode(self.ed25519_public),
+            "\n\nClients name a file of this server as http://HOST/file/ID with the ending\n  {}\n\
+             (with #p={}, the X25519 key, on iOS 2.15 and older)\n",
+            self.url_ending(),
             hex::encode(self.pairs[0].public()),
         );
         text

@@ -26,7 +26,8 @@ Commands:
   serve          run the server (the default)
   init-db        create what is missing in the database, or upgrade an older layout;
                  safe to repeat
-  check-config   read the config, report every mistake, exit 1 if there is one
+  check-config   read the config, report every mistake, exit 1 if there is one; warn of
+                 what loses files
   keys           print the public keys, and the ending of the URLs that clients need
   status         files, bytes, oldest and next expiry, versions known and when checked,
                  database size, what each server has done
@@ -238,6 +239,9 @@ fn table_name(value: &OsStr) -> Result<String, lexopt::Error> {
 fn check_config(config: &Config) -> Result<(), String> {
     if config.versions.enabled {
         GitHub::new(&config.versions)?;
+    }
+    for warning in config.warnings() {
+        output::complain(&format!("warning: {warning}"));
     }
     output::mention("the configuration is fine\n");
     Ok(())

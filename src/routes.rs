@@ -123,10 +123,30 @@ fn find_and_run(method: Method, request: &Request, context: &mut Context) -> Res
     let path = request.path();
     match route_of(method, path) {
         Some(route) => (route.handler)(request, context),
-        None => match allowed(path) {
-            allowed if allowed.is_empty() => Response::error(404),
-            allowed => method_not_allowed(&allowed),
-        },
+        None => no_route(path),
+    }
+}
+
+/// What a request at the door is answered whatever its body is: 404 for an unknown path, 405 for
+/// a known one with another method; `None` if an endpoint takes it.
+pub fn refusal(method: Method, target: &str) -> Option<Response> {
+    let path = path_of(target);
+    let method = match method {
+        Method::Head => Method::Get,
+        other => other,
+    };
+    match (onion_version(path), method) {
+        (Some(_), Method::Post) => None,
+        (Some(_), _) => Some(method_not_allowed(&["POST"])),
+        (None, method) if route_of(method, path).is_some() => None,
+        (None, _) => Some(no_route(path)),
+    }
+}
+
+fn no_route(path: &str) -> Response {
+    match allowed(path) {
+        allowed if allowed.is_empty() => Response::error(404),
+        allowed => method_not_allowed(&allowed),
     }
 }
 

@@ -125,6 +125,10 @@ impl App {
         for line in keys.public_keys() {
             log::info!("{line}");
         }
+        log::info!(
+            "clients name a file of this server as http://HOST/file/ID{}",
+            keys.url_ending()
+        );
         let database = Database::new(config.database.clone());
         let app = App {
             config: config.clone(),
@@ -189,6 +193,10 @@ impl Service for App {
 
     fn body_rule(&self, method: Method, target: &str) -> BodyRule {
         routes::body_rule(method, target, &self.config)
+    }
+
+    fn refusal(&self, method: Method, target: &str) -> Option<Response> {
+        routes::refusal(method, target)
     }
 
     fn alive(&self) {

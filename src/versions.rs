@@ -26,8 +26,9 @@ pub fn session_version(request: &Request, context: &mut Context) -> Response {
         Ok(signer) => signer,
         Err(rejection) => return Response::text(rejection.status, rejection.reason),
     };
-    let channel = request
-        .query("release_channel")
+    let channel = request.query("release_channel");
+    let channel = channel
+        .filter(|name| !name.is_empty())
         .unwrap_or(Channel::Stable.as_str().into());
     let platform = request
         .query("platform")

@@ -25,6 +25,28 @@ fn check_config_accepts_the_sample_and_no_file_at_all() {
 }
 
 #[test]
+fn check_config_warns_of_what_loses_files_and_does_not_fail() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (config, expected) in [
+        ("[files]\nexpiry = \"13 days\"", "warning: files.expiry: "),
+        ("[files]\nmax_ttl = \"1 week\"", "warning: files.max_ttl: "),
+        (
+            "[files]\nnumeric_ids = true",
+            "warning: files.numeric_ids: ",
+        ),
+    ] {
+        let output = check(folder.path(), config);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(output.stdout, b"the configuration is fine\n");
+        let warnings = errors(&output);
+        assert!(warnings.starts_with(expected), "{warnings}");
+        assert_eq!(warnings.lines().count(), 1, "{warnings}");
+    }
+    let output = check(folder.path(), "[files]\nexpiry = \"14 days\"");
+    assert_eq!(errors(&output), "");
+}
+
+#[test]
 fn check_config_reports_every_mistake_with_file_and_line_and_exits_1() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = "workers = \"many\"\n\n[files]\nexpiry = \"3 fortnights\"\nmaxsize = 5\n";

@@ -3,7 +3,7 @@
 mod common;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Database, Server, bytes, eventually};
 use session_file_server::config::Config;
@@ -80,6 +80,37 @@ fn a_cached_file_expires_and_lives_longer_as_any_server_is_told() {
     eventually("the first expires", || one.get(&paths[0]).status == 404);
     assert_eq!(one.get(&paths[1]).status, 200);
     assert_eq!(one.get(&paths[2]).status, 200, "the other server was told");
+}
+
+#[test]
+fn what_another_server_has_refreshed_is_told_right_within_the_minute() {
+    let database = Database::new();
+    let [one, another] = [CACHE, CACHE].map(|settings| Server::with(&database, settings));
+    let file = bytes(1, 100_000);
+    let upload = |server: &Server, ttl: &str| {
+        let answer = server.post_with("/file", &[("X-FS-TTL", ttl)], &file);
+        format!("/file/{}", answer.json()["id"].as_str().expect("an id"))
+    };
+    let path = upload(&one, "3600");
+    let before = expires(&one, &path);
+    assert_eq!(upload(&another, "7200"), path);
+    let right = expires(&another, &path);
+    assert_ne!(before, right);
+    // In the meantime it is asked for again and again.
+    let refreshed = Instant::now();
+    eventually("it is right again", || expires(&one, &path) == right);
+    assert!(refreshed.elapsed() < Duration::from_secs(45));
+    // Who asks for its times, or for its head alone, hears it at once, and so do others then.
+    for (ttl, method, asked) in [
+        ("10800", "GET", format!("{path}/info")),
+        ("14400", "HEAD", path.clone()),
+    ] {
+        upload(&another, ttl);
+        let right = expires(&another, &path);
+        assert_ne!(expires(&one, &path), right);
+        assert_eq!(one.connect().request(method, &asked, &[], b"").status, 200);
+        assert_eq!(expires(&one, &path), right, "{method} {asked}");
+    }
 }
 
 #[test]

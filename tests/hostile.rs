@@ -124,6 +124,17 @@ fn ambiguous_framing_is_refused_and_the_connection_closed() {
         "Content-Length: 5, 5",
         "Content-Length: five",
         "Content-Length:",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: chunked, chunked",
+        "Transfer-Encoding: chunked, gzip",
+        "Transfer-Encoding: chunked;x",
+        "Transfer-Encoding: xchunked",
+        "Transfer-Encoding: identity",
+        "Transfer-Encoding: \"chunked\"",
+        "Transfer-Encoding:",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nConnection: Upgrade\r\nUpgrade: h2c",
     ];
     let streams = ambiguous.map(|fields| {
         let request = format!("POST /file HTTP/1.1\r\nHost: x\r\n{fields}\r\n\r\nhello");
@@ -148,10 +159,15 @@ fn heads_and_bodies_that_stall_or_trickle_end_with_their_connection() {
     let head = b"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: ".as_slice();
     let body = b"POST /file HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nabc".as_slice();
     let small = b"POST /file HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc".as_slice();
+    let chunked =
+        b"POST /file HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".as_slice();
+    let [size, extension, chunk] =
+        ["1", "1;", "ffffff\r\nabc"].map(|start| [chunked, start.as_bytes()].concat());
     let started = Instant::now();
     std::thread::scope(|scope| {
         let mut ends = Vec::new();
-        for start in [b"".as_slice(), head, body, small] {
+        let starts = [b"", head, body, small, chunked, &size, &extension, &chunk];
+        for start in starts {
             for trickles in [false, true] {
                 let stream = send(&server, start);
                 if trickles {
@@ -196,6 +212,32 @@ fn a_head_without_end_is_cut_before_it_fills_the_memory() {
     eventually("most of the memory is given back", || {
         server.memory() < before + 150_000_000
     });
+}
+
+#[test]
+fn a_chunk_size_without_end_is_cut_before_it_fills_the_memory() {
+    let server = Server::start(&Database::new());
+    let before = server.memory();
+    let head =
+        |path| format!("POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
+    let starts = [
+        head("/file"),
+        head("/file") + "5\r\nhello\r\n",
+        // It is refused, and listened to.
+        head("/file") + "broken\r\n",
+    ];
+    for start in starts {
+        let mut stream = send(&server, start.as_bytes());
+        let chunk = vec![b'0'; 100_000];
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let mut most = 0;
+        while stream.write_all(&chunk).is_ok() {
+            assert!(Instant::now() < deadline, "it was never cut: {start:?}");
+            most = most.max(server.memory());
+        }
+        assert!(most < before + 400_000_000, "{start:?}: {most} bytes");
+        serves(&server);
+    }
 }
 
 #[test]

@@ -5,12 +5,12 @@ mod common;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use common::{Database, Response, Server, bytes};
+use common::{Database, Onion, Reply, Response, Server, bytes, new_exchange, nonce};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use session_file_server::keys::{KeyPair, Keys};
 use session_file_server::onion::cipher::{Cipher, EncType, FreshNonce};
-use session_file_server::onion::client::{Exchange, read_v4_reply, v4_plaintext};
+use session_file_server::onion::client::{Exchange, v4_plaintext};
 use session_file_server::onion::envelope::Envelope;
 use session_file_server::onion::{bencode, v3_sub_request, v4_sub_request};
 
@@ -81,118 +81,6 @@ fn every_vector_decrypts_to_its_plaintext_and_its_reply_with_its_key() {
                 .is_none()
         );
         assert!(request == before, "{name}: a wrong key changes nothing");
-    }
-}
-
-/// A server with two keys, and how clients speak to it.
-struct Onion {
-    server: Server,
-    public_keys: Vec<[u8; 32]>,
-}
-
-impl Onion {
-    fn start(settings: &str) -> Onion {
-        let keys = Keys::from_secrets(&[5; 32], Some(&[6; 32]));
-        let files = tempfile::tempdir().expect("a folder");
-        let file = |name: &str, byte: u8| {
-            let path = files.path().join(name);
-            std::fs::write(&path, hex::encode([byte; 32])).expect("writable");
-            path.display().to_string()
-        };
-        let settings = format!(
-            "{settings}\nkeys.ed25519 = '{}'\nkeys.x25519 = '{}'",
-            file("ed", 5),
-            file("x", 6)
-        );
-        let server = Server::with(&Database::new(), &settings);
-        let public_keys = keys.pairs().iter().map(|pair| *pair.public()).collect();
-        Onion {
-            server,
-            public_keys,
-        }
-    }
-
-    /// Encrypts `plaintext`, sends it, and decrypts the answer.
-    fn exchange(
-        &self,
-        path: &str,
-        key: usize,
-        enc_type: Option<&str>,
-        plaintext: &[u8],
-    ) -> Vec<u8> {
-        let exchange = new_exchange(&self.public_keys[key], enc_type);
-        let request = exchange.seal(plaintext, nonce()).expect("sealed");
-        let answer = self.server.post(path, &request);
-        assert_eq!(answer.status, 200, "{answer:?}");
-        let reply = match path {
-            "/oxen/v4/lsrpc" => {
-                assert_eq!(
-                    answer.header("Content-Type"),
-                    Some("application/octet-stream")
-                );
-                answer.body
-            }
-            _ => STANDARD.decode(&answer.body).expect("base64"),
-        };
-        exchange.open(reply).expect("encrypted for us")
-    }
-
-    fn v4(&self, plaintext: &[u8]) -> Reply {
-        Reply::read(&self.exchange("/oxen/v4/lsrpc", 0, Some("xchacha20"), plaintext))
-    }
-
-    fn v4_request(&self, method: &str, endpoint: &str, body: Option<&[u8]>) -> Reply {
-        self.v4(&v4_plaintext(method, endpoint, &[], body))
-    }
-
-    fn v3(&self, request: Value) -> Vec<u8> {
-        self.exchange(
-            "/oxen/v3/lsrpc",
-            0,
-            Some("aes-gcm"),
-            request.to_string().as_bytes(),
-        )
-    }
-}
-
-fn random<const N: usize>() -> [u8; N] {
-    let mut random = [0; N];
-    getrandom::getrandom(&mut random).expect("random numbers");
-    random
-}
-
-fn nonce() -> FreshNonce {
-    FreshNonce(random())
-}
-
-fn new_exchange(server: &[u8; 32], enc_type: Option<&str>) -> Exchange {
-    Exchange::new(server, enc_type, random()).expect("an enc type and a key")
-}
-
-struct Reply {
-    status: u16,
-    meta: Value,
-    body: Vec<u8>,
-}
-
-impl Reply {
-    fn read(plaintext: &[u8]) -> Reply {
-        let (status, meta, body) = read_v4_reply(plaintext).expect("two parts");
-        Reply {
-            status,
-            meta,
-            body: body.to_vec(),
-        }
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).expect("JSON")
-    }
-
-    fn content_type(&self) -> &str {
-        self.meta["headers"]["content-type"]
-            .as_str()
-            .expect("a content type")
     }
 }
 
@@ -296,7 +184,7 @@ fn a_malformed_v4_plaintext_is_an_encrypted_400() {
     let meta = |meta: &str| format!("l{}:{meta}e", meta.len());
     let long = meta(&format!(
         r#"{{"method": "GET", "endpoint": "/{}"}}"#,
-        "a".repeat(9000)
+        "a".repeat(16 * 1024)
     ));
     let many: Vec<String> = (0..65).map(|n| format!(r#""{n}": 1"#)).collect();
     let many = format!(
@@ -333,8 +221,6 @@ fn a_malformed_v4_plaintext_is_an_encrypted_400() {
         &meta(r#"{"method": "GET", "endpoint": "file/a"}"#),
         &meta(r#"{"method": "GET", "endpoint": ""}"#),
         &meta(r#"{"method": "GET", "endpoint": "/file/a", "headers": []}"#),
-        &meta(r#"{"method": "GET", "endpoint": "/file/a", "headers": {"a": true}}"#),
-        &meta(r#"{"method": "GET", "endpoint": "/file/a", "headers": {"a": ["b"]}}"#),
         &meta(r#"{"method": "GET", "method": "GET", "endpoint": "/file/a"}"#),
         &meta(r#"{"method": "GET", "endpoint": "/file/a"} x"#),
         &long,
@@ -530,8 +416,6 @@ fn a_malformed_v3_plaintext_is_an_encrypted_400() {
         r#"{"method": "GET", "endpoint": "health", "body": "something"}"#,
         r#"{"method": "GET", "endpoint": "health", "body": 5}"#,
         r#"{"method": "GET", "endpoint": "health", "headers": 5}"#,
-        r#"{"method": "GET", "endpoint": "health", "headers": {"a": {}}}"#,
-        r#"{"method": "POST", "endpoint": "files"}"#,
         r#"{"method": "POST", "endpoint": "files", "body": {"file": "YQ=="}}"#,
         r#"{"method": "GET", "endpoint": "health"} x"#,
         &format!(
@@ -596,18 +480,19 @@ fn the_key_is_made_once_private_and_printed_without_its_secret() {
     for expected in [
         format!("Ed25519 public key: {}", &key[64..128]),
         format!("X25519 public key: {x25519}"),
-        format!("#p={}", &key[64..128]),
-        format!("#p={x25519}"),
+        format!("\n  #p={}\n", &key[64..128]),
+        format!("(with #p={x25519}, the X25519 key, on iOS 2.15 and older)"),
     ] {
         assert!(
             printed.contains(&expected),
             "{expected} is not in {printed}"
         );
     }
-    assert!(
-        log.contains(&x25519) && log.contains(&key[64..128]),
-        "{log}"
-    );
+    let ending = format!("http://HOST/file/ID#p={}", &key[64..128]);
+    assert!(log.contains(&x25519) && log.contains(&ending), "{log}");
+    let endings = |text: &str| text.lines().filter(|l| l.trim().starts_with("#p=")).count();
+    assert_eq!(endings(&printed), 1, "{printed}");
+    assert_eq!(log.matches("#p=").count(), 1, "{log}");
     assert!(
         !printed.contains(&key[..64]) && !log.contains(&key[..64]),
         "no secret is shown"

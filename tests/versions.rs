@@ -8,8 +8,8 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use common::{Database, Response, Server, eventually};
-use ed25519_dalek::{Signer, SigningKey};
+use common::{Database, Response, Server, eventually, sign};
+use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 
 /// What the stand-in answers.
@@ -312,8 +312,8 @@ fn unknown_platforms_and_channels_are_404_and_unknown_versions_502() {
         "platform=windows",
         "platform=Desktop",
         "release_channel=stable",
-        "platform=ios&release_channel=",
         "platform=ios&release_channel=beta",
+        "platform=ios&release_channel=beta&release_channel=",
         "x=platform=ios",
     ] {
         version(&server, query).assert_error(404);
@@ -321,7 +321,10 @@ fn unknown_platforms_and_channels_are_404_and_unknown_versions_502() {
     server.get("/session_version").assert_error(404);
     for query in [
         "platform=ios",
+        "platform=ios&release_channel=",
+        "platform=ios&release_channel",
         "platform=ios&release_channel=alpha",
+        "platform=ios&release_channel=%61lpha",
         "release_channel=stable&platform=%69os",
     ] {
         version(&server, query).assert_error(502);
@@ -715,17 +718,6 @@ fn a_malformed_item_of_githubs_list_costs_no_other() {
         server.log().contains("GitHub has no answer for o/ios")
     });
     assert_eq!(version(&server, "platform=ios").json()["result"], "1.2.0");
-}
-
-/// The headers of a signed request.
-fn sign(key: &SigningKey, timestamp: u64, message: &str) -> [(&'static str, String); 3] {
-    let signature = key.sign(format!("{timestamp}{message}").as_bytes());
-    let pubkey = format!("07{}", hex::encode(key.verifying_key().as_bytes()));
-    [
-        ("X-FS-Pubkey", pubkey),
-        ("X-FS-Timestamp", timestamp.to_string()),
-        ("X-FS-Signature", hex::encode(signature.to_bytes())),
-    ]
 }
 
 fn signed_get(server: &Server, path: &str, headers: &[(&'static str, String)]) -> Response {

@@ -2,11 +2,13 @@
 //!
 //! [`Config::parse`] reports *all* mistakes of a file at once, each with its key, its
 //! line and what would be right; nothing else in the program checks a setting again.
-//! [`source`] reads the text, [`file`] its keys and lines, [`values`] knows what each may be.
+//! [`source`] reads the text, [`file`] its keys and lines, [`values`] knows what each may be,
+//! and [`warnings`] what may not be meant.
 
 mod file;
 mod source;
 mod values;
+mod warnings;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

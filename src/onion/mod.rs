@@ -15,17 +15,18 @@ use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::json;
 
 use crate::buffer::Buffer;
-use crate::http::{Body, Headers, JSON, Method, OCTET_STREAM, Request, Response, TEXT};
+use crate::http::{Body, Headers, JSON, Method, OCTET_STREAM, Request, Response, TEXT, one_slash};
 use crate::keys::Keys;
 use cipher::{Cipher, FreshNonce, TAG_LENGTH};
 use envelope::Envelope;
 
-/// The JSON in front of a v4 sub-request's body: a method, an endpoint, a few headers.
-pub const MAX_META: usize = 8192;
+/// The most JSON in front of a v4 sub-request's body, bytes: a method, an endpoint, a few
+/// headers, of which one may be long.
+pub const MAX_META: usize = 16 * 1024;
 
 /// Header fields of a sub-request; clients send a handful.
 const MAX_HEADERS: usize = 64;
@@ -142,8 +143,8 @@ pub fn v4_sub_request(plaintext: &[u8]) -> Option<SubRequest<'_>> {
     }
     let meta: Meta = serde_json::from_slice(meta).ok()?;
     meta.endpoint.starts_with('/').then_some(SubRequest {
-        method: Method::parse(&meta.method),
-        target: meta.endpoint,
+        method: method(&meta.method),
+        target: target(meta.endpoint),
         headers: meta.headers.unwrap_or_default().into_headers(),
         body: body.unwrap_or_default().into(),
     })
@@ -167,7 +168,7 @@ pub fn v3_sub_request(plaintext: &[u8]) -> Option<SubRequest<'_>> {
         headers: fields,
         body,
     } = serde_json::from_slice(plaintext).ok()?;
-    let method = Method::parse(&method);
+    let method = self::method(&method);
     if !endpoint.starts_with('/') {
         endpoint = format!("/{endpoint}").into();
     }
@@ -177,21 +178,33 @@ pub fn v3_sub_request(plaintext: &[u8]) -> Option<SubRequest<'_>> {
         .retain(|(name, _)| !name.eq_ignore_ascii_case("content-type"));
     fields.0.push(("content-type".into(), JSON.into()));
     let body = match (method, body.as_deref()) {
-        (Method::Post | Method::Put, Some(_)) => body?,
-        (Method::Post | Method::Put, None) => return None,
+        // To extend a file, clients send none.
+        (Method::Post | Method::Put, _) => body.unwrap_or_default(),
         // Old Android clients send the text "null".
         (_, None | Some("" | "null")) => Cow::Borrowed(""),
         _ => return None,
     };
     Some(SubRequest {
         method,
-        target: endpoint,
+        target: target(endpoint),
         headers: fields.into_headers(),
         body: match body {
             Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
             Cow::Owned(text) => Cow::Owned(text.into_bytes()),
         },
     })
+}
+
+/// The method of a sub-request, which clients may write in any case.
+fn method(name: &str) -> Method {
+    Method::parse(&name.to_ascii_uppercase())
+}
+
+fn target(endpoint: Cow<str>) -> Cow<str> {
+    match endpoint {
+        Cow::Borrowed(endpoint) => Cow::Borrowed(one_slash(endpoint)),
+        Cow::Owned(endpoint) => Cow::Owned(one_slash(&endpoint).to_string()),
+    }
 }
 
 /// The header fields of a sub-request. The length of a body is the length of its part,
@@ -221,11 +234,13 @@ impl<'de> Deserialize<'de> for Fields {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
                 let mut fields = Vec::new();
+                let mut count = 0;
                 while let Some((name, FieldValue(value))) = map.next_entry()? {
-                    if fields.len() == MAX_HEADERS {
-                        return Err(A::Error::invalid_length(MAX_HEADERS + 1, &self));
+                    count += 1;
+                    if count > MAX_HEADERS {
+                        return Err(A::Error::invalid_length(count, &self));
                     }
-                    fields.push((name, value));
+                    fields.extend(value.map(|value| (name, value)));
                 }
                 Ok(Fields(fields))
             }
@@ -234,36 +249,61 @@ impl<'de> Deserialize<'de> for Fields {
     }
 }
 
-/// A string or, from desktop, a number.
-struct FieldValue(String);
+/// The value of a field: a string or, from desktop, a number. Anything else is no value, and its
+/// field is ignored. What such a value holds is skipped without being kept, and without
+/// recursion.
+struct FieldValue(Option<String>);
 
 impl<'de> Deserialize<'de> for FieldValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<FieldValue, D::Error> {
-        struct FieldValueVisitor;
-        impl Visitor<'_> for FieldValueVisitor {
-            type Value = FieldValue;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or a number")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<FieldValue, E> {
-                Ok(FieldValue(text.to_string()))
-            }
-
-            fn visit_u64<E>(self, number: u64) -> Result<FieldValue, E> {
-                Ok(FieldValue(number.to_string()))
-            }
-
-            fn visit_i64<E>(self, number: i64) -> Result<FieldValue, E> {
-                Ok(FieldValue(number.to_string()))
-            }
-
-            fn visit_f64<E>(self, number: f64) -> Result<FieldValue, E> {
-                Ok(FieldValue(number.to_string()))
-            }
-        }
         deserializer.deserialize_any(FieldValueVisitor)
+    }
+}
+
+struct FieldValueVisitor;
+
+impl<'de> Visitor<'de> for FieldValueVisitor {
+    type Value = FieldValue;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<FieldValue, E> {
+        // As around a value in HTTP (RFC 9110, 5.5).
+        let text = text.trim_matches([' ', '\t']);
+        Ok(FieldValue(Some(text.to_string())))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<FieldValue, E> {
+        Ok(FieldValue(Some(number.to_string())))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<FieldValue, E> {
+        Ok(FieldValue(Some(number.to_string())))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<FieldValue, E> {
+        Ok(FieldValue(Some(number.to_string())))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<FieldValue, E> {
+        Ok(FieldValue(None))
+    }
+
+    /// null
+    fn visit_unit<E>(self) -> Result<FieldValue, E> {
+        Ok(FieldValue(None))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<FieldValue, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(FieldValue(None))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<FieldValue, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(FieldValue(None))
     }
 }
 

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::address::Address;
+use super::chunks::{self, Failure, Watch};
 use super::elastic::{Budget, Elastic, Reservation};
 use super::framing::{self, BodyLength};
 use super::guard::{Guard, Progress};
@@ -47,6 +48,8 @@ pub struct Door {
     pub jobs: Queue<Job>,
     /// Keeps the deadlines of clients.
     pub guard: Arc<Guard>,
+    /// Bodies that come in chunks.
+    pub chunks: Arc<Watch>,
     /// Where requests go that were sent ahead, when it is their turn.
     again: Sender<tiny_http::Request>,
     /// Where disconnected clients' connections go: dropping them may take a moment.
@@ -132,6 +135,7 @@ impl Door {
         Door {
             jobs: Queue::new(workers * QUEUE_PER_WORKER),
             guard: Arc::new(Guard::new(address.clone())),
+            chunks: Arc::new(Watch::new(address.clone())),
             again,
             unread,
             receivers: Elastic::new("receive", MAX_RECEIVERS),
@@ -202,6 +206,10 @@ impl Door {
         let method = Method::parse(exchange.request.method().as_str());
         let rule = service.body_rule(method, receive::origin_form(exchange.request.url()));
         match framing::body_length(&exchange.request, rule) {
+            Err(413) => {
+                let response = too_large(&exchange, service);
+                door.refuse(exchange, response);
+            }
             Err(status) => door.refuse(exchange, Response::error(status)),
             Ok(BodyLength::None) => door.enqueue(exchange, Buffer::default(), None),
             Ok(BodyLength::AtHand(length)) => {
@@ -212,6 +220,10 @@ impl Door {
                 }
             }
             Ok(BodyLength::OnItsWay(length)) => Door::receive(door, exchange, length),
+            Ok(BodyLength::InChunks(limit)) => {
+                let too_large = too_large(&exchange, service);
+                Door::receive_chunks(door, exchange, limit, too_large);
+            }
         }
     }
 
@@ -233,6 +245,34 @@ impl Door {
                     inner.refuse(exchange, Response::error(400));
                 }
             }
+        };
+        if let Err(exchange) = door.receivers.run(exchange, task) {
+            door.refuse(exchange, Response::unavailable());
+        }
+    }
+
+    /// The same for a body in chunks. It is answered `too_large` beyond `limit` bytes.
+    fn receive_chunks(door: &Arc<Door>, exchange: Exchange, limit: usize, too_large: Response) {
+        let inner = door.clone();
+        let task = move |mut exchange: Exchange| {
+            let client = exchange.ticket.client;
+            let progress = Arc::new(Progress::start());
+            inner.guard.receives(client, &progress);
+            let received = inner.chunks.over(client, |watched| {
+                let request = &mut exchange.request;
+                chunks::body(request, limit, &inner.received, &progress, watched)
+            });
+            inner.guard.received(client);
+            let refusal = match received {
+                Ok((body, reserved)) => return inner.enqueue(exchange, body, Some(reserved)),
+                Err(Failure::TooLarge) => too_large,
+                Err(Failure::NoMemory) => Response::unavailable(),
+                Err(Failure::Broken(error)) => {
+                    log::debug!("a body in chunks ended early: {error}");
+                    Response::error(400)
+                }
+            };
+            inner.refuse(exchange, refusal);
         };
         if let Err(exchange) = door.receivers.run(exchange, task) {
             door.refuse(exchange, Response::unavailable());
@@ -325,23 +365,20 @@ impl Door {
         respond(exchange, response, manner);
     }
 
-    /// Answers a request whose body was not read to its end, and closes the connection.
+    /// Answers a request whose body need not have been read to its end, and closes the
+    /// connection.
     fn refuse(self: &Arc<Door>, exchange: Exchange, response: Response) {
         let door = self.clone();
-        let task = move |(exchange, response): (Exchange, Response)| {
-            let client = exchange.ticket.client;
-            let unread = send::refusal(exchange.request, &response);
-            // What is still listened to is answered: it need not delay a stop.
-            exchange.ticket.refuse();
-            match unread.may_end() {
-                true => match unread.linger() {
-                    true => door.guard.forget(client),
-                    false => door.guard.dismissed(client),
-                },
-                false => door.give_up(unread, client),
-            }
+        let task = move |(exchange, response): (Exchange, Response)| match framing::is_read(
+            &exchange.request,
+        ) {
+            true => door.dismiss(exchange, &response),
+            false => door.hear_out(exchange, &response),
         };
         if let Err((exchange, response)) = self.lingerers.run((exchange, response), task) {
+            if framing::is_read(&exchange.request) {
+                return self.dismiss(exchange, &response);
+            }
             let client = exchange.ticket.client;
             let unread = send::refusal(exchange.request, &response);
             exchange.ticket.refuse();
@@ -353,6 +390,38 @@ impl Door {
                 }
                 false => self.give_up(unread, client),
             }
+        }
+    }
+
+    /// Answers a request whose body was not read, and listens until its client has stopped
+    /// sending.
+    fn hear_out(self: &Arc<Door>, exchange: Exchange, response: &Response) {
+        let client = exchange.ticket.client;
+        let unread = send::refusal(exchange.request, response);
+        // What is still listened to is answered: it need not delay a stop.
+        exchange.ticket.refuse();
+        match unread.may_end() {
+            true => match self.chunks.over(client, |_| unread.linger()) {
+                true => self.guard.forget(client),
+                false => self.guard.dismissed(client),
+            },
+            false => self.give_up(unread, client),
+        }
+    }
+
+    /// Answers a request of which nothing is still to come, and closes the connection.
+    fn dismiss(&self, exchange: Exchange, response: &Response) {
+        let Exchange { request, ticket } = exchange;
+        let client = ticket.client;
+        let manner = Manner {
+            last: true,
+            patient: false,
+        };
+        let sent = send::response(request, response, manner);
+        ticket.refuse();
+        match sent {
+            Ok(()) => self.guard.dismissed(client),
+            Err(_) => self.guard.disconnect(client),
         }
     }
 
@@ -398,6 +467,15 @@ impl Door {
             self.will_start_anew.store(false, Ordering::SeqCst);
         }
     }
+}
+
+/// The answer to a request whose body is larger than its endpoint allows, or that no endpoint
+/// takes.
+fn too_large<S: Service>(exchange: &Exchange, service: &S) -> Response {
+    let method = Method::parse(exchange.request.method().as_str());
+    let target = receive::origin_form(exchange.request.url());
+    let refusal = service.refusal(method, target);
+    refusal.unwrap_or_else(|| Response::error(413))
 }
 
 fn respond(exchange: Exchange, response: &Response, manner: Manner) {

@@ -2,7 +2,7 @@
 //!
 //! tiny_http's own threads read heads. The accept loop ([`front`]) takes each request and
 //! lets it through the [`door`]: its framing is looked at ([`framing`]), a body is received by
-//! an elastic set of threads ([`receive`]); the fixed pool of [`workers`] gets complete
+//! an elastic set of threads ([`receive`], [`chunks`]); the fixed pool of [`workers`] gets complete
 //! requests through a bounded [`queue`], and writes small answers itself; large ones go to an
 //! elastic set of sending threads ([`send`]). So a worker waits for the database and for
 //! nothing else. The [`guard`] disconnects clients who are too slow, whose connections it finds
@@ -11,12 +11,14 @@
 //! [`selfcheck`] see to it that requests come in.
 
 mod address;
+mod chunks;
 mod door;
 mod duplicates;
 mod elastic;
 mod framing;
 mod front;
 mod guard;
+mod hang_up;
 mod left_behind;
 mod listener;
 mod local;
@@ -57,6 +59,11 @@ pub trait Service: Send + Sync + 'static {
 
     /// The body that a request may have.
     fn body_rule(&self, method: Method, target: &str) -> BodyRule;
+
+    /// What a request is answered whatever its body is, if no endpoint takes it.
+    fn refusal(&self, _method: Method, _target: &str) -> Option<Response> {
+        None
+    }
 
     /// Called when it was seen that requests come in, every `pause` of [`run`].
     fn alive(&self);
@@ -104,6 +111,13 @@ pub fn run<S: Service>(
         door.guard.clone(),
         move || watched.bytes_in_flight(),
         move |connections| stuck.start_anew(connections),
+        stop.clone(),
+    )?;
+    let (counted, disconnected) = (door.clone(), door.clone());
+    chunks::start(
+        door.chunks.clone(),
+        move || counted.bytes_in_flight(),
+        move |client| disconnected.guard.disconnect(client),
         stop.clone(),
     )?;
 

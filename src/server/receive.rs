@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::guard::Progress;
 use crate::buffer::Buffer;
-use crate::http::{Headers, Incoming, Method};
+use crate::http::{Headers, Incoming, Method, one_slash};
 
 /// How long a client waits for memory to receive its body into.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -52,15 +52,16 @@ pub fn incoming(request: &tiny_http::Request, body: Buffer) -> Incoming {
 }
 
 /// A target without the scheme and authority that a proxy may be asked with
-/// (RFC 9112, 3.2.2).
+/// (RFC 9112, 3.2.2), and with [`one_slash`].
 pub fn origin_form(target: &str) -> &str {
     let Some(rest) = target
         .strip_prefix("http://")
         .or(target.strip_prefix("https://"))
     else {
-        return target;
+        return one_slash(target);
     };
-    rest.find(['/', '?']).map_or("/", |path| &rest[path..])
+    rest.find(['/', '?'])
+        .map_or("/", |path| one_slash(&rest[path..]))
 }
 
 #[cfg(test)]
@@ -68,7 +69,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_with_an_authority_is_its_path() {
+    fn a_target_is_its_path_after_one_slash() {
+        assert_eq!(origin_form("//file/x"), "/file/x");
+        assert_eq!(origin_form("http://a.example//file/x"), "/file/x");
         assert_eq!(origin_form("/file?x=http://a/b"), "/file?x=http://a/b");
         assert_eq!(origin_form("http://a.example:80/file/x"), "/file/x");
         assert_eq!(origin_form("http://a.example"), "/");

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tiny_http::{HTTPVersion, Header, StatusCode};
 
+use super::framing;
 use super::guard::Progress;
 use crate::http::{Response, http_date};
 
@@ -25,6 +26,9 @@ const CHUNK: usize = 256 * 1024;
 const LINGER_BYTES: usize = 64 * 1024 * 1024;
 /// For how long.
 const LINGER_TIME: Duration = Duration::from_secs(10);
+/// How many broken chunks of a refused body are read. The end of the connection is one, too, each
+/// time it is met.
+const MAX_BROKEN_CHUNKS: usize = 1000;
 
 /// How an answer is sent.
 #[derive(Clone, Copy, Debug)]
@@ -65,8 +69,16 @@ pub fn response(
 /// Answers a request whose body was not read. The connection must be ended then.
 pub fn refusal(request: tiny_http::Request, response: &Response) -> Unread {
     let announced = request.body_length().unwrap_or(0);
+    let broken_chunks = match framing::is_chunked(&request) {
+        true => MAX_BROKEN_CHUNKS,
+        false => 0,
+    };
     let stream = write_refusal(request, response);
-    Unread { stream, announced }
+    Unread {
+        stream,
+        announced,
+        broken_chunks,
+    }
 }
 
 /// The connection of a refused request.
@@ -75,6 +87,8 @@ pub struct Unread {
     stream: Stream,
     /// Bytes of its body, by its client's word.
     announced: usize,
+    /// How many chunks of it may still be broken.
+    broken_chunks: usize,
 }
 
 impl Unread {
@@ -93,6 +107,13 @@ impl Unread {
         while read < LINGER_BYTES && Instant::now() < deadline {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return false,
+                // As long as it is read here, nobody takes the rest for another request.
+                Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                    match self.broken_chunks.checked_sub(1) {
+                        Some(fewer) => self.broken_chunks = fewer,
+                        None => return false,
+                    }
+                }
                 Err(_) => return true,
                 Ok(count) => read += count,
             }
@@ -205,10 +226,10 @@ fn head(request: &tiny_http::Request, response: &Response, last: bool) -> String
 
 type Stream = Box<dyn tiny_http::ReadWrite + Send>;
 
-/// Writes an answer without dropping the reader of the request's body, which only
-/// `upgrade` allows. It gives the length of no body, so ours goes in with the protocol's
-/// name; a server may offer a protocol in any answer (RFC 9110, 7.8), and that it speaks
-/// HTTP/1.1 is true.
+/// Writes an answer without dropping the reader of the request's body, which only `upgrade`
+/// allows. It adds the fields `Connection: upgrade` and `Upgrade`; the latter is left empty, which
+/// offers nothing (RFC 9110, 5.6.1 and 7.8). It gives the length of no body, so ours follows in
+/// the same value. Without a field `Server` it would add its own.
 fn write_refusal(request: tiny_http::Request, response: &Response) -> Stream {
     log::debug!(
         "{} {} → {}",
@@ -221,12 +242,15 @@ fn write_refusal(request: tiny_http::Request, response: &Response) -> Stream {
         _ => response.body.as_slice(),
     };
     let protocol = format!(
-        "HTTP/1.1\r\nContent-Length: {}\r\nConnection: close",
+        "\r\nContent-Length: {}\r\nConnection: close",
         response.body.content_length()
     );
     let mut answer = tiny_http::Response::empty(response.status);
-    let content_type = [("Content-Type", response.content_type.to_string())];
-    for (name, value) in content_type.iter().chain(&response.headers) {
+    let fields = [
+        ("Server", "session-file-server".to_string()),
+        ("Content-Type", response.content_type.to_string()),
+    ];
+    for (name, value) in fields.iter().chain(&response.headers) {
         // Our own header fields are ASCII.
         if let Ok(header) = Header::from_bytes(*name, value.as_str()) {
             answer.add_header(header);

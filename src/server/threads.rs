@@ -12,8 +12,8 @@ use std::thread::{self, JoinHandle};
 /// (`util/task_pool.rs`, `MIN_THREADS`), and one for the next connection.
 pub const FOR_TINY_HTTP: usize = 6;
 /// Our own beside the workers: signals, their log, timer and probe; and in this folder `unread`,
-/// `patience`, `sent-ahead`, `guard`, `nudge`, `left-behind`, `self-check` and `stop`.
-const OUR_OWN: usize = 12;
+/// `patience`, `sent-ahead`, `guard`, `chunks`, `nudge`, `left-behind`, `self-check` and `stop`.
+const OUR_OWN: usize = 13;
 /// For a body and an answer at once; more of them are refused.
 const FOR_CLIENTS: usize = 2;
 /// These threads do nothing.

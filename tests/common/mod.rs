@@ -6,16 +6,20 @@
 
 mod client;
 mod cluster;
+mod onion;
 pub mod raw;
 mod sandbox;
 mod server;
+mod signing;
 mod web;
 
 use std::time::{Duration, Instant};
 
 pub use client::{Connection, Response};
 pub use cluster::{Cluster, Database, is_root, tool};
+pub use onion::{Onion, Reply, new_exchange, nonce};
 pub use server::{BINARY, Server, config_folder, run, signal};
+pub use signing::sign;
 pub use web::{Setup, Web, free_port, open_to_all};
 
 /// Waits until `condition` holds; the test fails if it doesn't for a minute.
