@@ -120,7 +120,7 @@ impl Arguments {
         }
         match self.command {
             Command::Help | Command::Version => Ok(()),
-            Command::CheckConfig => print("the configuration is fine\n"),
+            Command::CheckConfig => check_config(&config),
             Command::Keys => keys(&config),
             Command::InitDb => init_db(&config),
             Command::Status { json } => status(&config, json),
@@ -204,6 +204,14 @@ impl Options {
 fn database_url(value: &OsStr) -> Result<Settings, lexopt::Error> {
     let url = value.to_str().ok_or("--from is not UTF-8")?;
     Settings::parse(url).map_err(|error| format!("--from can't be read: {error}").into())
+}
+
+/// The mistakes were reported when the configuration was read.
+fn check_config(config: &Config) -> Result<(), String> {
+    for warning in config.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    print("the configuration is fine\n")
 }
 
 fn keys(config: &Config) -> Result<(), String> {

@@ -41,6 +41,9 @@ const TIMER_RESTART: Duration = Duration::from_secs(10);
 /// # Errors
 /// A sentence for the operator.
 pub fn serve(config: Config) -> Result<(), String> {
+    for warning in config.warnings() {
+        log::warn!("{warning}");
+    }
     let config = Arc::new(config);
     let listener = Listener::open(&config)?;
     let stop = Stop::default();

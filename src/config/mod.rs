@@ -259,6 +259,11 @@ impl Config {
         })
     }
 
+    /// What may be a mistake and may be none, each as a sentence.
+    pub fn warnings(&self) -> Vec<String> {
+        self.database.warnings()
+    }
+
     /// Reads the text of a configuration file; relative paths in it start at the folder
     /// of `path`.
     ///

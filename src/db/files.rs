@@ -192,7 +192,9 @@ impl Connection {
         data: &[u8],
         ttl: Duration,
     ) -> Result<Option<FileInfo>, Error> {
-        self.unrepeatable(|open| {
+        // Repeating it is safe: should the first try have stored the file without our hearing of
+        // it, the id is taken, and the caller chooses another one.
+        self.repeatable(|open| {
             if data.len() <= UNASKED {
                 let row = open.query_opt(INSERT_NEW, &[&id.as_str(), &data, &ttl.as_secs_f64()])?;
                 return info(row);

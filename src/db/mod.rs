@@ -13,14 +13,16 @@ mod error;
 mod older;
 mod probe;
 mod servers;
+mod settings;
 mod token_info;
 mod versions;
 
-pub use connection::{Connection, Database, Settings};
+pub use connection::{Connection, Database};
 pub use error::Error;
 pub use files::{FileInfo, StoredFile, Totals};
 pub use older::Leftovers;
 pub use probe::Probe;
 pub use servers::NotedServer;
+pub use settings::Settings;
 pub use token_info::{TokenHistory, TokenInfo};
 pub use versions::{Claim, KnownReleases};

@@ -6,6 +6,7 @@
 
 mod client;
 mod cluster;
+mod pooler;
 mod server;
 mod web;
 
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 pub use client::{Connection, Response};
 pub use cluster::{Cluster, Database, is_root, tool};
+pub use pooler::Pooler;
 pub use server::{BINARY, Server, config_folder, run, signal};
 pub use web::{SOCKET, free_port, nginx, path_with_sbin};
 
