@@ -149,7 +149,7 @@ impl App {
         let (stop, unusable) = (stop.clone(), unusable.clone());
         let (tell, told) = mpsc::sync_channel(0);
         let run = move || {
-            let prepared = prepare_database(&database, &config);
+            let prepared = prepare_database(&database, &config, &counts);
             // Whoever waited has gone on if this took too long.
             let is_late = tell.send(prepared.clone()).is_err();
             let is_ready = match prepared {
@@ -157,7 +157,7 @@ impl App {
                 Err(error) if is_late => return give_up_database(&error, &stop, &unusable),
                 Err(_) => return,
             };
-            if is_ready || prepare_when_back(&database, &config, &stop, &unusable) {
+            if is_ready || prepare_when_back(&database, &config, &counts, &stop, &unusable) {
                 run_timer(&config, &database, &cache, &counts, &stop);
             }
         };
@@ -216,8 +216,20 @@ pub fn prepare_for_work(db: &mut db::Connection, config: &Config) -> Result<(), 
 }
 
 /// Whether the database has what is needed; false if it is away and may come back.
-fn prepare_database(database: &Arc<Database>, config: &Config) -> Result<bool, String> {
-    match database.connection().prepare_schema() {
+fn prepare_database(
+    database: &Arc<Database>,
+    config: &Config,
+    statistics: &Statistics,
+) -> Result<bool, String> {
+    let mut db = database.connection();
+    let prepared = db.prepare_schema().and_then(|found| {
+        // Until the files are counted, the first uploads must not go beyond the bound.
+        if config.files.max_total_size.is_some() {
+            statistics.stored_bytes.estimated(db.files_disk_size()?);
+        }
+        Ok(found)
+    });
+    match prepared {
         Ok(db::schema::Found::Current) => Ok(true),
         Ok(db::schema::Found::Empty) => {
             let name = config.database.database_name();
@@ -234,11 +246,12 @@ fn prepare_database(database: &Arc<Database>, config: &Config) -> Result<bool, S
 fn prepare_when_back(
     database: &Arc<Database>,
     config: &Config,
+    statistics: &Statistics,
     stop: &Stop,
     unusable: &AtomicBool,
 ) -> bool {
     while !stop.wait(SCHEMA_RETRY) {
-        match prepare_database(database, config) {
+        match prepare_database(database, config, statistics) {
             Ok(true) => return true,
             Ok(false) => {}
             Err(error) => give_up_database(&error, stop, unusable),

@@ -182,6 +182,31 @@ impl Connection {
         })
     }
 
+    /// Lets a file that is there already live for `ttl` or longer, as [`store`](Self::store)
+    /// does.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn refresh(&mut self, id: &FileId, ttl: Duration) -> Result<Option<FileInfo>, Error> {
+        self.repeatable(|open| {
+            let row = open.query_one(REFRESH, &[&id.as_str(), &ttl.as_secs_f64()])?;
+            let is_there = row.try_get::<_, Option<i32>>(0)?.is_some();
+            is_there.then(|| read_info(&row)).transpose()
+        })
+    }
+
+    /// What the table takes on the disk, bytes: about as much as the files in it, and space
+    /// that can be used again.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn files_disk_size(&mut self) -> Result<u64, Error> {
+        self.repeatable(|open| {
+            let row = open.query_one("SELECT pg_table_size('files')", &[])?;
+            Ok(row.try_get::<_, i64>(0)? as u64)
+        })
+    }
+
     /// Stores a file under an id that nobody has; `None` if somebody has it.
     ///
     /// # Errors
