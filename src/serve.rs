@@ -230,7 +230,10 @@ fn prepare_database(
         Ok(found)
     });
     match prepared {
-        Ok(db::schema::Found::Current) => Ok(true),
+        Ok(db::schema::Found::Current) => {
+            warn_of_schema(&mut db);
+            Ok(true)
+        }
         Ok(db::schema::Found::Empty) => {
             let name = config.database.database_name();
             log::info!("the database {name} was empty; its tables were created");
@@ -238,6 +241,13 @@ fn prepare_database(
         }
         Err(db::Error::Unavailable(_)) => Ok(false),
         Err(error) => Err(explain(&error, config)),
+    }
+}
+
+fn warn_of_schema(db: &mut db::Connection) {
+    match db.schema_warnings() {
+        Ok(warnings) => warnings.iter().for_each(|warning| log::warn!("{warning}")),
+        Err(error) => log::debug!("the schema was not looked at: {error}"),
     }
 }
 
@@ -276,13 +286,16 @@ pub fn explain(error: &db::Error, config: &Config) -> String {
              database and its user exist (as the user postgres: createuser USER; createdb -O \
              USER {name})"
         ),
-        db::Error::Forbidden(text) => format!(
-            "the tables of the database {name} are another user's: {text}; let this server's \
-             user act for theirs (as the user postgres: psql -c 'GRANT \"OWNER\" TO \"USER\"')"
-        ),
+        db::Error::Forbidden(text) => {
+            format!("the database {name} forbids this server's user what it needs: {text}")
+        }
         db::Error::Layout(text) => {
             format!("the database {name} can't be used as it is: {text}")
         }
+        db::Error::Busy(text) => format!(
+            "the tables of the database {name} can't be changed now: {text}; repeat this when \
+             that has ended"
+        ),
         db::Error::Unavailable(text) => format!(
             "the database {name} can't be reached: {text}; check that PostgreSQL runs, and \
              database.url"

@@ -16,6 +16,8 @@ pub enum Error {
     Forbidden(String),
     /// The database holds tables of an older server, or of another program.
     Layout(String),
+    /// Tables can't be changed now, because somebody else uses them.
+    Busy(String),
     /// Anything else: a bug, or a database that was tampered with.
     Failed(String),
 }
@@ -26,6 +28,8 @@ impl Error {
         match Error::of(error) {
             // We ourselves can't do what the settings or the server ask for.
             Error::Failed(text) if error.as_db_error().is_none() => Error::Refused(text),
+            // The user may not connect to this database.
+            Error::Forbidden(text) => Error::Refused(text),
             other => other,
         }
     }
@@ -134,6 +138,7 @@ impl fmt::Display for Error {
             | Error::Refused(text)
             | Error::Forbidden(text)
             | Error::Layout(text)
+            | Error::Busy(text)
             | Error::Failed(text) => f.write_str(text),
         }
     }

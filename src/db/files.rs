@@ -88,14 +88,15 @@ const REFRESH: &str = "WITH refreshed AS (UPDATE files \
          WHERE id = $1 RETURNING length(data), uploaded, expiry) \
      SELECT refreshed.*, now() FROM (SELECT) one LEFT JOIN refreshed ON true";
 
-const INSERT_OR_REFRESH: &str = "INSERT INTO files (id, data, expiry) \
-     VALUES ($1, $2, now() + make_interval(secs => $3)) \
+/// `uploaded` is written out: in a table that others have made it may have no default.
+const INSERT_OR_REFRESH: &str = "INSERT INTO files (id, data, uploaded, expiry) \
+     VALUES ($1, $2, now(), now() + make_interval(secs => $3)) \
      ON CONFLICT (id) DO UPDATE \
      SET uploaded = now(), expiry = greatest(files.expiry, excluded.expiry) \
      RETURNING length(data), uploaded, expiry, now()";
 
-const INSERT_NEW: &str = "INSERT INTO files (id, data, expiry) \
-     VALUES ($1, $2, now() + make_interval(secs => $3)) \
+const INSERT_NEW: &str = "INSERT INTO files (id, data, uploaded, expiry) \
+     VALUES ($1, $2, now(), now() + make_interval(secs => $3)) \
      ON CONFLICT (id) DO NOTHING RETURNING length(data), uploaded, expiry, now()";
 
 const SELECT_NOW: &str = "SELECT now()";

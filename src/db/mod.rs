@@ -10,7 +10,10 @@ pub mod schema;
 
 mod connection;
 mod error;
+mod fitness;
+mod locks;
 mod older;
+mod permissions;
 mod probe;
 mod servers;
 mod settings;

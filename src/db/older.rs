@@ -6,7 +6,7 @@ use postgres::Transaction;
 
 /// The older server's tables and views that have no use here. The releases among them
 /// are asked for again as soon as the server runs.
-const UNUSED: [&str; 7] = [
+pub(super) const UNUSED: [&str; 7] = [
     "prerelease_versions",
     "release_versions",
     "versions",
