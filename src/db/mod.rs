@@ -17,6 +17,7 @@ mod permissions;
 mod probe;
 mod servers;
 mod settings;
+mod text;
 mod token_info;
 mod versions;
 

@@ -6,6 +6,7 @@ use postgres::Row;
 
 use super::connection::Connection;
 use super::error::Error;
+use super::text::TextForm;
 use crate::statistics::Counts;
 
 const NOTE: &str = "INSERT INTO servers (name, requests, bytes_up, bytes_down, files_stored, \
@@ -50,6 +51,7 @@ impl Connection {
         .map(|count| count as i64);
         let [c1, c2, c3, c4, c5, c6] = &counts;
         self.repeatable(|open| {
+            let name = TextForm::of(open)?.store(name);
             open.execute(NOTE, &[&name, c1, c2, c3, c4, c5, c6])?;
             open.execute(FORGET, &[])
         })?;
@@ -61,14 +63,18 @@ impl Connection {
     /// # Errors
     /// Those of the database.
     pub fn noted_servers(&mut self) -> Result<Vec<NotedServer>, Error> {
-        self.repeatable(|open| open.query(SELECT, &[])?.iter().map(read).collect())
+        self.repeatable(|open| {
+            let form = TextForm::of(open)?;
+            let rows = open.query(SELECT, &[])?;
+            rows.iter().map(|row| read(row, form)).collect()
+        })
     }
 }
 
-fn read(row: &Row) -> Result<NotedServer, postgres::Error> {
+fn read(row: &Row, form: TextForm) -> Result<NotedServer, postgres::Error> {
     let count = |index| row.try_get::<_, i64>(index).map(|count| count as u64);
     Ok(NotedServer {
-        name: row.try_get(0)?,
+        name: form.read(row.try_get(0)?),
         noted: row.try_get(1)?,
         counts: Counts {
             requests: count(2)?,
