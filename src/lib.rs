@@ -23,6 +23,7 @@ pub mod keys;
 pub mod maintenance;
 pub mod onion;
 pub mod quantity;
+pub mod rebuild;
 pub mod releases;
 pub mod routes;
 pub mod serve;

@@ -20,6 +20,8 @@ pub struct Status {
     /// For each platform, in order: its project and what is known of it.
     versions: Vec<(Platform, String, KnownReleases)>,
     servers: Vec<NotedServer>,
+    /// What doesn't keep the server from running and should be known.
+    warnings: Vec<String>,
     now: SystemTime,
 }
 
@@ -40,6 +42,7 @@ impl Status {
             database_bytes: db.database_size()?,
             files: db.totals()?,
             servers: db.noted_servers()?,
+            warnings: db.schema_warnings()?,
             now: SystemTime::now(),
         })
     }
@@ -70,6 +73,9 @@ impl Status {
             let noted = quantity::distance(server.noted, self.now);
             let counts = server.counts.describe();
             text += &format!("server       {}: {counts} (as of {noted})\n", server.name);
+        }
+        for warning in &self.warnings {
+            text += &format!("warning      {warning}\n");
         }
         text
     }
@@ -143,6 +149,7 @@ impl Status {
             },
             "versions": versions,
             "servers": servers.collect::<Vec<_>>(),
+            "warnings": self.warnings,
         })
     }
 }

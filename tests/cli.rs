@@ -88,6 +88,6 @@ fn wrong_usage_exits_2_and_help_lists_the_commands() {
         commands.chain(options).map(str::to_string).collect()
     };
     let man = include_str!("../packaging/session-file-server.1").replace("\\-", "-");
-    assert_eq!(words(&help).len(), 8 + 6, "{:?}", words(&help));
+    assert_eq!(words(&help).len(), 8 + 7, "{:?}", words(&help));
     assert_eq!(words(&man), words(&help));
 }

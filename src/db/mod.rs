@@ -8,6 +8,7 @@ pub mod files;
 pub mod import;
 pub mod schema;
 
+mod collation;
 mod connection;
 mod error;
 mod fitness;
@@ -15,17 +16,20 @@ mod locks;
 mod older;
 mod permissions;
 mod probe;
+mod rebuild;
 mod servers;
 mod settings;
 mod text;
 mod token_info;
 mod versions;
 
+pub use collation::IdOrder;
 pub use connection::{Connection, Database};
 pub use error::Error;
 pub use files::{FileInfo, StoredFile, Totals};
 pub use older::Leftovers;
 pub use probe::Probe;
+pub use rebuild::{Canceller, Plan};
 pub use servers::NotedServer;
 pub use settings::Settings;
 pub use token_info::{TokenHistory, TokenInfo};

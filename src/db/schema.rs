@@ -234,7 +234,11 @@ impl Connection {
     /// # Errors
     /// Those of the database.
     pub fn schema_warnings(&mut self) -> Result<Vec<String>, Error> {
-        let warnings = [self.durability_warning()?, self.rights_warning(&names())?];
+        let warnings = [
+            self.id_order()?.warning(),
+            self.durability_warning()?,
+            self.rights_warning(&names())?,
+        ];
         Ok(warnings.into_iter().flatten().collect())
     }
 
