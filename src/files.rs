@@ -22,6 +22,10 @@ pub const TTL_HEADER: &str = "X-FS-TTL";
 /// Tries to find a random id that nobody has.
 const RANDOM_ID_TRIES: usize = 25;
 
+/// Tries to store a file that others store and delete at the same time, where
+/// `files.max_total_size` makes asking first necessary.
+const BOUNDED_TRIES: usize = 5;
+
 /// `POST /file`
 pub fn upload(request: &Request, context: &mut Context) -> Response {
     let settings = &context.config.files;
@@ -31,22 +35,14 @@ pub fn upload(request: &Request, context: &mut Context) -> Response {
     if !size_is_allowed(request.body.len(), settings) {
         return Response::error(413);
     }
-    if !has_room(request.body.len(), context) {
-        return Response::error(507);
-    }
-    let stored = match settings.numeric_ids {
-        true => store_at_random_id(request.body, ttl, context),
-        false => {
-            let id = FileId::of_content(request.body);
-            context
-                .db
-                .store(&id, request.body, ttl)
-                .map(|info| Some((id, info)))
-        }
+    let stored = if settings.numeric_ids {
+        store_at_random_id(request.body, ttl, context)
+    } else {
+        store_by_content(request.body, ttl, context)
     };
     match stored {
         Ok(Some((id, info))) => {
-            context.statistics.stored(info.size);
+            context.statistics.stored();
             remember(&id, request.body, &info, context);
             let mut answer = json!({ "id": id.as_str() });
             add_info(&mut answer, &info);
@@ -120,12 +116,9 @@ pub fn deprecated_upload(request: &Request, context: &mut Context) -> Response {
     if !size_is_allowed(data.len(), settings) {
         return Response::error(413);
     }
-    if !has_room(data.len(), context) {
-        return Response::error(507);
-    }
     match store_at_random_id(&data, settings.expiry, context) {
         Ok(Some((id, info))) => {
-            context.statistics.stored(info.size);
+            context.statistics.stored();
             remember(&id, &data, &info, context);
             // Random ids are decimal numbers of 53 bits.
             let id: Value = id.as_str().parse::<u64>().map_or(Value::Null, Value::from);
@@ -212,15 +205,6 @@ fn size_is_allowed(size: usize, settings: &config::Files) -> bool {
     (1..=settings.max_size).contains(&size)
 }
 
-/// Whether a file fits below `files.max_total_size`.
-fn has_room(size: usize, context: &Context) -> bool {
-    let limit = context.config.files.max_total_size;
-    limit.is_none_or(|limit| {
-        let stored = &context.statistics.stored_bytes;
-        stored.has_room_for(size as u64, limit)
-    })
-}
-
 #[derive(Debug, PartialEq)]
 struct BadTtl;
 
@@ -240,11 +224,50 @@ fn requested_ttl(header: Option<&str>, settings: &config::Files) -> Result<Durat
     }
 }
 
+/// Stores a file under its content id; `None` if it is not there already and there is no room
+/// for it below `files.max_total_size`.
+fn store_by_content(
+    data: &[u8],
+    ttl: Duration,
+    context: &mut Context,
+) -> Result<Option<(FileId, FileInfo)>, db::Error> {
+    let id = FileId::of_content(data);
+    let Some(limit) = context.config.files.max_total_size else {
+        let info = context.db.store(&id, data, ttl)?;
+        return Ok(Some((id, info)));
+    };
+    // More than two rounds take others who store the file and let it expire meanwhile.
+    for _ in 0..BOUNDED_TRIES {
+        // What is there already costs nothing.
+        if let Some(info) = context.db.refresh(&id, ttl)? {
+            return Ok(Some((id, info)));
+        }
+        let stored_bytes = &context.statistics.stored_bytes;
+        let Some(room) = stored_bytes.reserve(data.len() as u64, limit) else {
+            return Ok(None);
+        };
+        if let Some(info) = context.db.store_new(&id, data, ttl)? {
+            room.fill();
+            return Ok(Some((id, info)));
+        }
+    }
+    Err(db::Error::Unavailable(
+        "others store and delete the same file all the time".into(),
+    ))
+}
+
+/// Stores a file under a random id; `None` if there is no free one, or no room for the file
+/// below `files.max_total_size`.
 fn store_at_random_id(
     data: &[u8],
     ttl: Duration,
     context: &mut Context,
 ) -> Result<Option<(FileId, FileInfo)>, db::Error> {
+    let limit = context.config.files.max_total_size.unwrap_or(u64::MAX);
+    let stored_bytes = &context.statistics.stored_bytes;
+    let Some(room) = stored_bytes.reserve(data.len() as u64, limit) else {
+        return Ok(None);
+    };
     for _ in 0..RANDOM_ID_TRIES {
         let mut random = [0; 8];
         getrandom::getrandom(&mut random)
@@ -252,6 +275,7 @@ fn store_at_random_id(
         let prefix = &context.config.files.numeric_id_prefix;
         let id = FileId::numeric(prefix, u64::from_le_bytes(random));
         if let Some(info) = context.db.store_new(&id, data, ttl)? {
+            room.fill();
             return Ok(Some((id, info)));
         }
     }

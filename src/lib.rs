@@ -26,6 +26,7 @@ pub mod onion;
 pub mod output;
 pub mod proxy;
 pub mod quantity;
+pub mod rebuild;
 pub mod releases;
 pub mod routes;
 pub mod serve;

@@ -10,12 +10,12 @@ use std::process::ExitCode;
 
 use lexopt::prelude::*;
 use session_file_server::config::{Config, Source};
-use session_file_server::db::{Database, Settings};
+use session_file_server::db::{Connection, Database, Error, Settings};
 use session_file_server::github::GitHub;
 use session_file_server::keys::Keys;
 use session_file_server::output::{self, print, printable};
 use session_file_server::status::Status;
-use session_file_server::{buffer, import, quantity, serve, signals};
+use session_file_server::{buffer, import, quantity, rebuild, serve, signals};
 
 const HELP: &str = "\
 Stores, hands out and expires the encrypted files of the Session messenger.
@@ -47,6 +47,8 @@ Options:
                  database
   --table NAME   the older server's table, written as in SQL; default: files
   --json         let status print JSON
+  --rebuild-ids  let init-db sort the ids of files as bytes, while they are served: for
+                 databases whose collation has changed with the operating system
   -h, --help     print this
   -V, --version  print the version
 
@@ -73,7 +75,7 @@ fn main() -> ExitCode {
 
 enum Command {
     Serve { allow_root: bool },
-    InitDb,
+    InitDb { rebuild_ids: bool },
     CheckConfig,
     Keys,
     Status { json: bool },
@@ -97,6 +99,7 @@ impl Arguments {
                 Long("config") => config = Some(PathBuf::from(parser.value()?)),
                 Long("allow-root") => options.allow_root = true,
                 Long("json") => options.json = true,
+                Long("rebuild-ids") => options.rebuild_ids = true,
                 Long("from") => options.from = Some(database_url(&parser.value()?)?),
                 Long("table") => options.table = Some(table_name(&parser.value()?)?),
                 Short('h') | Long("help") => options.instead = Some(Command::Help),
@@ -141,7 +144,8 @@ impl Arguments {
             Command::Help | Command::Version => Ok(()),
             Command::CheckConfig => check_config(&config),
             Command::Keys => keys(&config),
-            Command::InitDb => init_db(&config),
+            Command::InitDb { rebuild_ids: false } => init_db(&config),
+            Command::InitDb { rebuild_ids: true } => rebuild::run(&config),
             Command::Status { json } => status(&config, json),
             Command::Import(from) => import::run(*from, &config),
             Command::Serve { .. } => {
@@ -160,6 +164,7 @@ impl Arguments {
 struct Options {
     allow_root: bool,
     json: bool,
+    rebuild_ids: bool,
     from: Option<Settings>,
     table: Option<String>,
     instead: Option<Command>,
@@ -177,7 +182,9 @@ impl Options {
             Some("serve") => Command::Serve {
                 allow_root: self.allow_root,
             },
-            Some("init-db") => Command::InitDb,
+            Some("init-db") => Command::InitDb {
+                rebuild_ids: std::mem::take(&mut self.rebuild_ids),
+            },
             Some("check-config") => Command::CheckConfig,
             Some("keys") => Command::Keys,
             Some("status") => Command::Status {
@@ -190,6 +197,7 @@ impl Options {
         match (words.next(), self.json, is_left) {
             (Some(word), _, _) => Err(Value(word).unexpected()),
             (_, true, _) => Err("--json is for status alone".into()),
+            _ if self.rebuild_ids => Err("--rebuild-ids is for init-db alone".into()),
             (_, _, true) => {
                 Err("--from and --table are for import pools and import database".into())
             }
@@ -266,6 +274,7 @@ fn init_db(config: &Config) -> Result<(), String> {
         "the database {} is ready\n",
         config.database.database_name()
     );
+    text += &order_advice(&mut db).map_err(|error| serve::explain(&error, config))?;
     if leftovers.checks > 0 {
         let checks = quantity::count(leftovers.checks, "version check");
         text += &format!("{checks} of the older server were copied\n");
@@ -287,6 +296,21 @@ fn init_db(config: &Config) -> Result<(), String> {
     }
     output::mention(&printable(&text));
     Ok(())
+}
+
+/// What to do about ids in an order that the operating system may change.
+fn order_advice(db: &mut Connection) -> Result<String, Error> {
+    let order = db.id_order()?;
+    Ok(match order.warning() {
+        Some(warning) => format!("warning: {warning}\n"),
+        None if order.is_bytewise() => String::new(),
+        None => format!(
+            "ids are sorted by the collation {}, whose order may change with the operating \
+             system: files would not be found then; init-db --rebuild-ids sorts them as bytes, \
+             in about 10 seconds for each million files, while they are served\n",
+            order.collation
+        ),
+    })
 }
 
 fn status(config: &Config, json: bool) -> Result<(), String> {

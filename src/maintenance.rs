@@ -57,12 +57,11 @@ pub fn run(
         if expiry.is_due() {
             delete_expired(&mut db, &counts.stored_bytes, stop);
         }
-        let is_bounded = config.files.max_total_size.is_some();
+        if config.files.max_total_size.is_some() && bound.is_due() {
+            count_bytes(&mut db, &counts.stored_bytes);
+        }
         if statistics.is_due() {
             log_statistics(&mut db);
-        }
-        if is_bounded && bound.is_due() {
-            count_bytes(&mut db, &counts.stored_bytes);
         }
         if note.is_due() {
             if let Err(error) = db.note_server(&mut row, &counts.counts()) {
@@ -141,6 +140,7 @@ fn log_statistics(db: &mut Connection) {
 }
 
 fn count_bytes(db: &mut Connection, stored: &StoredBytes) {
+    stored.count_begins();
     match db.totals() {
         Ok(totals) => stored.counted(totals.bytes),
         Err(error) => log_failure("count the bytes of the files", &error),

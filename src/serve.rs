@@ -42,6 +42,9 @@ const TIMER_RESTART: Duration = Duration::from_secs(10);
 /// # Errors
 /// A sentence for the operator.
 pub fn serve(config: Config, source: &Source) -> Result<(), String> {
+    for warning in config.warnings() {
+        log::warn!("{warning}");
+    }
     let config = Arc::new(config);
     let workers = server::affordable_workers(config.workers)?;
     let no_signals = |error| format!("cannot wait for signals: {error}");
@@ -155,7 +158,7 @@ impl App {
         let (stopped, stop, unusable) = (stop.clone(), stop.clone(), unusable.clone());
         let (tell, told) = mpsc::sync_channel(0);
         let run = move || {
-            let prepared = prepare_database(&database, &config);
+            let prepared = prepare_database(&database, &config, &counts);
             // Whoever waited has gone on if this took too long.
             let is_late = tell.send(prepared.clone()).is_err();
             let is_ready = match prepared {
@@ -163,7 +166,7 @@ impl App {
                 Err(error) if is_late => return give_up_database(&error, &stop, &unusable),
                 Err(_) => return,
             };
-            if is_ready || prepare_when_back(&database, &config, &stop, &unusable) {
+            if is_ready || prepare_when_back(&database, &config, &counts, &stop, &unusable) {
                 run_timer(&config, &database, &cache, &counts, &stop);
             }
         };
@@ -231,9 +234,24 @@ pub fn prepare_for_work(db: &mut db::Connection, config: &Config) -> Result<(), 
 }
 
 /// Whether the database has what is needed; false if it is away and may come back.
-fn prepare_database(database: &Arc<Database>, config: &Config) -> Result<bool, String> {
-    match database.connection().prepare_schema() {
-        Ok(db::schema::Found::Current) => Ok(true),
+fn prepare_database(
+    database: &Arc<Database>,
+    config: &Config,
+    statistics: &Statistics,
+) -> Result<bool, String> {
+    let mut db = database.connection();
+    let prepared = db.prepare_schema().and_then(|found| {
+        // Until the files are counted, the first uploads must not go beyond the bound.
+        if config.files.max_total_size.is_some() {
+            statistics.stored_bytes.estimated(db.files_disk_size()?);
+        }
+        Ok(found)
+    });
+    match prepared {
+        Ok(db::schema::Found::Current) => {
+            warn_of_schema(&mut db);
+            Ok(true)
+        }
         Ok(db::schema::Found::Empty) => {
             let name = config.database.database_name();
             log::info!("the database {name} was empty; its tables were created");
@@ -244,16 +262,24 @@ fn prepare_database(database: &Arc<Database>, config: &Config) -> Result<bool, S
     }
 }
 
+fn warn_of_schema(db: &mut db::Connection) {
+    match db.schema_warnings() {
+        Ok(warnings) => warnings.iter().for_each(|warning| log::warn!("{warning}")),
+        Err(error) => log::debug!("the schema was not looked at: {error}"),
+    }
+}
+
 /// Waits for a database that was away at the start, and says whether the timer thread can
 /// go on. If the database turns out to be `unusable`, the server is stopped.
 fn prepare_when_back(
     database: &Arc<Database>,
     config: &Config,
+    statistics: &Statistics,
     stop: &Stop,
     unusable: &AtomicBool,
 ) -> bool {
     while !stop.wait(SCHEMA_RETRY) {
-        match prepare_database(database, config) {
+        match prepare_database(database, config, statistics) {
             Ok(true) => return true,
             Ok(false) => {}
             Err(error) => give_up_database(&error, stop, unusable),
@@ -278,13 +304,16 @@ pub fn explain(error: &db::Error, config: &Config) -> String {
              database and its user exist (as the user postgres: createuser USER; createdb -O \
              USER {name})"
         ),
-        db::Error::Forbidden(text) => format!(
-            "the tables of the database {name} are another user's: {text}; let this server's \
-             user act for theirs (as the user postgres: psql -c 'GRANT \"OWNER\" TO \"USER\"')"
-        ),
+        db::Error::Forbidden(text) => {
+            format!("the database {name} forbids this server's user what it needs: {text}")
+        }
         db::Error::Layout(text) => {
             format!("the database {name} can't be used as it is: {text}")
         }
+        db::Error::Busy(text) => format!(
+            "the tables of the database {name} can't be changed now: {text}; repeat this when \
+             that has ended"
+        ),
         db::Error::Unavailable(text) => format!(
             "the database {name} can't be reached: {text}; check that PostgreSQL runs, and \
              database.url"

@@ -1,38 +1,87 @@
 //! What the server has done since it started.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::quantity;
 
-/// The bytes of all stored files, as far as they are known: counted by the timer thread from
-/// time to time, and kept up to date in between by what this server itself stores and
-/// deletes. Other servers on the same database are noticed at the next count.
+/// The bytes of all stored files and of those that are being stored, for
+/// `files.max_total_size`. The timer thread counts the stored ones from time to time; in
+/// between, this server adds what it stores and takes away what it deletes. What other servers
+/// do on the same database is noticed at the next count.
 #[derive(Debug, Default)]
-pub struct StoredBytes(AtomicU64);
+pub struct StoredBytes(Mutex<Bytes>);
+
+#[derive(Debug, Default)]
+struct Bytes {
+    stored: u64,
+    /// What uploads in flight will add.
+    reserved: u64,
+    /// What was added since the last count began, which may have missed it.
+    added: u64,
+}
 
 impl StoredBytes {
-    /// Replaces what was known by a new count.
-    pub fn counted(&self, bytes: u64) {
-        self.0.store(bytes, Ordering::Relaxed);
+    /// Replaces what was known by a guess.
+    pub fn estimated(&self, bytes: u64) {
+        self.lock().stored = bytes;
     }
 
-    /// Notes that a file was stored.
-    pub fn stored(&self, bytes: u64) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+    /// Must be called before a count begins.
+    pub fn count_begins(&self) {
+        self.lock().added = 0;
+    }
+
+    /// Replaces what was known by a new count. What was added meanwhile is added again, because
+    /// it may not be in the count: for a minute the sum may be too large, never too small.
+    pub fn counted(&self, bytes: u64) {
+        let mut known = self.lock();
+        known.stored = bytes.saturating_add(known.added);
     }
 
     /// Notes that files of so many bytes were deleted.
     pub fn deleted(&self, bytes: u64) {
-        let rest = |stored: u64| Some(stored.saturating_sub(bytes));
-        // It is never `None`.
-        let _ = self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
+        let mut known = self.lock();
+        known.stored = known.stored.saturating_sub(bytes);
     }
 
-    /// Whether a file of that many bytes still fits below `limit`.
-    pub fn has_room_for(&self, bytes: u64, limit: u64) -> bool {
-        self.0.load(Ordering::Relaxed).saturating_add(bytes) <= limit
+    /// Room for a file of that many bytes below `limit`, kept until it is stored or given up;
+    /// `None` if there is none.
+    pub fn reserve(&self, bytes: u64, limit: u64) -> Option<Reservation<'_>> {
+        let mut known = self.lock();
+        let sum = known.stored.saturating_add(known.reserved);
+        if sum.saturating_add(bytes) > limit {
+            return None;
+        }
+        known.reserved += bytes;
+        Some(Reservation { of: self, bytes })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Bytes> {
+        // A panic leaves the numbers as they were or as they shall be.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Room for a file that is being stored. It is given back when this is dropped.
+#[derive(Debug)]
+pub struct Reservation<'a> {
+    of: &'a StoredBytes,
+    bytes: u64,
+}
+
+impl Reservation<'_> {
+    /// Notes that the file was stored and takes the room for good.
+    pub fn fill(self) {
+        let mut known = self.of.lock();
+        known.stored = known.stored.saturating_add(self.bytes);
+        known.added = known.added.saturating_add(self.bytes);
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.of.lock().reserved -= self.bytes;
     }
 }
 
@@ -75,10 +124,9 @@ impl Statistics {
             .fetch_add(bytes_down as u64, Ordering::Relaxed);
     }
 
-    /// Counts a file of so many bytes that a client has stored.
-    pub fn stored(&self, bytes: usize) {
+    /// Counts a file that a client has stored.
+    pub fn stored(&self) {
         self.files_stored.fetch_add(1, Ordering::Relaxed);
-        self.stored_bytes.stored(bytes as u64);
     }
 
     /// Counts a file that a client wants, and whether it was in the file cache.
@@ -114,5 +162,43 @@ impl Counts {
             quantity::number(self.cache_hits),
             quantity::count(self.downloads, "download"),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_flight_and_what_is_stored_share_the_room() {
+        let known = StoredBytes::default();
+        let first = known.reserve(60, 100).expect("room");
+        assert!(known.reserve(41, 100).is_none());
+        let second = known.reserve(40, 100).expect("room");
+        assert!(known.reserve(1, 100).is_none());
+        first.fill();
+        assert!(known.reserve(1, 100).is_none());
+        drop(second);
+        assert!(known.reserve(41, 100).is_none() && known.reserve(40, 100).is_some());
+        known.deleted(60);
+        assert!(known.reserve(100, 100).is_some());
+        known.deleted(1);
+        assert!(known.reserve(101, 100).is_none());
+    }
+
+    #[test]
+    fn what_is_stored_during_a_count_is_not_forgotten() {
+        let known = StoredBytes::default();
+        known.estimated(1_000);
+        assert!(known.reserve(1, 100).is_none());
+        known.count_begins();
+        known.counted(10);
+        known.count_begins();
+        known.reserve(50, 100).expect("room").fill();
+        let in_flight = known.reserve(20, 100).expect("room");
+        known.counted(20);
+        assert!(known.reserve(11, 100).is_none());
+        in_flight.fill();
+        assert!(known.reserve(11, 100).is_none() && known.reserve(10, 100).is_some());
     }
 }

@@ -20,6 +20,8 @@ pub struct Status {
     /// For each platform, in order: its project and what is known of it.
     versions: Vec<(Platform, String, KnownReleases)>,
     servers: Vec<NotedServer>,
+    /// What doesn't keep the server from running and should be known.
+    warnings: Vec<String>,
     now: SystemTime,
 }
 
@@ -40,6 +42,7 @@ impl Status {
             database_bytes: db.database_size()?,
             files: db.totals()?,
             servers: db.noted_servers()?,
+            warnings: db.schema_warnings()?,
             now: SystemTime::now(),
         })
     }
@@ -72,6 +75,9 @@ impl Status {
             // Another server on the same database may have any name.
             let name = output::one_line(&server.name);
             text += &format!("server       {name}: {counts} (as of {noted})\n");
+        }
+        for warning in &self.warnings {
+            text += &format!("warning      {warning}\n");
         }
         text
     }
@@ -145,6 +151,7 @@ impl Status {
             },
             "versions": versions,
             "servers": servers.collect::<Vec<_>>(),
+            "warnings": self.warnings,
         })
     }
 }

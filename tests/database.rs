@@ -51,6 +51,7 @@ fn quiet_server(database: &Database) -> Server {
     let server = Server::with(database, settings);
     eventually("all that is done at the start is done", || {
         server.log().contains("files stored")
+            && database.number("SELECT count(*) FROM servers") == 1
     });
     server
 }

@@ -193,29 +193,3 @@ fn a_full_disk_is_answered_503_and_what_was_acknowledged_stays() {
     disk.grow(64);
     assert_eq!(server.post("/file", b"room again").status, 200);
 }
-
-#[test]
-fn beyond_the_operators_bound_uploads_are_answered_507_until_files_expire() {
-    let database = Database::new();
-    let settings = "files.max_total_size = 5_000_000\nfiles.cleanup_interval = '1 s'";
-    let server = Server::with(&database, settings);
-    let mut stored = 0;
-    let refused = (0..10).find(|seed| {
-        let answer = server.post("/file", &bytes(*seed, 1_000_000));
-        stored += u32::from(answer.status == 200);
-        answer.status != 200
-    });
-    assert!(refused.is_some() && stored == 5, "{stored}");
-    server
-        .post("/file", &bytes(99, 1_000_000))
-        .assert_error(507);
-    let base64 = format!("{{\"file\": \"{}\"}}", "AAAA".repeat(1000));
-    server.post("/files", base64.as_bytes()).assert_error(507);
-    database.execute("UPDATE files SET expiry = now() - interval '1 s'");
-    eventually("they are deleted", || {
-        database.number("SELECT count(*) FROM files") == 0
-    });
-    eventually("there is room again", || {
-        server.post("/file", &bytes(7, 1_000_000)).status == 200
-    });
-}

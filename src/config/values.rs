@@ -188,6 +188,6 @@ pub(super) fn database_url(value: &Node) -> Result<db::Settings, String> {
     let example = format!(r#""{DEFAULT_DATABASE_URL}" or "postgresql://user@host/sessionfiles""#);
     // The url may hold a password: it is not repeated in the message.
     db::Settings::parse(text(value, &example)?).map_err(|error| {
-        format!("not key=value pairs and not a URL ({error}); write for example {example}")
+        format!("not the address of a database ({error}); write for example {example}")
     })
 }

@@ -13,7 +13,7 @@ impl Config {
     /// A sentence for each such consequence, with the key that has it.
     pub fn warnings(&self) -> Vec<String> {
         let files = &self.files;
-        let mut warnings = Vec::new();
+        let mut warnings = self.database.warnings();
         if files.expiry < LEAST_EXPIRY {
             warnings.push(
                 "files.expiry: below 14 days avatars are lost, because clients renew them after \

@@ -1,4 +1,5 @@
-//! Connections that open themselves when first needed and are replaced when they break.
+//! Connections that open themselves when first needed, are replaced when they break, and try
+//! again what the database asks to be tried again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,74 +7,32 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use postgres::types::ToSql;
-use postgres::{Client, CopyInWriter, NoTls, Row, RowIter, Statement};
+use postgres::{Client, CopyInWriter, Row, RowIter, Statement};
 
-use super::error::{Error, ends_connection};
+use super::error::{Error, Remedy};
+use super::settings::Settings;
 
-/// How long an attempt to connect may take, unless the operator's URL says otherwise.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A database on another machine that acknowledges nothing for so long is given up, unless the
-/// operator's URL says otherwise: without that the system tries for a quarter of an hour,
-const SILENCE: Duration = Duration::from_secs(20);
-/// and of an idle connection it looks after so long whether the other end is still there.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 /// While the database is away, one attempt to reach it is made in this time; everybody
 /// else is told at once that it is away.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
-/// What each connection of a server begins with: no statement may take longer than this,
-/// and none may wait for somebody's lock for long. A table that was empty when a statement was
-/// planned must not be read whole each time when it has grown (until autovacuum has looked at
-/// it, 1,200 files of 1 KB were found in a second among 20,000, instead of 14,000); and where
-/// there is no other way than to read one whole, PostgreSQL then believes that compiling the
-/// statement pays.
+/// How often work is tried again that the database has rolled back because of another
+/// transaction. With [`LONGEST_PAUSE`] that is three to six seconds.
+const MAX_CONFLICTS: u32 = 40;
+/// The pause before the first of these tries is random, and this long at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(4);
+/// The limit of the pause doubles with each try, up to this.
+const LONGEST_PAUSE: Duration = Duration::from_millis(256);
+/// How long a connection may take to show, after an error that is not known, that it still
+/// works.
+const VALIDITY_TIMEOUT: Duration = Duration::from_secs(1);
+/// Settings of each connection of a server, beside [`Settings::connect`]'s: no statement may
+/// take longer than this, and none may wait for somebody's lock for long. A table that was
+/// empty when a statement was planned must not be read whole each time when it has grown
+/// (until autovacuum has looked at it, 1,200 files of 1 KB were found in a second among
+/// 20,000, instead of 14,000); and where there is no other way than to read one whole,
+/// PostgreSQL then believes that compiling the statement pays.
 pub(super) const SERVING: &str = "SET statement_timeout = '30s'; SET lock_timeout = '5s'; \
      SET enable_seqscan = off; SET jit = off";
-
-/// How to reach the database: `database.url`, understood.
-#[derive(Clone, Debug)]
-pub struct Settings(postgres::Config);
-
-impl Settings {
-    /// Reads key=value pairs or a `postgresql://` URL.
-    ///
-    /// # Errors
-    /// What is wrong with it, without repeating it: it may hold a password.
-    pub fn parse(url: &str) -> Result<Settings, String> {
-        let mut config: postgres::Config = url.parse().map_err(|error: postgres::Error| {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            cause.unwrap_or_else(|| error.to_string())
-        })?;
-        if config.get_application_name().is_none() {
-            config.application_name("session-file-server");
-        }
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT_TIMEOUT);
-        }
-        if config.get_tcp_user_timeout().is_none() {
-            config.tcp_user_timeout(SILENCE);
-        }
-        if config.get_keepalives_idle() == postgres::Config::new().get_keepalives_idle() {
-            config.keepalives_idle(KEEPALIVE_IDLE);
-        }
-        Ok(Settings(config))
-    }
-
-    /// A connection that nobody looks after.
-    pub(super) fn connect(&self) -> Result<Client, postgres::Error> {
-        self.0.connect(NoTls)
-    }
-
-    /// The name of the database, for messages.
-    pub fn database_name(&self) -> &str {
-        self.0.get_dbname().unwrap_or("(the user's own)")
-    }
-}
-
-impl Default for Settings {
-    fn default() -> Settings {
-        Settings::parse(crate::config::default_database_url()).expect("the default is valid")
-    }
-}
 
 /// What all connections of the program share.
 #[derive(Debug)]
@@ -115,46 +74,91 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Runs `work`, and once more on a new connection if this one broke meanwhile: `work`
-    /// must come to the same when its statements are committed twice.
+    /// Runs `work`, and again where [`Remedy`] says so. `work` must come to the same when its
+    /// statements are committed twice: it is repeated on a new connection if this one was left
+    /// alone before and has ended, whether or not the database has done the work.
     pub(super) fn repeatable<T>(
         &mut self,
         work: impl Fn(&mut Open) -> Result<T, postgres::Error>,
     ) -> Result<T, Error> {
-        let was_open = self.open.is_some();
-        match self.once(&work) {
-            Err(Error::Unavailable(_)) if was_open && self.open.is_none() => self.once(&work),
-            result => result,
-        }
+        self.run(&work, self.open.is_some())
     }
 
-    /// Runs `work` on a connection that was seen to work just before: what can't be
-    /// repeated should not find out first that the database was restarted since.
-    pub(super) fn unrepeatable<T>(
-        &mut self,
-        work: impl Fn(&mut Open) -> Result<T, postgres::Error>,
-    ) -> Result<T, Error> {
-        self.repeatable(|open| open.client.batch_execute(""))?;
-        self.once(work)
-    }
-
-    /// Runs `work` once.
+    /// Runs `work`, and again only where the database has said that nothing of it was
+    /// committed.
     pub(super) fn once<T>(
         &mut self,
         work: impl Fn(&mut Open) -> Result<T, postgres::Error>,
     ) -> Result<T, Error> {
-        let open = match &mut self.open {
-            Some(open) => open,
-            None => self.open.insert(self.database.connect()?),
-        };
-        let result = work(open);
-        if let Err(error) = &result {
-            if open.client.is_closed() || open.is_spoilt || ends_connection(error) {
-                self.open = None;
-            }
-        }
-        result.map_err(|error| Error::of(&error))
+        self.run(&work, false)
     }
+
+    fn run<T>(
+        &mut self,
+        work: &impl Fn(&mut Open) -> Result<T, postgres::Error>,
+        may_reconnect: bool,
+    ) -> Result<T, Error> {
+        let mut tries = Tries {
+            may_reconnect,
+            may_prepare: true,
+            conflicts: 0,
+        };
+        loop {
+            let open = match &mut self.open {
+                Some(open) => open,
+                None => self.open.insert(self.database.connect()?),
+            };
+            let error = match work(open) {
+                Ok(result) => return Ok(result),
+                Err(error) => error,
+            };
+            let remedy = open.remedy(&error);
+            if remedy == Remedy::Reconnect || open.is_spoilt || open.client.is_closed() {
+                self.open = None;
+            } else if remedy == Remedy::PrepareAgain {
+                open.statements.clear();
+            }
+            if !tries.may_try(remedy) {
+                return Err(Error::of_statement(&error));
+            }
+            log::debug!("a statement is tried again: {error}");
+        }
+    }
+}
+
+/// How often one piece of work may still be tried again, by reason.
+struct Tries {
+    /// Once on a new connection.
+    may_reconnect: bool,
+    /// Once with newly prepared statements.
+    may_prepare: bool,
+    /// How often it was rolled back because of another transaction.
+    conflicts: u32,
+}
+
+impl Tries {
+    /// Whether the work may be tried again for that reason. Sleeps if others need time.
+    fn may_try(&mut self, remedy: Remedy) -> bool {
+        match remedy {
+            Remedy::Reconnect => std::mem::take(&mut self.may_reconnect),
+            Remedy::PrepareAgain => std::mem::take(&mut self.may_prepare),
+            Remedy::TryAgain if self.conflicts < MAX_CONFLICTS => {
+                std::thread::sleep(conflict_pause(self.conflicts));
+                self.conflicts += 1;
+                true
+            }
+            Remedy::TryAgain | Remedy::None => false,
+        }
+    }
+}
+
+/// A random time: transactions that met once would meet again after equal pauses.
+fn conflict_pause(conflicts: u32) -> Duration {
+    let limit = FIRST_PAUSE.saturating_mul(1 << conflicts.min(16));
+    let mut random = [0; 2];
+    // Without random numbers the pause is none.
+    let _ = getrandom::getrandom(&mut random);
+    limit.min(LONGEST_PAUSE) * u32::from(u16::from_le_bytes(random)) / (1 << 16)
 }
 
 impl Database {
@@ -170,11 +174,7 @@ impl Database {
                 Ok(open)
             }
             Err(error) => {
-                let error = match Error::of(&error) {
-                    // We ourselves can't do what the settings or the server ask for.
-                    Error::Failed(text) if error.as_db_error().is_none() => Error::Refused(text),
-                    other => other,
-                };
+                let error = Error::of_connecting(&error);
                 if self.outage.began() {
                     log::warn!(
                         "the database can't be reached; requests are answered 503 until it can: {error}"
@@ -196,13 +196,26 @@ pub(super) struct Open {
 
 impl Open {
     fn connect(settings: &Settings, session: &str) -> Result<Open, postgres::Error> {
-        let mut client = settings.connect()?;
-        client.batch_execute(session)?;
         Ok(Open {
-            client,
+            client: settings.connect_with(session)?,
             statements: HashMap::new(),
             is_spoilt: false,
         })
+    }
+
+    /// What can be done about an error of a statement on this connection.
+    fn remedy(&mut self, error: &postgres::Error) -> Remedy {
+        match Remedy::of(error) {
+            // Poolers have errors of their own, and some close the connection after any of them.
+            Remedy::None
+                if !self.is_spoilt
+                    && matches!(Error::of(error), Error::Failed(_))
+                    && self.client.is_valid(VALIDITY_TIMEOUT).is_err() =>
+            {
+                Remedy::Reconnect
+            }
+            remedy => remedy,
+        }
     }
 
     pub(super) fn query_opt(
@@ -361,12 +374,29 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_url_is_explained_without_repeating_its_password() {
-        let error = Settings::parse("password=secret port=x").expect_err("no port");
-        assert!(
-            error.contains("port") && !error.contains("secret"),
-            "{error}"
-        );
-        assert!(!format!("{:?}", Settings::parse("password=secret")).contains("secret"));
+    fn pauses_between_conflicts_grow_to_their_limit_and_no_further() {
+        for conflicts in [0, 1, 5, 6, 20, MAX_CONFLICTS, u32::MAX] {
+            let limit = FIRST_PAUSE.saturating_mul(1 << conflicts.min(16));
+            for _ in 0..100 {
+                assert!(conflict_pause(conflicts) <= limit.min(LONGEST_PAUSE));
+            }
+        }
+        assert!((0..100).any(|_| conflict_pause(20) > LONGEST_PAUSE / 2));
+    }
+
+    #[test]
+    fn each_reason_to_try_again_has_its_bound() {
+        let mut tries = Tries {
+            may_reconnect: true,
+            may_prepare: true,
+            conflicts: MAX_CONFLICTS - 1,
+        };
+        for remedy in [Remedy::Reconnect, Remedy::PrepareAgain, Remedy::TryAgain] {
+            assert!(
+                tries.may_try(remedy) && !tries.may_try(remedy),
+                "{remedy:?}"
+            );
+        }
+        assert!(!tries.may_try(Remedy::None));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use postgres::error::{DbError, SqlState};
+use postgres::error::{DbError, Severity};
 
 /// A statement that failed. Its text is for the operator's log.
 #[derive(Debug)]
@@ -16,12 +16,36 @@ pub enum Error {
     Forbidden(String),
     /// The database holds tables of an older server, or of another program.
     Layout(String),
+    /// Tables can't be changed now, because somebody else uses them.
+    Busy(String),
     /// Anything else: a bug, or a database that was tampered with.
     Failed(String),
 }
 
 impl Error {
-    /// Sorts an error of a statement or of an attempt to connect.
+    /// Sorts an error of an attempt to connect.
+    pub(super) fn of_connecting(error: &postgres::Error) -> Error {
+        match Error::of(error) {
+            // We ourselves can't do what the settings or the server ask for.
+            Error::Failed(text) if error.as_db_error().is_none() => Error::Refused(text),
+            // The user may not connect to this database.
+            Error::Forbidden(text) => Error::Refused(text),
+            other => other,
+        }
+    }
+
+    /// Sorts an error of a statement on an open connection.
+    pub(super) fn of_statement(error: &postgres::Error) -> Error {
+        match Error::of(error) {
+            // Whatever ended the connection, the next one may last.
+            Error::Failed(text) if error.as_db_error().is_some_and(is_fatal) => {
+                Error::Unavailable(text)
+            }
+            other => other,
+        }
+    }
+
+    /// Sorts an error by what the database says of it.
     pub(super) fn of(error: &postgres::Error) -> Error {
         let Some(cause) = error.as_db_error() else {
             return match (error.is_closed(), std::error::Error::source(error)) {
@@ -53,18 +77,49 @@ impl Error {
     }
 }
 
-/// Whether the connection on which `error` came is of no further use.
-pub(super) fn ends_connection(error: &postgres::Error) -> bool {
-    match error.code() {
-        Some(code) => {
-            code == &SqlState::ADMIN_SHUTDOWN
-                || code == &SqlState::CRASH_SHUTDOWN
-                || code == &SqlState::CANNOT_CONNECT_NOW
-                // A pooler or a fail-over may have moved us to a stand-by.
-                || code == &SqlState::READ_ONLY_SQL_TRANSACTION
+/// What can be done about a failed statement before its caller hears of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remedy {
+    /// The connection has ended, or is of no use any more: a new one may do.
+    Reconnect,
+    /// A prepared statement doesn't fit any more: prepared again it may.
+    PrepareAgain,
+    /// Another transaction was in the way, and this one was rolled back.
+    TryAgain,
+    /// Nothing.
+    None,
+}
+
+impl Remedy {
+    /// The remedy for an error of a statement.
+    pub(super) fn of(error: &postgres::Error) -> Remedy {
+        let Some(cause) = error.as_db_error() else {
+            // Not the database's own word: the conversation itself went wrong.
+            return Remedy::Reconnect;
+        };
+        if is_fatal(cause) {
+            return Remedy::Reconnect;
         }
-        // Not the server's own word: the conversation itself went wrong.
-        None => true,
+        match cause.code().code() {
+            // A pooler or a fail-over may have moved us to a stand-by.
+            "25006" => Remedy::Reconnect,
+            // A column has another type now, somebody has removed all prepared statements, or
+            // a pooler has given us a connection on which others are prepared.
+            "0A000" | "26000" | "42P05" => Remedy::PrepareAgain,
+            "40001" | "40P01" => Remedy::TryAgain,
+            // Connection exceptions, which poolers send as ordinary errors.
+            code if code.starts_with("08") => Remedy::Reconnect,
+            _ => Remedy::None,
+        }
+    }
+}
+
+/// Whether PostgreSQL closes the connection after this error.
+fn is_fatal(error: &DbError) -> bool {
+    match error.parsed_severity() {
+        Some(severity) => matches!(severity, Severity::Fatal | Severity::Panic),
+        // Poolers may send the older field alone, which is in English then.
+        None => matches!(error.severity(), "FATAL" | "PANIC"),
     }
 }
 
@@ -83,6 +138,7 @@ impl fmt::Display for Error {
             | Error::Refused(text)
             | Error::Forbidden(text)
             | Error::Layout(text)
+            | Error::Busy(text)
             | Error::Failed(text) => f.write_str(text),
         }
     }

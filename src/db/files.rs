@@ -99,16 +99,17 @@ const REFRESH: &str = "WITH refreshed AS (UPDATE files \
          WHERE id = $1 AND data IS NOT NULL RETURNING length(data), uploaded, expiry) \
      SELECT refreshed.*, now() FROM (SELECT) one LEFT JOIN refreshed ON true";
 
-/// Bytes that are there are not written again: what `data` is set to is what it was.
-const INSERT_OR_REFRESH: &str = "INSERT INTO files (id, data, expiry) \
-     VALUES ($1, $2, now() + make_interval(secs => $3)) \
+/// Bytes that are there are not written again: what `data` is set to is what it was. `uploaded`
+/// is written out: in a table that others have made it may have no default.
+const INSERT_OR_REFRESH: &str = "INSERT INTO files (id, data, uploaded, expiry) \
+     VALUES ($1, $2, now(), now() + make_interval(secs => $3)) \
      ON CONFLICT (id) DO UPDATE \
      SET uploaded = now(), expiry = greatest(files.expiry, excluded.expiry), \
          data = coalesce(files.data, excluded.data) \
      RETURNING length(data), uploaded, expiry, now()";
 
-const INSERT_NEW: &str = "INSERT INTO files (id, data, expiry) \
-     VALUES ($1, $2, now() + make_interval(secs => $3)) \
+const INSERT_NEW: &str = "INSERT INTO files (id, data, uploaded, expiry) \
+     VALUES ($1, $2, now(), now() + make_interval(secs => $3)) \
      ON CONFLICT (id) DO NOTHING RETURNING length(data), uploaded, expiry, now()";
 
 const SELECT_NOW: &str = "SELECT now()";
@@ -215,6 +216,31 @@ impl Connection {
         })
     }
 
+    /// Lets a file that is there already live for `ttl` or longer, as [`store`](Self::store)
+    /// does.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn refresh(&mut self, id: &FileId, ttl: Duration) -> Result<Option<FileInfo>, Error> {
+        self.repeatable(|open| {
+            let row = open.query_one(REFRESH, &[&id.as_str(), &ttl.as_secs_f64()])?;
+            let is_there = row.try_get::<_, Option<i32>>(0)?.is_some();
+            is_there.then(|| read_info(&row)).transpose()
+        })
+    }
+
+    /// What the table takes on the disk, bytes: about as much as the files in it, and space
+    /// that can be used again.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn files_disk_size(&mut self) -> Result<u64, Error> {
+        self.repeatable(|open| {
+            let row = open.query_one("SELECT pg_table_size('files')", &[])?;
+            Ok(row.try_get::<_, i64>(0)? as u64)
+        })
+    }
+
     /// Stores a file under an id that nobody has; `None` if somebody has it.
     ///
     /// # Errors
@@ -225,7 +251,9 @@ impl Connection {
         data: &[u8],
         ttl: Duration,
     ) -> Result<Option<FileInfo>, Error> {
-        self.unrepeatable(|open| {
+        // Repeating it is safe: should the first try have stored the file without our hearing of
+        // it, the id is taken, and the caller chooses another one.
+        self.repeatable(|open| {
             if data.len() <= UNASKED {
                 let row = open.query_opt(INSERT_NEW, &[&id.as_str(), &data, &ttl.as_secs_f64()])?;
                 return info(row);

@@ -6,9 +6,10 @@ use std::time::SystemTime;
 
 use postgres::{Client, Row};
 
-use super::connection::{Connection, Database, Settings};
+use super::connection::{Connection, Database};
 use super::error::Error;
 use super::older::{self, time_expression};
+use super::settings::Settings;
 use crate::file_id::FileId;
 
 /// What is read of the older server's rows at once.

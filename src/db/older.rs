@@ -9,7 +9,7 @@ use postgres::{GenericClient, Transaction};
 
 /// The older server's tables and views that have no use here. The releases among them
 /// are asked for again as soon as the server runs.
-const UNUSED: [&str; 8] = [
+pub(super) const UNUSED: [&str; 8] = [
     "alpharelease_versions",
     "prerelease_versions",
     "release_versions",

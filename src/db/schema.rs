@@ -1,7 +1,12 @@
 //! The tables that the program needs, and whether they are there.
 
+use std::time::Duration;
+
+use postgres::error::SqlState;
+
 use super::connection::{Connection, Open};
 use super::error::Error;
+use super::locks;
 use super::older::{self, Leftovers};
 
 /// The same file that an operator can load with psql.
@@ -17,6 +22,16 @@ const LOCK: &str = "SELECT pg_advisory_xact_lock(7421659803345108)";
 /// An index on a hundred gigabytes of files takes longer than any request may, and so may
 /// another server that is making the same.
 const NO_TIMEOUT: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0";
+
+/// How long a change of a table waits for those who use it: whoever comes after us waits with
+/// us. It is less than the server's own limit, so that no request fails meanwhile.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
+
+/// How often a change of a table is tried.
+const LOCK_TRIES: u32 = 3;
+
+/// The pause between two tries, in which those who waited with us go on.
+const LOCK_PAUSE: Duration = Duration::from_secs(1);
 
 /// The columns of our tables, as far as they are there.
 const COLUMNS: &str = "SELECT relname::text, attname::text, format_type(atttypid, NULL) \
@@ -133,12 +148,18 @@ impl Connection {
     /// # Errors
     /// [`Error::Layout`] if it holds tables that the server can't run on as they are.
     pub fn prepare_schema(&mut self) -> Result<Found, Error> {
+        let prepared = self.prepare();
+        prepared.map_err(|error| self.with_advice(error, &all_names()))
+    }
+
+    fn prepare(&mut self) -> Result<Found, Error> {
         let tables = self.tables()?;
         if tables.is_empty() {
-            self.apply_schema()?;
+            self.apply()?;
             return Ok(Found::Empty);
         }
         tables.refuse_others()?;
+        self.refuse_unfit()?;
         Ok(Found::Current)
     }
 
@@ -147,13 +168,19 @@ impl Connection {
     /// # Errors
     /// [`Error::Layout`] if it is not.
     pub fn check_schema(&mut self) -> Result<(), Error> {
+        let checked = self.check();
+        checked.map_err(|error| self.with_advice(error, &all_names()))
+    }
+
+    fn check(&mut self) -> Result<(), Error> {
         let tables = self.tables()?;
-        match tables.is_empty() {
-            true => Err(Error::Layout(
+        if tables.is_empty() {
+            return Err(Error::Layout(
                 "it is empty; run session-file-server init-db, or start the server".into(),
-            )),
-            false => tables.refuse_others(),
+            ));
         }
+        tables.refuse_others()?;
+        self.refuse_unfit()
     }
 
     /// Creates what is missing and upgrades what is older, in one transaction; says what
@@ -161,22 +188,33 @@ impl Connection {
     ///
     /// # Errors
     /// [`Error::Layout`] if there is a table of one of our names that is not ours, or the
-    /// schema is a newer server's. Nothing was changed then.
+    /// schema is a newer server's; [`Error::Busy`] if a table must be changed that somebody
+    /// uses for longer than a few seconds. Nothing was changed then.
     pub fn apply_schema(&mut self) -> Result<Leftovers, Error> {
+        let applied = self.apply();
+        applied.map_err(|error| self.with_advice(error, &all_names()))
+    }
+
+    fn apply(&mut self) -> Result<Leftovers, Error> {
         let tables = self.tables()?;
         tables.refuse_foreign()?;
         tables.refuse_newer()?;
-        self.repeatable(|open| {
-            let mut transaction = open.client.transaction()?;
-            transaction.batch_execute(NO_TIMEOUT)?;
-            transaction.batch_execute(LOCK)?;
-            transaction.batch_execute(SCHEMA)?;
-            let mut leftovers = older::take_over(&mut transaction)?;
-            transaction.commit()?;
-            // Not in the transaction: nobody shall wait for its locks while rows are counted.
-            older::look_around(&mut open.client, &mut leftovers)?;
-            Ok(leftovers)
-        })
+        self.refuse_unfit()?;
+        let mut tries = 1;
+        loop {
+            let applied = self.repeatable(|open| match apply(open) {
+                Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                    Ok(Err(locks::describe_holder(open, &names())?))
+                }
+                applied => applied.map(Ok),
+            })?;
+            match applied {
+                Ok(leftovers) => return Ok(leftovers),
+                Err(_) if tries < LOCK_TRIES => std::thread::sleep(LOCK_PAUSE),
+                Err(holder) => return Err(Error::Busy(holder)),
+            }
+            tries += 1;
+        }
     }
 
     /// What the whole database takes on its disk, bytes.
@@ -190,7 +228,22 @@ impl Connection {
         })
     }
 
+    /// What doesn't keep the server from running and should be known, each as a sentence. The
+    /// schema must be current.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn schema_warnings(&mut self) -> Result<Vec<String>, Error> {
+        let warnings = [
+            self.id_order()?.warning(),
+            self.durability_warning()?,
+            self.rights_warning(&names())?,
+        ];
+        Ok(warnings.into_iter().flatten().collect())
+    }
+
     fn tables(&mut self) -> Result<Tables, Error> {
+        self.refuse_hidden(&names())?;
         self.repeatable(|open| {
             let columns = read_columns(open)?;
             let mut tables = Tables {
@@ -206,9 +259,30 @@ impl Connection {
     }
 }
 
+fn names() -> [&'static str; NEEDED.len()] {
+    NEEDED.map(|(table, _)| table)
+}
+
+/// Those of an older server, too.
+fn all_names() -> Vec<&'static str> {
+    names().into_iter().chain(older::UNUSED).collect()
+}
+
+fn apply(open: &mut Open) -> Result<Leftovers, postgres::Error> {
+    let mut transaction = open.client.transaction()?;
+    transaction.batch_execute(NO_TIMEOUT)?;
+    transaction.batch_execute(LOCK)?;
+    transaction.batch_execute(LOCK_TIMEOUT)?;
+    transaction.batch_execute(SCHEMA)?;
+    let mut leftovers = older::take_over(&mut transaction)?;
+    transaction.commit()?;
+    // Not in the transaction: nobody shall wait for its locks while rows are counted.
+    older::look_around(&mut open.client, &mut leftovers)?;
+    Ok(leftovers)
+}
+
 fn read_columns(open: &mut Open) -> Result<Vec<[String; 3]>, postgres::Error> {
-    let names = NEEDED.map(|(table, _)| table);
-    let rows = open.query(COLUMNS, &[&names.as_slice()])?;
+    let rows = open.query(COLUMNS, &[&names().as_slice()])?;
     rows.iter()
         .map(|row| Ok([row.try_get(0)?, row.try_get(1)?, row.try_get(2)?]))
         .collect()

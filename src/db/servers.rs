@@ -10,6 +10,7 @@ use postgres::Row;
 
 use super::connection::Connection;
 use super::error::Error;
+use super::text::TextForm;
 use crate::statistics::Counts;
 
 /// Nothing if the row is there and not as it was left at the time $8. Without such a time
@@ -91,6 +92,7 @@ impl Connection {
             let (key, left) = (row.key(), row.noted);
             // Once only: the second time the row would not be as it was left.
             let noted = self.once(|open| {
+                let key = TextForm::of(open)?.store(&key);
                 let noted = open.query_opt(NOTE, &[&key, c1, c2, c3, c4, c5, c6, &left])?;
                 noted.map(|row| row.try_get(0)).transpose()
             })?;
@@ -109,14 +111,18 @@ impl Connection {
     /// # Errors
     /// Those of the database.
     pub fn noted_servers(&mut self) -> Result<Vec<NotedServer>, Error> {
-        self.repeatable(|open| open.query(SELECT, &[])?.iter().map(read).collect())
+        self.repeatable(|open| {
+            let form = TextForm::of(open)?;
+            let rows = open.query(SELECT, &[])?;
+            rows.iter().map(|row| read(row, form)).collect()
+        })
     }
 }
 
-fn read(row: &Row) -> Result<NotedServer, postgres::Error> {
+fn read(row: &Row, form: TextForm) -> Result<NotedServer, postgres::Error> {
     let count = |index| row.try_get::<_, i64>(index).map(|count| count as u64);
     Ok(NotedServer {
-        name: row.try_get(0)?,
+        name: form.read(row.try_get(0)?),
         noted: row.try_get(1)?,
         counts: Counts {
             requests: count(2)?,

@@ -5,8 +5,12 @@
 
 use std::time::{Duration, SystemTime};
 
+use postgres::Transaction;
+use postgres::types::ToSql;
+
 use super::connection::Connection;
 use super::error::Error;
+use super::text::TextForm;
 use crate::auth::BlindedId;
 use crate::releases::{Asset, Channel, Newest};
 
@@ -140,22 +144,12 @@ impl Connection {
         newest: &[Newest],
     ) -> Result<(), Error> {
         self.repeatable(|open| {
+            let form = TextForm::of(open)?;
             let mut transaction = open.client.transaction()?;
             transaction.execute(SET_CHECKED_ANEW, &[&project, &etag])?;
             transaction.execute(DELETE_RELEASES, &[&project])?;
-            for Newest {
-                channel,
-                version,
-                name,
-                notes,
-                assets,
-            } in newest
-            {
-                let channel = channel.as_str();
-                transaction.execute(INSERT_RELEASE, &[&project, &channel, version, name, notes])?;
-                let names: Vec<&str> = assets.iter().map(|asset| asset.name.as_str()).collect();
-                let urls: Vec<&str> = assets.iter().map(|asset| asset.url.as_str()).collect();
-                transaction.execute(INSERT_ASSETS, &[&project, &channel, &names, &urls])?;
+            for release in newest {
+                insert_release(&mut transaction, form, project, release)?;
             }
             transaction.commit()
         })
@@ -170,7 +164,9 @@ impl Connection {
             let checked = open.query_opt(SELECT_CHECKED, &[&project])?;
             let checked = checked.map(|row| row.try_get(0)).transpose()?.flatten();
             let rows = open.query(SELECT_RELEASES, &[&project])?;
-            let newest: Result<Vec<_>, _> = rows.iter().map(read_newest).collect();
+            let form = TextForm::of(open)?;
+            let newest = rows.iter().map(|row| read_newest(row, form));
+            let newest: Result<Vec<_>, _> = newest.collect();
             Ok(KnownReleases {
                 checked,
                 newest: newest?.into_iter().flatten().collect(),
@@ -219,11 +215,31 @@ impl Connection {
     }
 }
 
+fn insert_release(
+    transaction: &mut Transaction,
+    form: TextForm,
+    project: &str,
+    release: &Newest,
+) -> Result<(), postgres::Error> {
+    let channel = release.channel.as_str();
+    let [name, notes] =
+        [&release.name, &release.notes].map(|text| text.as_deref().map(|text| form.store(text)));
+    let values: [&(dyn ToSql + Sync); 5] = [&project, &channel, &release.version, &name, &notes];
+    transaction.execute(INSERT_RELEASE, &values)?;
+    let assets = release.assets.iter();
+    let (names, urls): (Vec<String>, Vec<String>) = assets
+        .map(|asset| (form.store(&asset.name), form.store(&asset.url)))
+        .unzip();
+    transaction.execute(INSERT_ASSETS, &[&project, &channel, &names, &urls])?;
+    Ok(())
+}
+
 /// `None` for a channel that a later server may know.
-fn read_newest(row: &postgres::Row) -> Result<Option<Newest>, postgres::Error> {
+fn read_newest(row: &postgres::Row, form: TextForm) -> Result<Option<Newest>, postgres::Error> {
     let Some(channel) = Channel::parse(row.try_get(0)?) else {
         return Ok(None);
     };
+    let text = |stored: Option<String>| stored.map(|stored| form.read(stored));
     let names: Option<Vec<String>> = row.try_get(4)?;
     let urls: Option<Vec<String>> = row.try_get(5)?;
     let assets = names
@@ -233,8 +249,13 @@ fn read_newest(row: &postgres::Row) -> Result<Option<Newest>, postgres::Error> {
     Ok(Some(Newest {
         channel,
         version: row.try_get(1)?,
-        name: row.try_get(2)?,
-        notes: row.try_get(3)?,
-        assets: assets.map(|(name, url)| Asset { name, url }).collect(),
+        name: text(row.try_get(2)?),
+        notes: text(row.try_get(3)?),
+        assets: assets
+            .map(|(name, url)| Asset {
+                name: form.read(name),
+                url: form.read(url),
+            })
+            .collect(),
     }))
 }

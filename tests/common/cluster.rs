@@ -166,11 +166,16 @@ impl Cluster {
 
     /// A new, empty database.
     pub fn database(&self) -> Database {
+        self.database_with("")
+    }
+
+    /// A new, empty database, made with options of `CREATE DATABASE`.
+    pub fn database_with(&self, options: &str) -> Database {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let mut client = Client::connect(&self.url("postgres"), NoTls).expect("PostgreSQL runs");
         client
-            .batch_execute(&format!("CREATE DATABASE {name}"))
+            .batch_execute(&format!("CREATE DATABASE {name} {options}"))
             .expect("a new database");
         Database {
             url: self.url(&name),

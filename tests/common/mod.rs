@@ -7,6 +7,7 @@
 mod client;
 mod cluster;
 mod onion;
+mod pooler;
 pub mod raw;
 mod sandbox;
 mod server;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 pub use client::{Connection, Response};
 pub use cluster::{Cluster, Database, is_root, tool};
 pub use onion::{Onion, Reply, new_exchange, nonce};
+pub use pooler::Pooler;
 pub use server::{BINARY, Server, config_folder, run, signal};
 pub use signing::sign;
 pub use web::{Setup, Web, free_port, open_to_all};

@@ -1,0 +1,154 @@
+//! Whether the table `files` can do what the server's statements ask of it: with the right
+//! columns alone it may still refuse every upload, or hide its rows.
+
+use super::connection::{Connection, Open};
+use super::error::Error;
+
+/// Characters of a content id.
+const ID_LENGTH: i32 = 44;
+
+/// The tables from which row-level security hides rows from this user.
+const HIDDEN: &str = "SELECT name FROM unnest($1::text[]) name \
+     WHERE to_regclass(name) IS NOT NULL AND row_security_active(to_regclass(name)::oid)";
+
+/// What else is needed of the table. A unique index that is partial, deferrable or not valid
+/// keeps nothing unique at once; a column that must not be empty and has no default is never
+/// filled by this server.
+const SELECT_TABLE: &str = "SELECT relkind::text, relpersistence::text, \
+         EXISTS (SELECT FROM pg_index \
+             JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0] \
+             WHERE indrelid = files.oid AND attname = 'id' AND indnkeyatts = 1 AND indisunique \
+                 AND indimmediate AND indisvalid AND indpred IS NULL), \
+         EXISTS (SELECT FROM pg_rewrite WHERE ev_class = files.oid AND ev_type <> '1'), \
+         (SELECT min(attname::text) FROM pg_attribute \
+             WHERE attrelid = files.oid AND attnum > 0 AND NOT attisdropped AND attnotnull \
+                 AND NOT atthasdef AND attidentity = '' \
+                 AND attname NOT IN ('id', 'data', 'uploaded', 'expiry')), \
+         (SELECT CASE WHEN atttypmod > 0 THEN atttypmod - 4 END FROM pg_attribute \
+             WHERE attrelid = files.oid AND attname = 'id') \
+     FROM pg_class files WHERE oid = to_regclass('files')";
+
+/// What was found of the table `files`.
+struct Table {
+    /// As in `pg_class`.
+    kind: String,
+    /// As in `pg_class`.
+    persistence: String,
+    /// Whether there is a unique index on the id alone.
+    has_unique_id: bool,
+    /// Whether `CREATE RULE` has changed what statements do.
+    has_rules: bool,
+    /// A column that the server never fills and that must be filled.
+    unknown_column: Option<String>,
+    /// The longest id that fits, if there is a limit.
+    id_length: Option<i32>,
+}
+
+impl Connection {
+    /// Refuses tables of which the server's user can't see all rows.
+    ///
+    /// # Errors
+    /// [`Error::Layout`] says what is wrong, and what to do.
+    pub(super) fn refuse_hidden(&mut self, tables: &[&str]) -> Result<(), Error> {
+        match self.repeatable(|open| hidden(open, tables))? {
+            None => Ok(()),
+            Some(name) => Err(Error::Layout(format!(
+                "row-level security is active on its table {name} and hides rows from the \
+                 server's user; turn it off with ALTER TABLE {name} DISABLE ROW LEVEL SECURITY, \
+                 or make that user the table's owner"
+            ))),
+        }
+    }
+
+    /// Refuses a table `files` on which the server's statements would fail.
+    ///
+    /// # Errors
+    /// [`Error::Layout`] says what is wrong, and what to do.
+    pub(super) fn refuse_unfit(&mut self) -> Result<(), Error> {
+        match self.repeatable(table)?.and_then(|table| table.fault()) {
+            Some(fault) => Err(Error::Layout(fault)),
+            None => Ok(()),
+        }
+    }
+
+    /// What doesn't keep the server from running, and should be known, each as a sentence.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(super) fn durability_warning(&mut self) -> Result<Option<String>, Error> {
+        let table = self.repeatable(table)?;
+        let is_unlogged = table.is_some_and(|table| table.persistence == "u");
+        Ok(is_unlogged.then(|| {
+            "the table files is unlogged: PostgreSQL empties it after a crash; ALTER TABLE files \
+             SET LOGGED keeps what was acknowledged"
+                .into()
+        }))
+    }
+}
+
+impl Table {
+    /// Why uploads would fail, if they would.
+    fn fault(&self) -> Option<String> {
+        let kind = match self.kind.as_str() {
+            "r" | "p" => None,
+            "v" => Some("a view"),
+            "m" => Some("a materialized view"),
+            "f" => Some("a foreign table"),
+            _ => Some("no table"),
+        };
+        if let Some(kind) = kind {
+            return Some(format!(
+                "its files is {kind}, into which no large file can be copied; set the database \
+                 that has the table itself in database.url"
+            ));
+        }
+        if self.has_rules {
+            return Some(
+                "its table files has rules, with which PostgreSQL takes no uploads; DROP RULE \
+                 removes them, triggers do the same"
+                    .into(),
+            );
+        }
+        if let Some(column) = &self.unknown_column {
+            return Some(format!(
+                "its table files has a column {column} that must be filled and that the server \
+                 doesn't know; ALTER TABLE files ALTER {column} DROP NOT NULL, or give it a default"
+            ));
+        }
+        if self.id_length.is_some_and(|length| length < ID_LENGTH) {
+            return Some(format!(
+                "ids of {ID_LENGTH} characters don't fit into its table files; ALTER TABLE files \
+                 ALTER id TYPE varchar({ID_LENGTH})"
+            ));
+        }
+        if !self.has_unique_id {
+            return Some(
+                "its table files has no unique index on id alone, without which no file can be \
+                 stored; ALTER TABLE files ADD PRIMARY KEY (id) makes it (a table that is \
+                 partitioned must be so by id)"
+                    .into(),
+            );
+        }
+        None
+    }
+}
+
+fn hidden(open: &mut Open, tables: &[&str]) -> Result<Option<String>, postgres::Error> {
+    let rows = open.query(HIDDEN, &[&tables])?;
+    rows.first().map(|row| row.try_get(0)).transpose()
+}
+
+fn table(open: &mut Open) -> Result<Option<Table>, postgres::Error> {
+    let row = open.query_opt(SELECT_TABLE, &[])?;
+    let read = |row: postgres::Row| {
+        Ok(Table {
+            kind: row.try_get(0)?,
+            persistence: row.try_get(1)?,
+            has_unique_id: row.try_get(2)?,
+            has_rules: row.try_get(3)?,
+            unknown_column: row.try_get(4)?,
+            id_length: row.try_get(5)?,
+        })
+    };
+    row.map(read).transpose()
+}

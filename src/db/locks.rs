@@ -1,0 +1,37 @@
+//! Who holds a lock that we gave up waiting for.
+
+use std::time::SystemTime;
+
+use super::connection::Open;
+use crate::quantity;
+
+/// The transaction that has lasted longest of those that hold locks on our tables. When it
+/// began is hidden if it is another user's: ours are short, so that others come first.
+const SELECT_HOLDER: &str = "SELECT relation::regclass::text, pid, usename::text, \
+         application_name, xact_start \
+     FROM pg_locks JOIN pg_stat_activity USING (pid) \
+     WHERE locktype = 'relation' AND granted AND pid <> pg_backend_pid() \
+         AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+         AND relation = ANY(ARRAY(SELECT to_regclass(name)::oid FROM unnest($1::text[]) name)) \
+     ORDER BY xact_start NULLS FIRST LIMIT 1";
+
+/// A sentence about who holds a lock on one of `tables` for longest.
+pub(super) fn describe_holder(open: &mut Open, tables: &[&str]) -> Result<String, postgres::Error> {
+    let Some(row) = open.query_opt(SELECT_HOLDER, &[&tables])? else {
+        return Ok("another program was using its tables, and has ended now".into());
+    };
+    let (table, pid): (String, i32) = (row.try_get(0)?, row.try_get(1)?);
+    let user: Option<String> = row.try_get(2)?;
+    let program = match row.try_get::<_, Option<String>>(3)? {
+        Some(name) if !name.is_empty() => name,
+        _ => "a program".into(),
+    };
+    let since = match row.try_get::<_, Option<SystemTime>>(4)? {
+        Some(start) => format!(", since {}", quantity::distance(start, SystemTime::now())),
+        None => String::new(),
+    };
+    Ok(format!(
+        "{program} (process {pid} of the user {}{since}) is using its table {table}",
+        user.unwrap_or_else(|| "?".into())
+    ))
+}

@@ -1,0 +1,243 @@
+//! What an operator can do about a statement that PostgreSQL forbids.
+
+use postgres::Row;
+
+use super::connection::{Connection, Open};
+use super::error::Error;
+
+/// Who we are, whose the database and its schema are, and whether tables can be made there.
+const SELECT_DATABASE: &str = "SELECT current_user::text, current_database()::text, \
+         schemas.nspname::text, \
+         has_schema_privilege(schemas.oid, 'USAGE') AND has_schema_privilege(schemas.oid, 'CREATE'), \
+         pg_get_userbyid(nspowner)::text = 'pg_database_owner' \
+     FROM (VALUES (coalesce(current_schema(), 'public'))) wanted (name) \
+     JOIN pg_namespace schemas ON nspname = wanted.name";
+
+/// Those of some tables that are there: whose they are, and what we may do with them.
+const SELECT_TABLES: &str = "SELECT relname::text, rolname::text, rolsuper, \
+         pg_has_role(relowner, 'USAGE'), \
+         has_table_privilege(pg_class.oid, 'SELECT') AND has_table_privilege(pg_class.oid, 'INSERT') \
+             AND has_table_privilege(pg_class.oid, 'UPDATE') \
+             AND has_table_privilege(pg_class.oid, 'DELETE') \
+     FROM unnest($1::text[]) WITH ORDINALITY wanted (name, position) \
+     JOIN pg_class ON pg_class.oid = to_regclass(name) \
+     JOIN pg_roles ON pg_roles.oid = relowner ORDER BY position";
+
+/// What bears on the rights of this server's user.
+#[derive(Debug)]
+struct Facts {
+    user: String,
+    database: String,
+    schema: String,
+    can_create: bool,
+    /// Whether whoever owns the database owns the schema.
+    owner_has_schema: bool,
+    tables: Vec<Table>,
+}
+
+/// A table, and what this server's user may do with it.
+#[derive(Debug)]
+struct Table {
+    name: String,
+    owner: String,
+    owner_is_superuser: bool,
+    /// Whether the user is the owner, or acts for the owner.
+    is_ours: bool,
+    /// Whether the user may read and write it.
+    is_usable: bool,
+}
+
+impl Connection {
+    /// Adds to an error about missing rights what can be done about it. `tables` are those
+    /// that an older server or this one has.
+    pub(super) fn with_advice(&mut self, error: Error, tables: &[&str]) -> Error {
+        let Error::Forbidden(text) = error else {
+            return error;
+        };
+        let facts = self.repeatable(|open| read_facts(open, tables));
+        let statements = facts.map(|facts| (facts.database.clone(), facts.statements()));
+        match statements {
+            Ok((database, statements)) if !statements.is_empty() => {
+                let statements = statements.join("; ");
+                Error::Forbidden(format!(
+                    "{text}; as the user postgres: psql -d {database} -c '{statements}'"
+                ))
+            }
+            _ => Error::Forbidden(text),
+        }
+    }
+
+    /// Rights that this server's user lacks for its work, as a sentence.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(super) fn rights_warning(&mut self, tables: &[&str]) -> Result<Option<String>, Error> {
+        let facts = self.repeatable(|open| read_facts(open, tables))?;
+        let lacking = facts.tables.iter().filter(|table| !table.is_usable);
+        let lacking: Vec<&str> = lacking.map(|table| table.name.as_str()).collect();
+        Ok((!lacking.is_empty()).then(|| {
+            format!(
+                "the user {} may not read and write {}, and requests that need it will fail; as \
+                 the user postgres: psql -d {} -c '{}'",
+                facts.user,
+                lacking.join(", "),
+                facts.database,
+                grant(&lacking, &facts.user)
+            )
+        }))
+    }
+}
+
+impl Facts {
+    /// The statements of a superuser that give this server's user what it needs. No role of a
+    /// superuser is granted, because that would make the server one.
+    fn statements(&self) -> Vec<String> {
+        let user = quoted(&self.user);
+        let mut statements = Vec::new();
+        let is_older = !self
+            .tables
+            .iter()
+            .any(|table| table.name == "schema_version");
+        let mut owners: Vec<&str> = Vec::new();
+        let mut lacking: Vec<&str> = Vec::new();
+        for table in self.tables.iter().filter(|table| !table.is_ours) {
+            if table.owner_is_superuser {
+                statements.push(format!("ALTER TABLE {} OWNER TO {user}", table.name));
+            } else if is_older && !owners.contains(&table.owner.as_str()) {
+                owners.push(&table.owner);
+            } else if !is_older && !table.is_usable {
+                lacking.push(&table.name);
+            }
+        }
+        let revoked = self.tables.iter().filter(|t| t.is_ours && !t.is_usable);
+        lacking.extend(revoked.map(|table| table.name.as_str()));
+        let acts_for = |owner: &&str| format!("GRANT {} TO {user}", quoted(owner));
+        statements.extend(owners.iter().map(acts_for));
+        if !lacking.is_empty() {
+            statements.push(grant(&lacking, &self.user));
+        }
+        // Whoever acts for an older server's user may be allowed to by that.
+        if !self.can_create && owners.is_empty() {
+            statements.push(if self.owner_has_schema {
+                format!("ALTER DATABASE {} OWNER TO {user}", quoted(&self.database))
+            } else {
+                let schema = quoted(&self.schema);
+                format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {user}")
+            });
+        }
+        statements
+    }
+}
+
+fn grant(tables: &[&str], user: &str) -> String {
+    let tables = tables.join(", ");
+    format!(
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO {}",
+        quoted(user)
+    )
+}
+
+/// A name as SQL has it.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn read_facts(open: &mut Open, tables: &[&str]) -> Result<Facts, postgres::Error> {
+    let row = open.query_one(SELECT_DATABASE, &[])?;
+    let read = |row: &Row| {
+        Ok(Table {
+            name: row.try_get(0)?,
+            owner: row.try_get(1)?,
+            owner_is_superuser: row.try_get(2)?,
+            is_ours: row.try_get(3)?,
+            is_usable: row.try_get(4)?,
+        })
+    };
+    let tables = open.query(SELECT_TABLES, &[&tables])?;
+    Ok(Facts {
+        user: row.try_get(0)?,
+        database: row.try_get(1)?,
+        schema: row.try_get(2)?,
+        can_create: row.try_get(3)?,
+        owner_has_schema: row.try_get(4)?,
+        tables: tables
+            .iter()
+            .map(read)
+            .collect::<Result<_, postgres::Error>>()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(tables: &[(&str, &str, bool, bool)]) -> Facts {
+        Facts {
+            user: "server".into(),
+            database: "files".into(),
+            schema: "public".into(),
+            can_create: true,
+            owner_has_schema: true,
+            tables: tables
+                .iter()
+                .map(|(name, owner, is_ours, is_usable)| Table {
+                    name: (*name).into(),
+                    owner: (*owner).into(),
+                    owner_is_superuser: *owner == "postgres",
+                    is_ours: *is_ours,
+                    is_usable: *is_usable,
+                })
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn each_lack_has_its_statement_and_no_superuser_is_granted() {
+        let empty = Facts {
+            can_create: false,
+            ..facts(&[])
+        };
+        assert_eq!(
+            empty.statements(),
+            [r#"ALTER DATABASE "files" OWNER TO "server""#]
+        );
+        let others_schema = Facts {
+            owner_has_schema: false,
+            ..empty
+        };
+        assert_eq!(
+            others_schema.statements(),
+            [r#"GRANT USAGE, CREATE ON SCHEMA "public" TO "server""#]
+        );
+        for (tables, expected) in [
+            (
+                &[
+                    ("files", "old", false, false),
+                    ("projects", "old", false, false),
+                ][..],
+                &[r#"GRANT "old" TO "server""#][..],
+            ),
+            (
+                &[("files", "postgres", false, false)],
+                &[r#"ALTER TABLE files OWNER TO "server""#],
+            ),
+            (
+                &[
+                    ("files", "other", false, false),
+                    ("schema_version", "other", false, true),
+                ],
+                &[r#"GRANT SELECT, INSERT, UPDATE, DELETE ON files TO "server""#],
+            ),
+            (
+                &[
+                    ("files", "server", true, false),
+                    ("schema_version", "server", true, true),
+                ],
+                &[r#"GRANT SELECT, INSERT, UPDATE, DELETE ON files TO "server""#],
+            ),
+            (&[("files", "server", true, true)], &[]),
+        ] {
+            assert_eq!(facts(tables).statements(), expected, "{tables:?}");
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! The primary key of `files`, made anew in the order of bytes while the files are served.
+//!
+//! The new index is built beside the old one without a lock that stops anybody. Then the
+//! column's collation is changed and the key is put onto the new index, in one transaction
+//! that needs the table for itself, and only for an instant: nothing is read or checked in it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use postgres::error::SqlState;
+use postgres::{CancelToken, NoTls};
+
+use super::connection::{Connection, Database, Open};
+use super::error::Error;
+use super::locks;
+use super::settings::Settings;
+
+/// Settings of the connection that builds the index.
+const PATIENT: &str = "SET statement_timeout = 0; SET lock_timeout = 0";
+
+/// Held while ids are rebuilt. The number is ours alone by being random.
+const LOCK: &str = "SELECT pg_try_advisory_lock(5108263309724471)";
+
+const DROP_NEW: &str = "DROP INDEX CONCURRENTLY IF EXISTS files_id_bytewise";
+
+const BUILD_NEW: &str =
+    "CREATE UNIQUE INDEX CONCURRENTLY files_id_bytewise ON files (id COLLATE \"C\")";
+
+/// Builds that are tried, if files are there twice.
+const BUILDS: u32 = 3;
+
+/// Keeps of files that are there twice the one that lives longest. They came about when the old
+/// index didn't find the first, so that no index may be asked.
+const JOIN: &str = "WITH numbered AS (SELECT ctid, row_number() OVER \
+             (PARTITION BY id COLLATE \"C\" ORDER BY expiry DESC, ctid) AS number FROM files) \
+     DELETE FROM files WHERE ctid = ANY(ARRAY(SELECT ctid FROM numbered WHERE number > 1))";
+
+const WITHOUT_INDEX: &str = "SET LOCAL enable_seqscan = on; SET LOCAL enable_indexscan = off; \
+     SET LOCAL enable_indexonlyscan = off; SET LOCAL enable_bitmapscan = off";
+
+/// How long the change waits for those who use the table: whoever comes later waits with it.
+const SWAP_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
+
+/// How often the change is tried,
+const SWAPS: u32 = 60;
+/// and the pause between two tries, in which those who waited go on.
+const SWAP_PAUSE: Duration = Duration::from_secs(1);
+
+/// The tables whose keys are in the same order, but for the files: they are small.
+const OTHERS: [&str; 5] = [
+    "github_projects",
+    "github_releases",
+    "github_assets",
+    "version_checks",
+    "servers",
+];
+
+const SELECT_KEY: &str = "SELECT conname::text, format_type(atttypid, atttypmod), \
+         greatest(reltuples, 0)::int8 \
+     FROM pg_class JOIN pg_constraint ON conrelid = pg_class.oid \
+     JOIN pg_attribute ON attrelid = pg_class.oid AND attnum = conkey[1] \
+     WHERE pg_class.oid = to_regclass('files') AND relkind = 'r' AND contype = 'p' \
+         AND attname = 'id' AND cardinality(conkey) = 1";
+
+/// What would be lost, or rebuilt while everybody waits: keys of other tables, views, further
+/// indexes.
+const SELECT_OBSTACLES: &str = "SELECT 'the foreign key ' || conname || ' of ' || conrelid::regclass \
+         FROM pg_constraint WHERE contype = 'f' AND confrelid = to_regclass('files') \
+     UNION SELECT 'the view ' || ev_class::regclass FROM pg_depend \
+         JOIN pg_rewrite ON pg_rewrite.oid = objid AND classid = 'pg_rewrite'::regclass \
+         JOIN pg_attribute ON attrelid = refobjid AND attnum = refobjsubid \
+         WHERE refobjid = to_regclass('files') AND attname = 'id' \
+     UNION SELECT 'the index ' || indexrelid::regclass FROM pg_index \
+         JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY(indkey) \
+         WHERE indrelid = to_regclass('files') AND attname = 'id' AND NOT indisprimary \
+             AND indexrelid::regclass::text <> 'files_id_bytewise' \
+     UNION SELECT 'the replica identity' FROM pg_class \
+         WHERE oid = to_regclass('files') AND relreplident = 'i'";
+
+/// Checks of the id: they are made again without reading the table, and looked at afterwards.
+const SELECT_CHECKS: &str = "SELECT conname::text, pg_get_constraintdef(pg_constraint.oid) \
+     FROM pg_constraint JOIN pg_attribute ON attrelid = conrelid AND attnum = ANY(conkey) \
+     WHERE conrelid = to_regclass('files') AND contype = 'c' AND attname = 'id' ORDER BY conname";
+
+const SELECT_PROGRESS: &str = "SELECT phase, (100 * greatest( \
+             blocks_done::float8 / nullif(blocks_total, 0), \
+             tuples_done::float8 / nullif(tuples_total, 0)))::int4 \
+     FROM pg_stat_progress_create_index WHERE relid = to_regclass('files') LIMIT 1";
+
+/// What is to be rebuilt.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The name of the primary key.
+    key: String,
+    /// The type of the id.
+    id_type: String,
+    /// Names and definitions of the checks of the id.
+    checks: Vec<(String, String)>,
+    /// Files, about.
+    pub files: u64,
+}
+
+/// Stops a rebuild from another thread.
+#[derive(Clone, Default)]
+pub struct Canceller(Arc<Mutex<(bool, Option<CancelToken>)>>);
+
+impl Canceller {
+    /// The statement that runs now fails, and no further one is begun.
+    pub fn cancel(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 = true;
+        if let Some(token) = &state.1 {
+            // What can't be cancelled ends by itself, or with the program.
+            let _ = token.cancel_query(NoTls);
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn watch(&self, token: CancelToken) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(token);
+    }
+}
+
+impl Database {
+    /// For [`Connection::rebuild_ids`]: its connections let statements take their time.
+    pub fn for_rebuild(settings: Settings) -> Arc<Database> {
+        Database::with_session(settings, PATIENT)
+    }
+}
+
+impl Connection {
+    /// What a rebuild of the ids would do.
+    ///
+    /// # Errors
+    /// [`Error::Layout`] if it can't be done while the files are served.
+    pub fn plan_rebuild(&mut self) -> Result<Plan, Error> {
+        let (key, obstacles, checks) = self.repeatable(|open| {
+            let key = open.query_opt(SELECT_KEY, &[])?;
+            let obstacles = open.query(SELECT_OBSTACLES, &[])?;
+            let obstacles = obstacles.iter().map(|row| row.try_get(0));
+            let checks = open.query(SELECT_CHECKS, &[])?;
+            let checks = checks
+                .iter()
+                .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+            let checks = checks.collect::<Result<Vec<_>, postgres::Error>>()?;
+            Ok((key, obstacles.collect::<Result<Vec<String>, _>>()?, checks))
+        })?;
+        let Some(key) = key else {
+            return Err(Error::Layout(
+                "its table files is partitioned or has no primary key (id), so that its ids \
+                 can't be rebuilt by this program"
+                    .into(),
+            ));
+        };
+        if !obstacles.is_empty() {
+            return Err(Error::Layout(format!(
+                "{} of its table files must be dropped before the ids are rebuilt, and made \
+                 again afterwards",
+                obstacles.join(", ")
+            )));
+        }
+        let read = || {
+            Ok(Plan {
+                key: key.try_get(0)?,
+                id_type: key.try_get(1)?,
+                files: key.try_get::<_, i64>(2)? as u64,
+                checks,
+            })
+        };
+        read().map_err(|error: postgres::Error| Error::of(&error))
+    }
+
+    /// Builds the index, and puts the primary key onto it; returns how many rows went because
+    /// their file was there twice. On a connection of [`Database::for_rebuild`].
+    ///
+    /// # Errors
+    /// Those of the database, and [`Error::Busy`] if somebody uses the table all the time.
+    /// Nothing is left of the new index then.
+    pub fn rebuild_ids(&mut self, plan: &Plan, canceller: &Canceller) -> Result<u64, Error> {
+        let is_alone: bool = self.once(|open| {
+            canceller.watch(open.client.cancel_token());
+            open.query_one(LOCK, &[])?.try_get(0)
+        })?;
+        if !is_alone {
+            return Err(Error::Busy("another init-db rebuilds the ids".into()));
+        }
+        let rebuilt = self.build(canceller).and_then(|joined| {
+            self.swap(plan, canceller)?;
+            Ok(joined)
+        });
+        if rebuilt.is_err() {
+            // The reason of the failure matters more; what is left goes the next time.
+            if let Err(error) = self.once(|open| open.client.batch_execute(DROP_NEW)) {
+                log::warn!("the index files_id_bytewise is left, drop it: {error}");
+            }
+        }
+        rebuilt
+    }
+
+    fn build(&mut self, canceller: &Canceller) -> Result<u64, Error> {
+        let mut joined = 0;
+        for _ in 0..BUILDS {
+            refuse_cancelled(canceller)?;
+            let is_built = self.once(|open| {
+                open.client.batch_execute(DROP_NEW)?;
+                match open.client.batch_execute(BUILD_NEW) {
+                    Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => Ok(false),
+                    built => built.map(|()| true),
+                }
+            })?;
+            if is_built {
+                return Ok(joined);
+            }
+            refuse_cancelled(canceller)?;
+            joined += self.once(|open| {
+                open.client.batch_execute(DROP_NEW)?;
+                let mut transaction = open.client.transaction()?;
+                transaction.batch_execute(WITHOUT_INDEX)?;
+                let joined = transaction.execute(JOIN, &[])?;
+                transaction.commit()?;
+                Ok(joined)
+            })?;
+        }
+        Err(Error::Failed("files are stored twice all the time".into()))
+    }
+
+    fn swap(&mut self, plan: &Plan, canceller: &Canceller) -> Result<(), Error> {
+        let statements = plan.swap();
+        let mut tries = 1;
+        loop {
+            refuse_cancelled(canceller)?;
+            let swapped = self.once(|open| {
+                let mut transaction = open.client.transaction()?;
+                let changed = transaction
+                    .batch_execute(&statements)
+                    .and_then(|()| transaction.commit());
+                match changed {
+                    Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                        Ok(Err(locks::describe_holder(open, &["files"])?))
+                    }
+                    changed => changed.map(Ok),
+                }
+            })?;
+            match swapped {
+                Ok(()) => return Ok(()),
+                Err(_) if tries < SWAPS => std::thread::sleep(SWAP_PAUSE),
+                Err(holder) => return Err(Error::Busy(holder)),
+            }
+            tries += 1;
+        }
+    }
+
+    /// What can follow a rebuild, and stops nobody: the checks of the ids are looked at, the
+    /// planner learns of the new order, and the keys of the other tables are made again.
+    ///
+    /// # Errors
+    /// Those of the database. The ids are rebuilt all the same.
+    pub fn finish_rebuild(&mut self, plan: &Plan) -> Result<(), Error> {
+        let is_new = |(_, definition): &&(String, String)| !definition.ends_with(NOT_VALID);
+        for (name, _) in plan.checks.iter().filter(is_new) {
+            let validate = format!("ALTER TABLE files VALIDATE CONSTRAINT {}", quoted(name));
+            self.once(|open| open.client.batch_execute(&validate))?;
+        }
+        self.once(|open| open.client.batch_execute("ANALYZE files (id)"))?;
+        for table in OTHERS {
+            let reindex = format!("REINDEX TABLE CONCURRENTLY {table}");
+            self.once(|open| open.client.batch_execute(&reindex))?;
+        }
+        Ok(())
+    }
+
+    /// What PostgreSQL is doing for a rebuild, and how much of that is done, percent.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn rebuild_progress(&mut self) -> Result<Option<(String, Option<i32>)>, Error> {
+        self.repeatable(|open: &mut Open| {
+            let row = open.query_opt(SELECT_PROGRESS, &[])?;
+            row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+                .transpose()
+        })
+    }
+}
+
+/// How the definition of a check ends that was never looked at.
+const NOT_VALID: &str = " NOT VALID";
+
+impl Plan {
+    /// The statements that need the table for themselves.
+    fn swap(&self) -> String {
+        let key = quoted(&self.key);
+        let mut statements = format!(
+            "{SWAP_TIMEOUT}; LOCK TABLE files IN ACCESS EXCLUSIVE MODE; \
+             ALTER TABLE files DROP CONSTRAINT {key}; "
+        );
+        for (name, _) in &self.checks {
+            statements += &format!("ALTER TABLE files DROP CONSTRAINT {}; ", quoted(name));
+        }
+        statements += &format!(
+            "ALTER TABLE files ALTER id TYPE {} COLLATE \"C\"; \
+             ALTER TABLE files ADD CONSTRAINT {key} PRIMARY KEY USING INDEX files_id_bytewise",
+            self.id_type
+        );
+        for (name, definition) in &self.checks {
+            let definition = definition.trim_end_matches(NOT_VALID);
+            let name = quoted(name);
+            statements +=
+                &format!("; ALTER TABLE files ADD CONSTRAINT {name} {definition}{NOT_VALID}");
+        }
+        statements
+    }
+}
+
+fn refuse_cancelled(canceller: &Canceller) -> Result<(), Error> {
+    if canceller.is_cancelled() {
+        return Err(Error::Unavailable("interrupted".into()));
+    }
+    Ok(())
+}
+
+/// A name as SQL has it.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

@@ -1,0 +1,255 @@
+//! How to reach the database: `database.url`, understood and checked.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use postgres::config::{ChannelBinding, Host, SslMode};
+use postgres::{Client, NoTls};
+
+/// Where Debian's PostgreSQL has its socket: what a URL without a host means.
+const DEFAULT_SOCKET_FOLDER: &str = "/run/postgresql";
+/// How long an attempt to connect may take, unless the operator's URL says otherwise.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A database on another machine that acknowledges nothing for so long is given up, unless the
+/// operator's URL says otherwise: without that the system tries for a quarter of an hour.
+const SILENCE: Duration = Duration::from_secs(20);
+/// The system looks after so long whether the other end of an idle connection is still there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+/// A Unix socket's address holds 108 bytes with its final zero (`man 7 unix`).
+const MAX_SOCKET_PATH: usize = 107;
+/// The length of a socket's name in its folder, `/.s.PGSQL.65535`, is this at most.
+const SOCKET_NAME: usize = 15;
+/// Settings of every connection, whatever the operator has set for the user, the database or
+/// the cluster. Quoted names of types would not be recognised. No statement of ours needs more
+/// than `read committed`, and what is stricter costs conflicts. With `row_security` off, a
+/// statement from which a policy would hide rows fails, instead of losing files unnoticed.
+const EVERYWHERE: &str = "SET quote_all_identifiers = off; SET row_security = off; \
+     SET default_transaction_isolation = 'read committed'";
+
+/// How to reach the database.
+#[derive(Clone, Debug)]
+pub struct Settings(postgres::Config);
+
+impl Settings {
+    /// Reads key=value pairs or a `postgresql://` URL, and refuses what can never work.
+    ///
+    /// # Errors
+    /// What is wrong with it, without repeating it: it may hold a password.
+    pub fn parse(url: &str) -> Result<Settings, String> {
+        if url.trim().is_empty() {
+            return Err("it is empty".into());
+        }
+        let mut config: postgres::Config = url.parse().map_err(|error: postgres::Error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            cause.unwrap_or_else(|| error.to_string())
+        })?;
+        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+            config.host_path(DEFAULT_SOCKET_FOLDER);
+        }
+        refuse_impossible(&config)?;
+        if config.get_application_name().is_none() {
+            config.application_name("session-file-server");
+        }
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT_TIMEOUT);
+        }
+        if config.get_tcp_user_timeout().is_none() {
+            config.tcp_user_timeout(SILENCE);
+        }
+        if config.get_keepalives_idle() == postgres::Config::new().get_keepalives_idle() {
+            config.keepalives_idle(KEEPALIVE_IDLE);
+        }
+        Ok(Settings(config))
+    }
+
+    /// A connection that nobody looks after.
+    pub(super) fn connect(&self) -> Result<Client, postgres::Error> {
+        self.connect_with("")
+    }
+
+    /// The same, with more settings, as statements.
+    pub(super) fn connect_with(&self, session: &str) -> Result<Client, postgres::Error> {
+        let mut client = self.0.connect(NoTls)?;
+        client.batch_execute(&format!("{EVERYWHERE}; {session}"))?;
+        Ok(client)
+    }
+
+    /// The name of the database, for messages.
+    pub fn database_name(&self) -> &str {
+        self.0.get_dbname().unwrap_or("(the user's own)")
+    }
+
+    /// What may be a mistake and may be none, each as a sentence.
+    pub fn warnings(&self) -> Vec<String> {
+        let missing = self.socket_folders().filter(|folder| !folder.is_dir());
+        let warn = |folder: &PathBuf| {
+            format!(
+                "database.url: there is no folder {} with PostgreSQL's socket now; install or \
+                 start PostgreSQL, or set host to where it is",
+                folder.display()
+            )
+        };
+        missing.map(warn).collect()
+    }
+
+    fn socket_folders(&self) -> impl Iterator<Item = &PathBuf> {
+        self.0.get_hosts().iter().filter_map(|host| match host {
+            Host::Unix(folder) => Some(folder),
+            Host::Tcp(_) => None,
+        })
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings::parse(crate::config::default_database_url()).expect("the default is valid")
+    }
+}
+
+/// Refuses what the driver reads and no connection can come of. Nothing is repeated: in a URL
+/// with an `@` too many, part of the password is where the host should be.
+fn refuse_impossible(config: &postgres::Config) -> Result<(), String> {
+    let (hosts, addresses) = (config.get_hosts(), config.get_hostaddrs());
+    for host in hosts {
+        match host {
+            Host::Tcp(name) => refuse_name(name)?,
+            Host::Unix(folder) => refuse_folder(folder)?,
+        }
+    }
+    let count = hosts.len().max(addresses.len());
+    if !hosts.is_empty() && !addresses.is_empty() && hosts.len() != addresses.len() {
+        return Err("the numbers of host and hostaddr differ".into());
+    }
+    let ports = config.get_ports();
+    if ports.len() > 1 && ports.len() != count {
+        return Err("there must be one port, or as many as hosts".into());
+    }
+    if ports.contains(&0) {
+        return Err("no database listens on port 0".into());
+    }
+    if config.get_ssl_mode() == SslMode::Require
+        || config.get_channel_binding() == ChannelBinding::Require
+    {
+        return Err(
+            "sslmode=require and channel_binding=require need TLS, which this version of the \
+             server doesn't speak with its database"
+                .into(),
+        );
+    }
+    for (option, value) in [("dbname", config.get_dbname()), ("user", config.get_user())] {
+        if value.is_some_and(|value| value.is_empty() || value.contains('\0')) {
+            return Err(format!("{option} is empty or no name"));
+        }
+    }
+    Ok(())
+}
+
+fn refuse_name(name: &str) -> Result<(), String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || ".-_:%".contains(c);
+    if name.is_empty() {
+        Err("a host is empty".into())
+    } else if !name.chars().all(allowed) {
+        Err(
+            "a host is neither a name, nor an address, nor a folder that starts with /; \
+             characters as @ and / in a URL's user or password are written %40 and %2F"
+                .into(),
+        )
+    } else {
+        Ok(())
+    }
+}
+
+fn refuse_folder(folder: &Path) -> Result<(), String> {
+    if folder.as_os_str().len() > MAX_SOCKET_PATH - SOCKET_NAME {
+        let longest = MAX_SOCKET_PATH - SOCKET_NAME;
+        return Err(format!(
+            "the folder of a socket is longer than {longest} bytes"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_url_is_explained_without_repeating_its_password() {
+        let error = Settings::parse("password=secret port=x").expect_err("no port");
+        assert!(
+            error.contains("port") && !error.contains("secret"),
+            "{error}"
+        );
+        assert!(!format!("{:?}", Settings::parse("password=secret")).contains("secret"));
+        let error = Settings::parse("postgresql://u:p@secret@h/db").expect_err("no host");
+        assert!(
+            error.contains("%40") && !error.contains("secret"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn without_a_host_the_socket_is_where_debian_has_it() {
+        for url in [
+            "dbname=x",
+            "user=x",
+            "dbname=x port=5433",
+            "postgresql:///x",
+            "postgres:///x",
+            "postgresql://user@/x",
+            "postgresql://",
+        ] {
+            let settings = Settings::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
+            let folders: Vec<_> = settings.socket_folders().collect();
+            assert_eq!(folders, [Path::new(DEFAULT_SOCKET_FOLDER)], "{url}");
+        }
+        let settings = Settings::parse("hostaddr=127.0.0.1 dbname=x").expect("an address");
+        assert_eq!(settings.socket_folders().count(), 0);
+    }
+
+    #[test]
+    fn what_can_never_work_is_refused() {
+        let long = format!("host=/{}", "a".repeat(100));
+        for (url, reason) in [
+            ("", "empty"),
+            ("  ", "empty"),
+            ("host='' dbname=x", "a host is empty"),
+            ("host=a,,b dbname=x", "a host is empty"),
+            ("postgresql://:5433/x", "a host is empty"),
+            (
+                "host=run/postgresql dbname=x",
+                "a folder that starts with /",
+            ),
+            ("host=@abstract dbname=x", "a folder that starts with /"),
+            ("host='a b'", "neither a name"),
+            ("host=a port=0", "port 0"),
+            ("host=a port=70000", "port"),
+            ("host=a port=1,2", "one port"),
+            ("host=a,b hostaddr=127.0.0.1", "host and hostaddr"),
+            ("host=a hostaddr=localhost", "hostaddr"),
+            ("host=a sslmode=require", "TLS"),
+            ("host=a channel_binding=require", "TLS"),
+            ("host=a sslmode=perhaps", "sslmode"),
+            (
+                "host=a target_session_attrs=primary",
+                "target_session_attrs",
+            ),
+            ("host=a dbname=''", "dbname"),
+            ("host=a colour=red", "colour"),
+            (&long, "longer than 92 bytes"),
+        ] {
+            let error = Settings::parse(url).expect_err(url);
+            assert!(error.contains(reason), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_socket_folder_that_is_not_there_is_a_warning_only() {
+        let settings = Settings::parse("host=/no/such/folder,/proc dbname=x").expect("valid");
+        let warnings = settings.warnings();
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("/no/such/folder"),
+            "{warnings:?}"
+        );
+    }
+}

@@ -1,0 +1,72 @@
+//! What stands between the server and its database in many places: a program that hands
+//! bytes on, and may end a connection that is idle.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+/// Hands connections on to a cluster.
+pub struct Pooler {
+    folder: tempfile::TempDir,
+    clients: Arc<Mutex<Vec<UnixStream>>>,
+}
+
+impl Pooler {
+    /// In front of the cluster with its socket in `host`. Its threads end with the test program.
+    pub fn start(host: &Path) -> Pooler {
+        let folder = tempfile::tempdir().expect("a folder");
+        let listener = UnixListener::bind(folder.path().join(".s.PGSQL.5432")).expect("a socket");
+        let clients = Arc::<Mutex<Vec<UnixStream>>>::default();
+        let (known, host) = (clients.clone(), host.join(".s.PGSQL.5432"));
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let database = UnixStream::connect(&host).expect("the cluster runs");
+                let clone = |stream: &UnixStream| stream.try_clone().expect("a descriptor");
+                known.lock().expect("no panic").push(clone(&client));
+                hand_on(clone(&client), clone(&database));
+                hand_on(database, client);
+            }
+        });
+        Pooler { folder, clients }
+    }
+
+    /// What `database.url` is for a database behind it.
+    pub fn url(&self, name: &str) -> String {
+        let folder = self.folder.path().display();
+        format!("host={folder} user=tester dbname={name}")
+    }
+
+    /// Ends all connections: with an error if `severity` and `code` are any.
+    pub fn end_connections(&self, severity: &str, code: &str) {
+        for mut client in self.clients.lock().expect("no panic").drain(..) {
+            if !code.is_empty() {
+                // The message of an error: fields, each with its letter and a zero.
+                let fields = format!("S{severity}\0V{severity}\0C{code}\0Mended\0\0");
+                let length = (fields.len() as u32 + 4).to_be_bytes();
+                // Those that are gone need not be told.
+                let _ = client.write_all(&[b"E", &length[..], fields.as_bytes()].concat());
+            }
+            let _ = client.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn hand_on(mut from: UnixStream, mut to: UnixStream) {
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            match from.read(&mut buffer) {
+                Ok(0) | Err(_) => break,
+                Ok(count) => {
+                    if to.write_all(&buffer[..count]).is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+        let _ = from.shutdown(Shutdown::Both);
+    });
+}

@@ -1,0 +1,90 @@
+//! Databases in other encodings than UTF8, as some Python servers have them.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+use common::{Cluster, Server, bytes, config_folder, eventually, run};
+use serde_json::json;
+
+/// A stand-in for GitHub that answers everything with the same release.
+fn github(notes: &str) -> String {
+    let asset = json!({ "name": "日本.apk", "url": "https://example.org/%E6%97%A5?é" });
+    let release = json!([{
+        "tag_name": "v1.2.3", "name": "Fixes for naïve users ✓", "body": notes,
+        "draft": false, "prerelease": false, "assets": [asset],
+    }])
+    .to_string();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let length = release.len();
+            let _ = stream.write_all(
+                format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{release}"
+                )
+                .as_bytes(),
+            );
+        }
+    });
+    address
+}
+
+#[test]
+fn files_and_versions_are_served_in_every_encoding() {
+    let notes = "🎉 für C:\\new\\u{41}, 日本語, \u{0} and the rest";
+    let address = github(notes);
+    for encoding in [
+        "UTF8",
+        "SQL_ASCII",
+        "LATIN1",
+        "LATIN9",
+        "WIN1251",
+        "KOI8R",
+        "EUC_JP",
+        "EUC_KR",
+        "EUC_TW",
+        "EUC_JIS_2004",
+    ] {
+        let options = format!("TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'");
+        let database = Cluster::shared().database_with(&options);
+        let folder = config_folder(&database.url, "");
+        for _ in 0..2 {
+            let output = run(folder.path(), &["init-db"]);
+            assert!(output.status.success(), "{encoding}: {output:?}");
+        }
+        let socket = folder.path().join("größe-日本.sock");
+        let server = Server::with(
+            &database,
+            &format!(
+                "versions.enabled = true\nversions.github_api = 'http://{address}'\n\
+                 listen = 'unix:{}'",
+                socket.display()
+            ),
+        );
+        let file = bytes(1, 100_000);
+        let id = server.upload(&file);
+        assert_eq!(server.get(&format!("/file/{id}")).body, file, "{encoding}");
+        let path = "/session_version?platform=android";
+        eventually("the versions are known", || server.get(path).status == 200);
+        let known = server.get(path).json();
+        assert_eq!(known["name"], "Fixes for naïve users ✓", "{encoding}");
+        assert_eq!(known["notes"], notes.replace('\0', ""), "{encoding}");
+        assert_eq!(known["assets"][0]["name"], "日本.apk", "{encoding}");
+        assert_eq!(known["assets"][0]["url"], "https://example.org/%E6%97%A5?é");
+        eventually("what the server has done is noted", || {
+            database.number("SELECT count(*) FROM servers") == 1
+        });
+        let status = run(folder.path(), &["status"]);
+        let shown = String::from_utf8(status.stdout).expect("UTF-8");
+        assert!(shown.contains("größe-日本.sock: "), "{encoding}: {shown}");
+        assert!(
+            !server.log().contains("could not "),
+            "{encoding}: {}",
+            server.log()
+        );
+    }
+}

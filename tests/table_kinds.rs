@@ -1,0 +1,248 @@
+//! Tables and settings that others have made: they work, or are refused at the start with a
+//! sentence.
+
+mod common;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use common::{Database, Server, bytes, config_folder, eventually, run};
+
+/// The table `files` as the server makes it, but for what `NAME` and `SUFFIX` stand for.
+const FILES: &str = "CREATE TABLE NAME (id varchar(44) COLLATE \"C\" PRIMARY KEY, data bytea NOT NULL, \
+     uploaded timestamptz NOT NULL DEFAULT now(), expiry timestamptz NOT NULL DEFAULT now() + '30 days') SUFFIX";
+
+fn files(name: &str, suffix: &str) -> String {
+    FILES.replace("NAME", name).replace("SUFFIX", suffix)
+}
+
+/// Every request that touches the table.
+fn serve(url: &str, what: &str) {
+    let server = Server::try_with(url, "files.cleanup_interval = '1 s'")
+        .unwrap_or_else(|log| panic!("{what}: {log}"));
+    let ids = [1_000, 200_000].map(|size| {
+        let file = bytes(size as u64, size);
+        let id = server.upload(&file);
+        assert_eq!(server.upload(&file), id, "{what}");
+        assert_eq!(server.get(&format!("/file/{id}")).body, file, "{what}");
+        id
+    });
+    for (method, path) in [("GET", "/info"), ("POST", "/extend")] {
+        let path = format!("/file/{}{path}", ids[0]);
+        let answer = server.connect().request(method, &path, &[], b"");
+        assert_eq!(answer.status, 200, "{what}: {answer:?}");
+    }
+    let older = server.post("/files", br#"{"file": "YQ=="}"#);
+    assert_eq!(older.status, 200, "{what}: {older:?}");
+    assert_eq!(server.get("/health").status, 200, "{what}");
+    let folder = config_folder(url, "");
+    let status = run(folder.path(), &["status"]);
+    assert!(status.status.success(), "{what}: {status:?}");
+    let mut client = postgres::Client::connect(url, postgres::NoTls).expect("let in");
+    let expire = "SET statement_timeout = 0; SET lock_timeout = 0; \
+         UPDATE files SET expiry = now() - interval '1 s'";
+    client.batch_execute(expire).expect("allowed");
+    eventually("expired files are deleted", || {
+        let count = client.query_one("SELECT count(*) FROM files", &[]);
+        count.expect("a row").get::<_, i64>(0) == 0
+    });
+    assert!(!server.log().contains("answered 500"), "{}", server.log());
+}
+
+#[test]
+fn settings_of_the_database_change_nothing() {
+    for setting in [
+        "quote_all_identifiers = on",
+        "standard_conforming_strings = off",
+        "bytea_output = 'escape'",
+        "DateStyle = 'SQL, DMY'",
+        "IntervalStyle = 'sql_standard'",
+        "TimeZone = 'Pacific/Auckland'",
+        "client_encoding = 'LATIN1'",
+        "statement_timeout = '1ms'",
+        "lock_timeout = '1ms'",
+        "default_transaction_isolation = 'serializable'",
+        "default_transaction_deferrable = on",
+        "row_security = off",
+        "array_nulls = off",
+        "transform_null_equals = on",
+        "extra_float_digits = -15",
+        "plan_cache_mode = 'force_custom_plan'",
+        "enable_indexscan = off",
+        "check_function_bodies = off",
+        "xmlbinary = 'hex'",
+        "idle_in_transaction_session_timeout = '1s'",
+        "synchronous_commit = off",
+        "search_path = 'elsewhere'",
+    ] {
+        let database = Database::new();
+        let name = &database.name;
+        database.execute(&format!(
+            "CREATE SCHEMA elsewhere; ALTER DATABASE {name} SET {setting}"
+        ));
+        let folder = config_folder(&database.url, "");
+        for _ in 0..2 {
+            let output = run(folder.path(), &["init-db"]);
+            assert!(output.status.success(), "{setting}: {output:?}");
+        }
+        serve(&database.url, setting);
+    }
+}
+
+#[test]
+fn tables_of_other_kinds_are_served() {
+    for (what, sql) in [
+        (
+            "partitioned by hash",
+            files("files", "PARTITION BY HASH (id)")
+                + "; CREATE TABLE p0 PARTITION OF files FOR VALUES WITH (MODULUS 2, REMAINDER 0); \
+                   CREATE TABLE p1 PARTITION OF files FOR VALUES WITH (MODULUS 2, REMAINDER 1)",
+        ),
+        (
+            "no default of uploaded",
+            files("files", "") + "; ALTER TABLE files ALTER uploaded DROP DEFAULT",
+        ),
+        (
+            "more columns",
+            files("files", "")
+                + "; ALTER TABLE files ADD note text, ADD number serial, \
+                   ADD twice int NOT NULL GENERATED ALWAYS AS (length(data) * 2) STORED",
+        ),
+        (
+            "a trigger",
+            files("files", "")
+                + "; CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS \
+                   $$ BEGIN RETURN NEW; END $$; \
+                   CREATE TRIGGER same BEFORE INSERT OR UPDATE ON files \
+                   FOR EACH ROW EXECUTE FUNCTION same()",
+        ),
+        (
+            "an index that includes more",
+            "CREATE TABLE files (id text NOT NULL, data bytea NOT NULL, uploaded timestamptz, \
+                 expiry timestamptz); CREATE UNIQUE INDEX ON files (id) INCLUDE (expiry)"
+                .into(),
+        ),
+        (
+            "row-level security on a table of the server's own user",
+            files("files", "") + "; ALTER TABLE files ENABLE ROW LEVEL SECURITY",
+        ),
+        (
+            "another schema",
+            "CREATE SCHEMA tester; ".to_string() + &files("tester.files", ""),
+        ),
+    ] {
+        let database = Database::new();
+        database.execute(&sql);
+        let folder = config_folder(&database.url, "");
+        for _ in 0..2 {
+            let output = run(folder.path(), &["init-db"]);
+            assert!(output.status.success(), "{what}: {output:?}");
+        }
+        serve(&database.url, what);
+    }
+}
+
+/// The server's own tables, changed by `sql`, as it starts with them: what it says.
+fn refusal(sql: &str) -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let database = Database::new();
+    drop(Server::start(&database));
+    let role = format!("owner_of_kind_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+    database.execute(&format!(
+        "CREATE ROLE {role} LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; \
+         GRANT ALL ON SCHEMA public TO {role}; {sql}; \
+         GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}"
+    ));
+    let url = database.url.replace("user=tester", &format!("user={role}"));
+    let log = Server::try_with(&url, "").err();
+    let log = log.unwrap_or_else(|| panic!("not refused: {sql}"));
+    // `status` and `init-db` say the same.
+    for command in ["status", "init-db"] {
+        let folder = config_folder(&url, "");
+        let output = run(folder.path(), &[command]);
+        assert_eq!(output.status.code(), Some(1), "{sql}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(log.contains(said.trim()), "{said} is not {log}");
+    }
+    log
+}
+
+#[test]
+fn tables_that_cannot_be_served_are_refused_with_a_sentence() {
+    let replaced = |sql: &str| format!("ALTER TABLE files RENAME TO kept; {sql}");
+    for (sql, sentence) in [
+        (
+            "ALTER TABLE files ENABLE ROW LEVEL SECURITY".to_string(),
+            "ALTER TABLE files DISABLE ROW LEVEL SECURITY",
+        ),
+        (
+            "ALTER TABLE schema_version ENABLE ROW LEVEL SECURITY".into(),
+            "ALTER TABLE schema_version DISABLE ROW LEVEL SECURITY",
+        ),
+        (
+            replaced(
+                "CREATE TABLE files (id varchar(44), data bytea, uploaded timestamptz, \
+                 expiry timestamptz) PARTITION BY RANGE (expiry); \
+                 CREATE TABLE p PARTITION OF files DEFAULT",
+            ),
+            "no unique index on id alone",
+        ),
+        (
+            "ALTER TABLE files DROP CONSTRAINT files_pkey".into(),
+            "ALTER TABLE files ADD PRIMARY KEY (id)",
+        ),
+        (
+            "ALTER TABLE files DROP CONSTRAINT files_pkey, ADD PRIMARY KEY (id) DEFERRABLE".into(),
+            "no unique index on id alone",
+        ),
+        (
+            "ALTER TABLE files DROP CONSTRAINT files_pkey; \
+             CREATE UNIQUE INDEX ON files (id) WHERE length(id) = 44"
+                .into(),
+            "no unique index on id alone",
+        ),
+        (
+            replaced("CREATE VIEW files AS SELECT * FROM kept"),
+            "its files is a view",
+        ),
+        (
+            replaced("CREATE MATERIALIZED VIEW files AS SELECT * FROM kept"),
+            "its files is a materialized view",
+        ),
+        (
+            replaced(
+                "CREATE EXTENSION IF NOT EXISTS file_fdw; \
+                 CREATE SERVER disk FOREIGN DATA WRAPPER file_fdw; \
+                 CREATE FOREIGN TABLE files (id text, data bytea, uploaded timestamptz, \
+                 expiry timestamptz) SERVER disk OPTIONS (filename '/dev/null')",
+            ),
+            "its files is a foreign table",
+        ),
+        (
+            "CREATE RULE kept AS ON INSERT TO files DO ALSO NOTIFY files".into(),
+            "DROP RULE",
+        ),
+        (
+            "ALTER TABLE files ADD owner text NOT NULL".into(),
+            "a column owner that must be filled",
+        ),
+        (
+            "ALTER TABLE files ALTER id TYPE varchar(20)".into(),
+            "ALTER TABLE files ALTER id TYPE varchar(44)",
+        ),
+    ] {
+        let log = refusal(&sql);
+        assert!(log.contains(sentence), "{sql}: {log}");
+    }
+}
+
+#[test]
+fn a_table_that_a_crash_would_empty_is_warned_of() {
+    let database = Database::new();
+    let server = Server::start(&database);
+    assert!(!server.log().contains("unlogged"), "{}", server.log());
+    database.execute("ALTER TABLE files SET UNLOGGED");
+    let server = Server::start(&database);
+    eventually("it is warned of", || {
+        server.log().contains("ALTER TABLE files SET LOGGED")
+    });
+}
