@@ -63,6 +63,44 @@ fn check_config_reports_every_mistake_with_file_and_line_and_exits_1() {
 }
 
 #[test]
+fn check_config_refuses_a_database_that_can_never_be_reached_and_warns_of_doubts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let check = |url: &str| check(folder.path(), &format!("database.url = \"{url}\""));
+    for (url, reason) in [
+        ("", "it is empty"),
+        ("host=a port=0 dbname=x", "port 0"),
+        ("host=a,b port=1,2,3", "as many as hosts"),
+        ("postgresql://:5433/x", "a host is empty"),
+        ("host=run/postgresql dbname=x", "neither a name"),
+        ("host=a sslmode=require", "need TLS"),
+    ] {
+        let output = check(url);
+        assert_eq!(output.status.code(), Some(1), "{url}");
+        let errors = errors(&output);
+        assert!(
+            errors.contains("config.toml:1: database.url: ") && errors.contains(reason),
+            "{url}: {errors}"
+        );
+    }
+    for url in [
+        "dbname=x",
+        "postgresql:///x",
+        "host=127.0.0.1 dbname=x",
+        "host=/no/folder",
+    ] {
+        let output = check(url);
+        assert_eq!(output.status.code(), Some(0), "{url}: {output:?}");
+        let socket = match url {
+            "host=127.0.0.1 dbname=x" => None,
+            "host=/no/folder" => Some("/no/folder"),
+            _ => Some("/run/postgresql"),
+        };
+        let is_missing = socket.is_some_and(|folder| !Path::new(folder).exists());
+        assert_eq!(errors(&output).contains("warning: "), is_missing, "{url}");
+    }
+}
+
+#[test]
 fn serve_refuses_a_config_with_mistakes_and_a_missing_one() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("config.toml"), "workers = 0").expect("writable");

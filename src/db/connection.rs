@@ -16,7 +16,7 @@ use super::settings::Settings;
 /// else is told at once that it is away.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// How often work is tried again that the database has rolled back because of another
-/// transaction. With [`LONGEST_PAUSE`] that is three to six seconds.
+/// transaction. The pauses between take four seconds on average, and nine at most.
 const MAX_CONFLICTS: u32 = 40;
 /// The pause before the first of these tries is random, and this long at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(4);
