@@ -102,7 +102,7 @@ install() {
     refresh_lists
     say "installing from the archive, which takes a minute or two: $*"
     run_apt install "$@" ||
-        fail "the packages can't be installed; see above. Is there a network, and may $(id -un) do it?"
+        fail "the packages can't be installed (see above): is there a network? May $(id -un) do it?"
 }
 
 # The version of the package $1 that apt would install.
