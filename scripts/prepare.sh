@@ -29,14 +29,16 @@ as_root() {
     fi
 }
 
-# $* are packages; ends the script with a sentence if nobody can install them.
+# $* are packages; ends the script with a sentence if nobody can install them. It names all that
+# the scripts need, so that root is asked once.
 need_root_for() {
     is_root && return
-    command -v sudo >/dev/null ||
-        fail "these packages are missing: $*; install them as root (apt-get install $*), or install sudo"
+    missing="these packages are missing: $*"
+    advice="let root install them, and what else is needed: apt-get install --no-install-recommends $* gcc libc6-dev postgresql postgresql-client"
+    command -v sudo >/dev/null || fail "$missing; there is no sudo here: $advice"
     sudo -n true 2>/dev/null && return
     (: </dev/tty) 2>/dev/null ||
-        fail "these packages are missing: $*; sudo wants a password, and there is no terminal to ask on: run this in a terminal, or install them as root (apt-get install $*)"
+        fail "$missing; sudo wants a password, and there is no terminal to ask on: run this in one, or $advice"
     say "sudo may ask for your password"
 }
 
@@ -72,7 +74,7 @@ install)
     [ "$where" = terminal ] ||
         apt --assume-no install "$@" | grep -E "^(Need to get|After this operation)" >&2
     act --yes --no-remove install "$@" || {
-        grep "^E: " "$errors" | head -n 3 >&2
+        grep "^E: " "$errors" | head -n 1 >&2
         exit 1
     }
 esac
@@ -100,7 +102,7 @@ install() {
     refresh_lists
     say "installing from the archive, which takes a minute or two: $*"
     run_apt install "$@" ||
-        fail "apt-get can't install $*; is there a network, and may $(id -un) become root?"
+        fail "the packages can't be installed (see above): is there a network? May $(id -un) do it?"
 }
 
 # The version of the package $1 that apt would install.
@@ -221,6 +223,9 @@ cargo_fetch() {
 # $1 is what will be done, $2 the megabytes that it needs in the target folder.
 need_space() {
     mkdir -p "$target" 2>/dev/null || fail "$(id -un) may not write to $target/ in $PWD: use a copy of this folder that belongs to $(id -un), or set CARGO_TARGET_DIR"
+    cp /bin/true "$target/tried" && "$target/tried" 2>/dev/null ||
+        fail "no program may be run from $target/, perhaps because its disk is mounted noexec: set CARGO_TARGET_DIR to a folder elsewhere"
+    rm -f "$target/tried"
     free=$(df -Pm "$target" | awk 'NR == 2 { print $4 }')
     [ "${free:-0}" -ge "$2" ] || fail "$1 needs $2 MB of disk in $target/, and $free MB are free: make room, or set CARGO_TARGET_DIR to a folder on a larger disk"
 }
