@@ -39,7 +39,7 @@ fn check_config_warns_of_what_loses_files_and_does_not_fail() {
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         assert_eq!(output.stdout, b"the configuration is fine\n");
         let warnings = errors(&output);
-        assert!(warnings.starts_with(expected), "{warnings}");
+        assert!(warnings.contains(expected), "{warnings}");
         assert_eq!(warnings.lines().count(), 1, "{warnings}");
     }
     let output = check(folder.path(), "[files]\nexpiry = \"14 days\"");
@@ -148,6 +148,6 @@ fn wrong_usage_exits_2_and_help_lists_the_commands() {
         commands.chain(options).map(str::to_string).collect()
     };
     let man = include_str!("../packaging/session-file-server.1").replace("\\-", "-");
-    assert_eq!(words(&help).len(), 8 + 7, "{:?}", words(&help));
+    assert_eq!(words(&help).len(), 8 + 8, "{:?}", words(&help));
     assert_eq!(words(&man), words(&help));
 }

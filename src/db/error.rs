@@ -60,6 +60,8 @@ impl Error {
         match cause.code().code() {
             // Too long, cancelled by the operator, or out-waited by another statement.
             "57014" | "55P03" | "40P01" | "40001" => Error::Unavailable(text),
+            // See [`Remedy::of`].
+            "23505" => Error::Unavailable(text),
             // A stand-by that hasn't been promoted yet.
             "25006" => Error::Unavailable(text),
             // No such database; no such user, or one who may not come in; a wrong password.
@@ -107,6 +109,9 @@ impl Remedy {
             // a pooler has given us a connection on which others are prepared.
             "0A000" | "26000" | "42P05" => Remedy::PrepareAgain,
             "40001" | "40P01" => Remedy::TryAgain,
+            // No statement of ours stores an id twice. But while `init-db --rebuild-ids` builds
+            // the new index, that knows of files which the old one misses.
+            "23505" => Remedy::TryAgain,
             // Connection exceptions, which poolers send as ordinary errors.
             code if code.starts_with("08") => Remedy::Reconnect,
             _ => Remedy::None,

@@ -37,10 +37,10 @@ const COUNT_BATCH: i64 = 10_000;
 /// Batches after which [`Connection::totals`] gives up. With an index that is out of order the
 /// batches may repeat for ever; no server has 200 million files.
 const COUNT_ROUNDS: usize = 20_000;
-/// Attempts to store a large file. The first fails if somebody stores the same file at the same
-/// time or if there is a row without bytes, the second replaces such a row, and further ones are
-/// needed only when others store and delete the file meanwhile.
-const STORE_ROUNDS: usize = 4;
+/// Attempts to store a large file on a connection. The first fails if somebody stores the same
+/// file at the same time or if there is a row without bytes, and the second replaces such a row.
+/// What fails then is tried again later, as other conflicts are.
+const STORE_ROUNDS: usize = 2;
 
 /// What clients are told of a file.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -185,34 +185,12 @@ impl Connection {
     /// # Errors
     /// Those of the database. The file may have been stored all the same.
     pub fn store(&mut self, id: &FileId, data: &[u8], ttl: Duration) -> Result<FileInfo, Error> {
-        let (name, seconds) = (id.as_str(), ttl.as_secs_f64());
-        let stored = self.repeatable(|open| {
-            if data.len() <= UNASKED {
-                let row = open.query_one(INSERT_OR_REFRESH, &[&name, &data, &seconds])?;
-                return read_info(&row).map(Some);
+        self.repeatable(|open| {
+            if data.len() > UNASKED {
+                return refresh_or_send(open, id, data, ttl);
             }
-            for round in 0..STORE_ROUNDS {
-                let refreshed = open.query_one(REFRESH, &[&name, &seconds])?;
-                if refreshed.try_get::<_, Option<i32>>(0)?.is_some() {
-                    return read_info(&refreshed).map(Some);
-                }
-                let now: SystemTime = refreshed.try_get(3)?;
-                let (replace, mut expires) = (round > 0, now + ttl);
-                if replace {
-                    let promised = open.query_opt(SELECT_WITHOUT_BYTES, &[&name])?;
-                    let promised = promised.map(|row| row.try_get(0)).transpose()?;
-                    expires = promised.map_or(expires, |promised| expires.max(promised));
-                }
-                // Otherwise somebody else has stored the same at the same time, or there is a
-                // row without bytes.
-                if let Some(info) = send_in_pieces(open, id, data, now, expires, replace)? {
-                    return Ok(Some(info));
-                }
-            }
-            Ok(None)
-        })?;
-        stored.ok_or_else(|| {
-            Error::Unavailable("others store and delete the same file at the same time".into())
+            let (id, seconds) = (id.as_str(), ttl.as_secs_f64());
+            read_info(&open.query_one(INSERT_OR_REFRESH, &[&id, &data, &seconds])?)
         })
     }
 
@@ -259,7 +237,10 @@ impl Connection {
                 return info(row);
             }
             let now: SystemTime = open.query_one(SELECT_NOW, &[])?.try_get(0)?;
-            send_in_pieces(open, id, data, now, now + ttl, false)
+            match send_in_pieces(open, id, data, now, now + ttl, false) {
+                Err(error) if is_taken(&error) => Ok(None),
+                sent => sent.map(Some),
+            }
         })
     }
 
@@ -381,9 +362,40 @@ fn read_rest(open: &mut Open, id: &FileId, bytes: &mut Vec<u8>) -> Result<(), po
     Ok(())
 }
 
-/// Stores a file under an id that nobody has; `None` if somebody has it. Its row goes through
-/// [`COPY`], which takes any part of a row at a time; a parameter of a statement must be in
-/// memory as a whole, and more than once. With `replace` a row without bytes is no obstacle.
+/// Stores a file, or refreshes it if it is there, which needs none of its bytes.
+fn refresh_or_send(
+    open: &mut Open,
+    id: &FileId,
+    data: &[u8],
+    ttl: Duration,
+) -> Result<FileInfo, postgres::Error> {
+    let (name, seconds) = (id.as_str(), ttl.as_secs_f64());
+    let mut round = 1;
+    loop {
+        let refreshed = open.query_one(REFRESH, &[&name, &seconds])?;
+        if refreshed.try_get::<_, Option<i32>>(0)?.is_some() {
+            return read_info(&refreshed);
+        }
+        let now: SystemTime = refreshed.try_get(3)?;
+        let (replace, mut expires) = (round > 1, now + ttl);
+        if replace {
+            let promised = open.query_opt(SELECT_WITHOUT_BYTES, &[&name])?;
+            let promised = promised.map(|row| row.try_get(0)).transpose()?;
+            expires = promised.map_or(expires, |promised| expires.max(promised));
+        }
+        match send_in_pieces(open, id, data, now, expires, replace) {
+            // Somebody else has stored the same at the same time, or there is a row without
+            // bytes.
+            Err(error) if is_taken(&error) && round < STORE_ROUNDS => round += 1,
+            sent => return sent,
+        }
+    }
+}
+
+/// Stores a file under an id that nobody has; an error that [`is_taken`] if somebody has it. Its
+/// row goes through [`COPY`], which takes any part of a row at a time; a parameter of a statement
+/// must be in memory as a whole, and more than once. With `replace` a row without bytes is no
+/// obstacle.
 fn send_in_pieces(
     open: &mut Open,
     id: &FileId,
@@ -391,23 +403,24 @@ fn send_in_pieces(
     now: SystemTime,
     expires: SystemTime,
     replace: bool,
-) -> Result<Option<FileInfo>, postgres::Error> {
+) -> Result<FileInfo, postgres::Error> {
     let uploaded = now;
     let before = replace.then_some((DELETE_WITHOUT_BYTES, id.as_str()));
     let sent = open.copy_in(before, COPY, |writer| {
         // PostgreSQL takes no half row.
         let _ = write_row(writer, id, data, uploaded, expires);
     });
-    match sent {
-        Ok(()) => Ok(Some(FileInfo {
-            size: data.len(),
-            uploaded,
-            expires,
-            remaining: until(expires, now),
-        })),
-        Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => Ok(None),
-        Err(error) => Err(error),
-    }
+    sent.map(|()| FileInfo {
+        size: data.len(),
+        uploaded,
+        expires,
+        remaining: until(expires, now),
+    })
+}
+
+/// Whether a file was not stored because its id is taken.
+fn is_taken(error: &postgres::Error) -> bool {
+    error.code() == Some(&SqlState::UNIQUE_VIOLATION)
 }
 
 /// The binary format of COPY ("File Formats" in PostgreSQL's description of it): a signature,
