@@ -102,7 +102,7 @@ fn folder_for(kind: &str, database: &Database, taken: &TcpListener) -> tempfile:
     };
     let older = folder.path().join("files/main_files");
     std::fs::create_dir_all(&older).expect("a folder");
-    for name in ["123", "no-id"] {
+    for name in ["123", "456"] {
         std::fs::write(older.join(name), name).expect("writable");
     }
     let seed = "00".repeat(32);

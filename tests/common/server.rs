@@ -15,7 +15,13 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_session-file-server");
 /// A folder with a `config.toml` for that database, and further settings.
 pub fn config_folder(url: &str, settings: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
-    let config = format!("database.url = \"{url}\"\n{settings}\n");
+    // No test needs the default port, which another program may have.
+    let listen = if settings.contains("listen =") {
+        ""
+    } else {
+        "listen = '127.0.0.1:0'"
+    };
+    let config = format!("database.url = \"{url}\"\n{listen}\n{settings}\n");
     std::fs::write(folder.path().join("config.toml"), config).expect("writable");
     folder
 }
