@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -13,8 +12,9 @@ use lexopt::prelude::*;
 use session_file_server::config::Config;
 use session_file_server::db::{Database, Settings};
 use session_file_server::keys::Keys;
+use session_file_server::output::{self, print, printable};
 use session_file_server::status::Status;
-use session_file_server::{buffer, import, quantity, serve, server};
+use session_file_server::{buffer, import, quantity, serve, signals};
 
 const HELP: &str = "\
 Stores, hands out and expires the encrypted files of the Session messenger.
@@ -51,15 +51,17 @@ Exit status: 0 fine, 1 failed, 2 wrong usage.
 ";
 
 fn main() -> ExitCode {
+    // Without it a full log would end the program; nothing else would be different.
+    let _ = signals::survive_full_files();
     match Arguments::parse(lexopt::Parser::from_env()) {
         Err(error) => {
-            eprintln!("session-file-server: {error}; see --help");
+            output::complain(&format!("{error}; see --help"));
             ExitCode::from(2)
         }
         Ok(arguments) => match arguments.run() {
             Ok(()) => ExitCode::SUCCESS,
             Err(message) => {
-                eprintln!("session-file-server: {message}");
+                output::complain(&message);
                 ExitCode::FAILURE
             }
         },
@@ -117,7 +119,7 @@ impl Arguments {
         }
         let config = Config::load(self.config.as_deref())?;
         if !matches!(self.command, Command::CheckConfig) {
-            start_logging(&config);
+            output::start_logging(config.log_level);
         }
         match self.command {
             Command::Help | Command::Version => Ok(()),
@@ -209,10 +211,10 @@ fn database_url(value: &OsStr) -> Result<Settings, lexopt::Error> {
 
 fn check_config(config: &Config) -> Result<(), String> {
     for warning in config.warnings() {
-        // A closed standard error is no reason to fail.
-        let _ = writeln!(std::io::stderr(), "warning: {warning}");
+        output::complain(&format!("warning: {warning}"));
     }
-    print("the configuration is fine\n")
+    output::mention("the configuration is fine\n");
+    Ok(())
 }
 
 fn keys(config: &Config) -> Result<(), String> {
@@ -243,7 +245,8 @@ fn init_db(config: &Config) -> Result<(), String> {
              when you won't:\n  {statement}\n"
         );
     }
-    print(&text)
+    output::mention(&printable(&text));
+    Ok(())
 }
 
 fn status(config: &Config, json: bool) -> Result<(), String> {
@@ -254,14 +257,8 @@ fn status(config: &Config, json: bool) -> Result<(), String> {
     let status = status.map_err(|error| serve::explain(&error, config))?;
     match json {
         true => print(&format!("{:#}\n", status.to_json())),
-        false => print(&status.describe()),
+        false => print(&printable(&status.describe())),
     }
-}
-
-fn print(text: &str) -> Result<(), String> {
-    // Not `print!`, which panics when nobody reads.
-    let written = std::io::stdout().write_all(text.as_bytes());
-    written.map_err(|error| format!("cannot write: {error}"))
 }
 
 /// Files under /proc/self belong to the process's effective user.
@@ -300,32 +297,4 @@ fn return_large_buffers() {
     });
     // Without it the server needs more memory and is the same otherwise.
     log::debug!("not started once more: {failed:?}");
-}
-
-/// Log lines go to standard error; under systemd without the time, which the journal adds.
-fn start_logging(config: &Config) {
-    let in_journal = std::env::var_os("JOURNAL_STREAM").is_some();
-    let mut builder = env_logger::Builder::new();
-    match std::env::var("RUST_LOG") {
-        Ok(filters) => builder.parse_filters(&filters),
-        // The libraries' own lines are of interest to nobody but a developer.
-        Err(_) => builder
-            .filter_level(log::LevelFilter::Error)
-            // What it calls an error is its way to stop, or is reported by the server.
-            .filter_module("tiny_http", log::LevelFilter::Off)
-            .filter_module("session_file_server", config.log_level),
-    };
-    builder
-        .format(move |out, record| {
-            if !in_journal {
-                let now = humantime::format_rfc3339_millis(std::time::SystemTime::now());
-                write!(out, "{now} ")?;
-            }
-            writeln!(out, "{:<5} {}", record.level(), record.args())
-        })
-        .init();
-    std::panic::set_hook(Box::new(|panic| match server::is_tiny_http() {
-        true => log::debug!("a connection was lost: {panic}"),
-        false => log::error!("{panic}"),
-    }));
 }

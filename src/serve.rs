@@ -7,10 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
-
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::db::{self, Database};
@@ -20,6 +17,7 @@ use crate::keys::Keys;
 use crate::maintenance;
 use crate::routes::{self, Context};
 use crate::server::{self, Ended, Listener, Service, Stop};
+use crate::signals::Signals;
 use crate::statistics::Statistics;
 use crate::{systemd, versions};
 
@@ -28,6 +26,8 @@ const SCHEMA_RETRY: Duration = Duration::from_secs(1);
 
 /// How long the start waits for a database that accepts a connection and says nothing.
 const START_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked meanwhile whether the server shall stop.
+const START_TICK: Duration = Duration::from_millis(100);
 
 /// How often the server sees whether requests come in, unless systemd wants to know it
 /// more often.
@@ -36,26 +36,27 @@ const SELF_CHECK: Duration = Duration::from_secs(5);
 /// The pause after a panic in the timer thread.
 const TIMER_RESTART: Duration = Duration::from_secs(10);
 
-/// Serves until SIGTERM or SIGINT, and finishes what is in flight then.
+/// Serves until a signal wants it to stop ([`crate::signals`]), and finishes what is in flight then.
 ///
 /// # Errors
 /// A sentence for the operator.
 pub fn serve(config: Config) -> Result<(), String> {
     let config = Arc::new(config);
+    let workers = server::affordable_workers(config.workers)?;
+    let no_signals = |error| format!("cannot wait for signals: {error}");
+    let signals = Signals::catch().map_err(no_signals)?;
     let listener = Listener::open(&config)?;
     let stop = Stop::default();
-    let signalled = stop_on_signals(&stop);
-    let signalled = signalled.map_err(|error| format!("cannot wait for signals: {error}"))?;
+    let signalled = signals.watch(&stop).map_err(no_signals)?;
     let unusable = Arc::new(AtomicBool::new(false));
     let app = App::start(&config, &stop, &unusable).inspect_err(|_| listener.withdraw())?;
     log::info!(
-        "listening on {}, with {} workers",
+        "listening on {}, with {workers} workers",
         listener.address(),
-        config.workers
     );
     systemd::ready();
     let pause = systemd::watchdog().map_or(SELF_CHECK, |patience| SELF_CHECK.min(patience / 3));
-    let outcome = server::run(listener, config.workers, pause, Arc::new(app), &stop);
+    let outcome = server::run(listener, workers, pause, Arc::new(app), &stop);
     let ended = outcome.map_err(|error| format!("no more requests can be accepted: {error}"))?;
     match ended {
         // Whoever wants it to stop doesn't want it to start.
@@ -147,7 +148,7 @@ impl App {
     fn start_timer(&self, stop: &Stop, unusable: &Arc<AtomicBool>) -> Result<(), String> {
         let (cache, counts) = (self.versions.clone(), self.statistics.clone());
         let (config, database) = (self.config.clone(), self.database.clone());
-        let (stop, unusable) = (stop.clone(), unusable.clone());
+        let (stopped, stop, unusable) = (stop.clone(), stop.clone(), unusable.clone());
         let (tell, told) = mpsc::sync_channel(0);
         let run = move || {
             let prepared = prepare_database(&database, &config);
@@ -164,13 +165,18 @@ impl App {
         };
         let builder = thread::Builder::new().name("timer".into());
         builder.spawn(run).map_err(cannot_start)?;
-        match told.recv_timeout(START_PATIENCE) {
-            Ok(prepared) => prepared.map(drop),
-            Err(_) => {
-                log::warn!("the database says nothing; requests are answered 503 until it does");
-                Ok(())
+        let deadline = Instant::now() + START_PATIENCE;
+        while Instant::now() < deadline && !stopped.is_requested() {
+            match told.recv_timeout(START_TICK) {
+                Ok(prepared) => return prepared.map(drop),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
             }
         }
+        if !stopped.is_requested() {
+            log::warn!("the database says nothing; requests are answered 503 until it does");
+        }
+        Ok(())
     }
 }
 
@@ -281,30 +287,6 @@ pub fn explain(error: &db::Error, config: &Config) -> String {
         ),
         db::Error::Failed(text) => format!("the database {name} failed: {text}"),
     }
-}
-
-/// Requests `stop` when a signal comes; whether one has come.
-fn stop_on_signals(stop: &Stop) -> std::io::Result<Arc<AtomicBool>> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    let stop = stop.clone();
-    let signalled = Arc::<AtomicBool>::default();
-    let came = signalled.clone();
-    thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            for signal in signals.forever() {
-                let name = if signal == SIGTERM {
-                    "SIGTERM"
-                } else {
-                    "SIGINT"
-                };
-                log::info!("{name}: finishing what is in flight");
-                systemd::stopping();
-                came.store(true, Ordering::SeqCst);
-                stop.request();
-            }
-        })?;
-    Ok(signalled)
 }
 
 fn cannot_start(error: std::io::Error) -> String {

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use crate::config::{Config, Platform};
 use crate::db::{self, Connection, KnownReleases, NotedServer, Totals};
 use crate::http::unix_seconds;
-use crate::quantity;
 use crate::releases::Channel;
+use crate::{output, quantity};
 
 /// What is stored, and what is known of Session's versions.
 #[derive(Clone, Debug)]
@@ -69,7 +69,9 @@ impl Status {
         for server in &self.servers {
             let noted = quantity::distance(server.noted, self.now);
             let counts = server.counts.describe();
-            text += &format!("server       {}: {counts} (as of {noted})\n", server.name);
+            // Another server on the same database may have any name.
+            let name = output::one_line(&server.name);
+            text += &format!("server       {name}: {counts} (as of {noted})\n");
         }
         text
     }

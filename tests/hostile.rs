@@ -8,15 +8,9 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use common::raw::{connect, flood, send, serves, until_closed};
 use common::{Connection, Database, Server, bytes, eventually};
 use socket2::SockRef;
-
-/// An ordinary client's upload and download.
-fn serves(server: &Server) {
-    let file = bytes(7, 50_000);
-    let id = server.upload(&file);
-    assert!(server.get(&format!("/file/{id}")).body == file);
-}
 
 /// Descriptors and threads of a server whose workers have all opened their database
 /// connections.
@@ -33,38 +27,6 @@ fn settled(server: &Server) -> (usize, usize) {
     std::thread::scope(|scope| clients.for_each(|client| drop(scope.spawn(client))));
     std::thread::sleep(Duration::from_millis(500));
     (server.descriptors(), server.threads())
-}
-
-/// A connection that sends `bytes` and nothing more.
-fn send(server: &Server, bytes: &[u8]) -> TcpStream {
-    let mut stream = connect(server);
-    stream.write_all(bytes).expect("sent");
-    stream
-}
-
-fn connect(server: &Server) -> TcpStream {
-    let stream = TcpStream::connect(&server.address).expect("it listens");
-    let patience = Some(Duration::from_secs(60));
-    stream.set_read_timeout(patience).expect("settable");
-    stream.set_write_timeout(patience).expect("settable");
-    stream
-}
-
-/// What comes until the server ends the connection, and how long that took.
-fn until_closed(mut stream: TcpStream) -> (String, Duration) {
-    let started = Instant::now();
-    let mut answer = Vec::new();
-    if let Err(error) = stream.read_to_end(&mut answer) {
-        let kind = error.kind();
-        assert!(
-            kind == std::io::ErrorKind::ConnectionReset,
-            "not closed: {error}"
-        );
-    }
-    (
-        String::from_utf8_lossy(&answer).into_owned(),
-        started.elapsed(),
-    )
 }
 
 /// Fails unless everything that clients have used is given back.
@@ -240,20 +202,9 @@ fn heads_and_bodies_that_stall_or_trickle_end_with_their_connection() {
 fn a_head_without_end_is_cut_before_it_fills_the_memory() {
     let server = Server::start(&Database::new());
     let before = server.memory();
-    let flood = |start: &[u8], unit: &[u8]| {
-        let mut stream = send(&server, start);
-        let chunk = unit.repeat(100_000 / unit.len());
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let mut most = 0;
-        while stream.write_all(&chunk).is_ok() {
-            assert!(Instant::now() < deadline, "it was never cut");
-            most = most.max(server.memory());
-        }
-        most
-    };
     let start = b"GET /health HTTP/1.1\r\nHost: x\r\nX-Long: ";
     for unit in [b"x".as_slice(), b"x\r\nX-Many: "] {
-        let most = flood(start, unit);
+        let most = flood(&server, start, unit);
         assert!(most < before + 400_000_000, "{most} bytes");
         serves(&server);
     }

@@ -268,7 +268,7 @@ const WAITING_FOR_LOCKS: &str = "SELECT count(*) FROM pg_stat_activity \
 
 #[test]
 fn a_stop_finishes_what_is_in_flight_and_exits_0() {
-    for signal in ["TERM", "INT"] {
+    for signal in ["TERM", "INT", "QUIT"] {
         let database = Database::new();
         let server = Server::with(&database, "files.cleanup_interval = '1 day'");
         eventually("the first statistics", || {

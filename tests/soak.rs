@@ -44,7 +44,7 @@ fn client(number: u64, address: &str, seen: &Mutex<Seen>, stop: &AtomicBool) {
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        let seed = number << 32 | count;
+        let seed = (number << 32) | count;
         let status = match count % 5 {
             0 | 1 => upload(seed, address, seen),
             4 if count % 25 == 4 => reset(address),

@@ -136,7 +136,7 @@ fn a_restart_refuses_no_connection_and_loses_no_request() {
                     // A connection for each request, as nginx opens them.
                     let mut connection = Connection::open(address);
                     if number % 4 == 0 {
-                        let new = bytes(client << 32 | number, 2000);
+                        let new = bytes((client << 32) | number, 2000);
                         let answer = connection.request("POST", "/file", &[], &new);
                         assert_eq!(answer.status, 200, "{answer:?}");
                     } else {

@@ -45,12 +45,12 @@ impl Client {
             None => connect(&self.address)?,
         };
         parts.iter().try_for_each(|part| stream.write_all(part))?;
-        let (status, body) = read_answer(&mut *stream, &mut self.buffer)?;
-        if !self.reconnects {
+        let (head, body) = read_answer(&mut *stream, &mut self.buffer)?;
+        if !self.reconnects && !head.closes {
             self.stream = Some(stream);
         }
         Ok(Answer {
-            status,
+            status: head.status,
             body: &self.buffer[body],
         })
     }
@@ -79,11 +79,18 @@ pub fn head(method: &str, path: &str, body: Option<usize>) -> Vec<u8> {
     format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n").into_bytes()
 }
 
-/// Reads an answer into `buffer`: its status, and where its body lies.
+/// What matters of an answer's head.
+struct Head {
+    status: u16,
+    /// Whether the server wants no further request on the connection.
+    closes: bool,
+}
+
+/// Reads an answer into `buffer`: its head, and where its body lies.
 fn read_answer(
     stream: &mut dyn Stream,
     buffer: &mut Vec<u8>,
-) -> io::Result<(u16, std::ops::Range<usize>)> {
+) -> io::Result<(Head, std::ops::Range<usize>)> {
     let mut filled = 0;
     let start = loop {
         filled += read_some(stream, &mut buffer[filled..])?;
@@ -101,6 +108,7 @@ fn read_answer(
     let (Some(status), Some(length)) = (status, length) else {
         return Err(io::Error::other(format!("not an answer: {head:?}")));
     };
+    let closes = head.contains("\r\nConnection: close\r\n");
     let end = start + length;
     if buffer.len() < end {
         buffer.resize(end, 0);
@@ -109,7 +117,7 @@ fn read_answer(
         let until = end.min(filled + READ);
         filled += read_some(stream, &mut buffer[filled..until])?;
     }
-    Ok((status, start..end))
+    Ok((Head { status, closes }, start..end))
 }
 
 fn read_some(stream: &mut dyn Stream, buffer: &mut [u8]) -> io::Result<usize> {

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::db::import::{NewFile, OlderFile};
 use crate::db::{self, Database, Settings};
 use crate::file_id::FileId;
-use crate::serve;
+use crate::{output, serve};
 use progress::Progress;
 use report::{Refusal, Report, Skip};
 
@@ -61,7 +61,7 @@ pub fn run(from: Origin, config: &Config) -> Result<(), String> {
     let report = Arc::new(Report::default());
     let outcome = transfer(source, &database, config, &report);
     let flushed = database.connection().wait_for_disk();
-    println(&report.summary())?;
+    output::mention(&output::printable(&report.summary()));
     outcome?;
     flushed.map_err(|error| target_failed(&error, config))?;
     match report.unreadable() {
@@ -251,12 +251,6 @@ fn target_failed(error: &db::Error, config: &Config) -> String {
 fn source_failed(error: &db::Error, settings: &Settings) -> String {
     let name = settings.database_name();
     format!("the older server's database {name} can't be read: {error}; check --from")
-}
-
-fn println(text: &str) -> Result<(), String> {
-    use std::io::Write;
-    let written = std::io::stdout().write_all(text.as_bytes());
-    written.map_err(|error| format!("cannot write: {error}"))
 }
 
 #[cfg(test)]

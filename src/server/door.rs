@@ -63,8 +63,9 @@ pub struct Door {
     waiting: AtomicUsize,
     may_wait: usize,
     in_flight: Arc<AtomicUsize>,
-    /// Whether clients are told to open no further request on their connection.
-    stopping: AtomicBool,
+    /// Whether clients are told to send no further request on their connection: always on a
+    /// Unix socket ([`super::local`]), and while the server stops.
+    closes: AtomicBool,
     stop: Stop,
     /// Whether the program shall start anew in its own place when it's quiet,
     will_start_anew: AtomicBool,
@@ -145,7 +146,7 @@ impl Door {
             waiting: AtomicUsize::new(0),
             may_wait: workers / 2,
             in_flight: Arc::default(),
-            stopping: AtomicBool::new(false),
+            closes: AtomicBool::new(matches!(address, Address::Unix(_))),
             stop: stop.clone(),
             will_start_anew: AtomicBool::new(false),
             starts_anew: AtomicBool::new(false),
@@ -165,7 +166,7 @@ impl Door {
 
     /// Tells clients from now on to send no further requests.
     pub fn begin_to_stop(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
+        self.closes.store(true, Ordering::SeqCst);
     }
 
     /// Whether the server is stopping so that the program starts anew in its own place.
@@ -257,12 +258,17 @@ impl Door {
             let client = exchange.ticket.client;
             let progress = Arc::new(Progress::start());
             inner.guard.receives(client, &progress);
+            let cuts = inner.guard.local_cuts();
             let received = inner.chunks.over(client, |watched| {
                 let request = &mut exchange.request;
                 chunks::body(request, limit, &inner.received, &progress, watched)
             });
             inner.guard.received(client);
             let refusal = match received {
+                // It may have been cut off in the middle of a chunk.
+                Ok(_) if client.is_none() && inner.guard.local_cuts() != cuts => {
+                    Response::unavailable()
+                }
                 Ok((body, reserved)) => return inner.enqueue(exchange, body, Some(reserved)),
                 Err(Failure::TooLarge) => too_large,
                 Err(Failure::NoMemory) => Response::unavailable(),
@@ -340,7 +346,7 @@ impl Door {
         response: Response,
         reserved: Option<Arc<Reservation>>,
     ) {
-        let last = self.stopping.load(Ordering::SeqCst);
+        let last = self.closes.load(Ordering::SeqCst);
         let task = move |exchange: Exchange| {
             let manner = Manner {
                 last,
@@ -358,7 +364,7 @@ impl Door {
     /// Sends an answer from the thread that calls, which has others to serve.
     fn respond(&self, exchange: Exchange, response: &Response) {
         let manner = Manner {
-            last: self.stopping.load(Ordering::SeqCst),
+            last: self.closes.load(Ordering::SeqCst),
             patient: false,
         };
         respond(exchange, response, manner);

@@ -4,12 +4,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::buffer::Buffer;
 
 /// A thread without work ends after this time.
 const IDLE: Duration = Duration::from_secs(10);
+/// How often the log tells that no thread can be started.
+const REPORT_PAUSE: Duration = Duration::from_secs(60);
 /// These threads copy between a socket and a buffer; their calls are shallow.
 const STACK_SIZE: usize = 256 * 1024;
 
@@ -33,6 +35,8 @@ struct State {
     waiting: VecDeque<Task>,
     threads: usize,
     idle: usize,
+    /// When the log last told that no thread could be started.
+    reported: Option<Instant>,
 }
 
 impl Elastic {
@@ -77,7 +81,11 @@ impl Elastic {
                 Ok(())
             }
             Err(error) => {
-                log::warn!("no thread to {} with: {error}", self.name);
+                let often = state.reported.is_some_and(|at| at.elapsed() < REPORT_PAUSE);
+                if !often {
+                    log::warn!("no thread to {} with: {error}", self.name);
+                    state.reported = Some(Instant::now());
+                }
                 let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
                 slot.take().map_or(Ok(()), Err)
             }

@@ -9,20 +9,15 @@ use std::time::{Duration, Instant};
 
 use super::address::Address;
 use super::door::Door;
+use super::left_behind::LeftBehind;
 use super::listener::Accepting;
 use super::nudge::Reserve;
-use super::{Listener, Service, Stop, selfcheck};
+use super::{Listener, Service, Stop, selfcheck, threads};
 
-/// How long after an error it is tried again to accept connections,
+/// How long after an error it is tried again to accept connections.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// and while it has failed this often lately,
-const MANY_FAILURES: usize = 100;
-/// how long then: each attempt leaves a thread behind for [`SILENCE`].
-const LONG_ACCEPT_PAUSE: Duration = Duration::from_millis(300);
 /// How often the log tells of it.
 const REPORT_PAUSE: Duration = Duration::from_secs(60);
-/// No connection is silent for longer than this: it was closed then.
-const SILENCE: Duration = Duration::from_secs(90);
 /// How long requests in flight may take to end when the server stops,
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// and when it starts anew, for which new clients wait: they had time before
@@ -36,19 +31,14 @@ const FIRST_HEADS: Duration = Duration::from_secs(2);
 /// How often it is looked whether that is so.
 const STOP_TICK: Duration = Duration::from_millis(20);
 
-/// Whether the thread that calls is one of tiny_http's: those have no names.
-pub fn is_tiny_http() -> bool {
-    thread::current().name().is_none()
-}
-
 /// Where requests come in.
 pub struct Front<S> {
     door: Arc<Door>,
     service: Arc<S>,
     /// All that came in, but for our own.
     requests: AtomicUsize,
-    /// How many accept no more, but still serve.
-    left_behind: AtomicUsize,
+    /// What accepts no more, but still serves.
+    left_behind: Arc<LeftBehind>,
     /// What accepts connections now.
     current: Mutex<Option<Arc<Accepting>>>,
     /// Whether requests come in no more.
@@ -62,7 +52,7 @@ impl<S: Service> Front<S> {
             door,
             service,
             requests: AtomicUsize::new(0),
-            left_behind: AtomicUsize::new(0),
+            left_behind: Arc::default(),
             current: Mutex::default(),
             dead: AtomicBool::new(false),
         }
@@ -81,18 +71,24 @@ impl<S: Service> Front<S> {
         }
     }
 
+    /// Starts the thread that serves what accepts no more connections.
+    ///
+    /// # Errors
+    /// When the system has no thread to spare.
+    pub fn serve_left_behind(self: &Arc<Front<S>>) -> io::Result<()> {
+        let front = self.clone();
+        self.left_behind.start(move |request| front.admit(request))
+    }
+
     /// Accepts connections until `stop` is requested. tiny_http accepts no more after an
     /// error, as when descriptors or threads run out; so a new one takes its place.
-    pub fn accept(self: &Arc<Front<S>>, listener: &Listener, stop: &Stop) {
+    pub fn accept(&self, listener: &Listener, stop: &Stop) {
         let mut reported = None;
         while !stop.is_requested() {
-            let outcome = match self.door.guard.has_descriptors() {
-                true => listener
-                    .accept()
-                    .and_then(|http| self.accept_with(http, stop)),
-                // It must not take those by which the guard sees whom to disconnect.
-                false => Err(io::Error::other("no descriptor is left")),
-            };
+            let outcome = self
+                .has_resources()
+                .and_then(|()| listener.accept())
+                .and_then(|http| self.accept_with(http, stop));
             if stop.is_requested() {
                 break;
             }
@@ -103,26 +99,33 @@ impl<S: Service> Front<S> {
                     log::warn!("some connections can't be accepted now: {error}");
                     reported = Some(Instant::now());
                 }
-                let many = self.left_behind.load(Ordering::Relaxed) > MANY_FAILURES;
-                stop.wait(if many {
-                    LONG_ACCEPT_PAUSE
-                } else {
-                    ACCEPT_PAUSE
-                });
+                stop.wait(ACCEPT_PAUSE);
             }
         }
     }
 
+    /// Whether there are descriptors and threads for a tiny_http, which must not take those
+    /// descriptors by which the guard sees whom to disconnect, and whose threads panic where
+    /// others can't be started.
+    fn has_resources(&self) -> io::Result<()> {
+        if !self.door.guard.has_descriptors() {
+            return Err(io::Error::other("no descriptor is left"));
+        }
+        threads::can_start(threads::FOR_TINY_HTTP)
+            .map_err(|error| io::Error::other(format!("no thread is left: {error}")))
+    }
+
     /// Admits requests until `http` accepts no more connections, or `stop` is requested.
-    fn accept_with(self: &Arc<Front<S>>, http: Accepting, stop: &Stop) -> io::Result<()> {
+    fn accept_with(&self, http: Accepting, stop: &Stop) -> io::Result<()> {
         let http = Arc::new(http);
         *self.lock_current() = Some(http.clone());
-        let outcome = match stop.is_requested() {
-            true => Ok(()),
-            false => self.pump(&http),
+        let outcome = if stop.is_requested() {
+            Ok(())
+        } else {
+            self.pump(&http)
         };
         *self.lock_current() = None;
-        self.serve_left_behind(http);
+        self.left_behind.add(http);
         outcome
     }
 
@@ -144,28 +147,6 @@ impl<S: Service> Front<S> {
             self.requests.fetch_add(1, Ordering::Relaxed);
         }
         Door::admit(&self.door, request, &*self.service);
-    }
-
-    /// Goes on to serve the connections of one that accepts no more, until they are silent
-    /// for longer than any may be.
-    fn serve_left_behind(self: &Arc<Front<S>>, http: Arc<Accepting>) {
-        let front = self.clone();
-        let serve = move || {
-            let mut last = Instant::now();
-            while last.elapsed() < SILENCE || http.is_alive() {
-                if let Ok(Some(request)) = http.recv_timeout(SILENCE) {
-                    front.admit(request);
-                    last = Instant::now();
-                }
-            }
-            front.left_behind.fetch_sub(1, Ordering::Relaxed);
-        };
-        self.left_behind.fetch_add(1, Ordering::Relaxed);
-        let builder = thread::Builder::new().name("left-behind".into());
-        if let Err(error) = builder.spawn(serve) {
-            self.left_behind.fetch_sub(1, Ordering::Relaxed);
-            log::warn!("some connections are served no more: {error}");
-        }
     }
 
     /// Ends [`Front::accept_with`].

@@ -3,12 +3,16 @@
 //! tiny_http knows neither: a client that says nothing, or a byte a minute, holds its
 //! thread for ever, and a head may have any size. So the guard keeps a list of the
 //! connections to our TCP port and of what each is waited for, and shuts down those that
-//! are overdue, whoever holds them: descriptors are duplicated by number
-//! (`pidfd_getfd` on ourselves), and known by their client's address. A thread that waits
-//! for such a client is woken by the end of its connection and goes on.
+//! are overdue, whoever holds them: [`Sockets`] shows duplicates of their descriptors, which
+//! are known by their client's address. A thread that waits for such a client is woken by the
+//! end of its connection and goes on.
 //!
-//! Behind a Unix socket stands a web server that has deadlines of its own. There only
-//! silence is bounded, by time-outs on each socket.
+//! At the other end of a Unix socket stands a web server that has deadlines of its own, and
+//! connections have no addresses there: [`LocalConnections`] has the rules for those.
+//!
+//! Where the system shows us no descriptors at all, what bounds a connection is a time-out on
+//! each of its reads ([`super::listener`]), and what bounds their number is the limit of
+//! descriptors, which is lowered for that.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{Shutdown, SocketAddr};
@@ -18,13 +22,14 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use super::address::Address;
+use super::local::{Circumstances, LocalConnections};
 use super::memory::Memory;
 use super::sockets::{self, Sockets};
 use super::{Stop, send};
 use crate::buffer;
 
 /// The head of a connection's first request must have come after this time.
-const HEAD: Duration = Duration::from_secs(10);
+pub const HEAD: Duration = Duration::from_secs(10);
 /// And the head of a further one this long after the last answer.
 const IDLE: Duration = Duration::from_secs(60);
 /// A body or an answer may move as slowly as it likes for this long,
@@ -47,8 +52,8 @@ const OTHER_DESCRIPTORS: usize = 64;
 /// Requests that a connection may send ahead of its answers.
 const MAX_AHEAD: usize = 16;
 
-/// Descriptors of connections that have ended: with more of them,
-const MAX_DEAD: usize = 512;
+/// Connections that have ended and still have descriptors: with more of them,
+const MAX_DEAD: usize = 256;
 /// for longer than this, they are held by nobody who will let them go.
 const STUCK: Duration = Duration::from_secs(3);
 
@@ -61,6 +66,9 @@ const LEAVING: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_secs(1);
 /// while there are too many of them, and how often memory is looked at.
 const SHORT_PAUSE: Duration = Duration::from_millis(50);
+/// Between two looks passes so many times what the first one took, so that looking never takes
+/// more than this share of a core, however many connections there are.
+const SHARE: u32 = 10;
 /// While memory is short, a connection that had an answer has this long for its next head.
 const SHORT_IDLE: Duration = Duration::from_secs(1);
 
@@ -68,10 +76,16 @@ const SHORT_IDLE: Duration = Duration::from_secs(1);
 pub struct Guard {
     sockets: Sockets,
     connections: Mutex<HashMap<SocketAddr, Connection>>,
+    /// Those to our Unix socket, if we listen on one,
+    local: Mutex<LocalConnections>,
+    /// and the bodies that are being received over them.
+    local_bodies: AtomicUsize,
+    /// How many of those connections were shut.
+    local_cuts: AtomicUsize,
     urgent: Condvar,
     /// Connections that were given up: their readers can't be dropped.
     given_up: AtomicUsize,
-    /// Whether a descriptor was lacking since the last look.
+    /// Whether a descriptor or a thread was lacking since the last look.
     ran_out: AtomicBool,
     /// How many connections were seen, and requests whose connection is not known.
     arrivals: AtomicUsize,
@@ -157,9 +171,18 @@ impl Guard {
         let descriptors = sockets::raise_descriptor_limit();
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let affordable = descriptors.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS;
+        let sockets = Sockets::open(address);
+        if !sockets.are_visible() {
+            // Nothing but the system bounds their number then.
+            let enough = DESCRIPTORS * MAX_CONNECTIONS.min(affordable) + OTHER_DESCRIPTORS;
+            sockets::set_descriptor_limit(Some(enough as u64));
+        }
         Guard {
-            sockets: Sockets::new(address),
+            sockets,
             connections: Mutex::default(),
+            local: Mutex::default(),
+            local_bodies: AtomicUsize::new(0),
+            local_cuts: AtomicUsize::new(0),
             urgent: Condvar::new(),
             given_up: AtomicUsize::new(0),
             ran_out: AtomicBool::new(false),
@@ -191,12 +214,24 @@ impl Guard {
 
     /// Notes that a client's body is waited for.
     pub fn receives(&self, client: Option<SocketAddr>, progress: &Arc<Progress>) {
+        if client.is_none() {
+            self.local_bodies.fetch_add(1, Ordering::SeqCst);
+        }
         self.set(client, Phase::Body(progress.clone()));
     }
 
     /// Notes that a body has come, and it is our turn.
     pub fn received(&self, client: Option<SocketAddr>) {
+        if client.is_none() {
+            self.local_bodies.fetch_sub(1, Ordering::SeqCst);
+        }
         self.set(client, Phase::Ours);
+    }
+
+    /// How many connections to our Unix socket were shut: what ended while this has changed may
+    /// have been ended by us.
+    pub fn local_cuts(&self) -> usize {
+        self.local_cuts.load(Ordering::SeqCst)
     }
 
     /// Notes that a client was refused, and is listened to until it stops sending.
@@ -259,7 +294,8 @@ impl Guard {
         self.given_up.load(Ordering::SeqCst)
     }
 
-    /// Notes that there was no descriptor left for a connection: more than usual are shut down.
+    /// Notes that there was no descriptor or no thread left for a connection: more than usual
+    /// are shut down.
     pub fn ran_out(&self) {
         self.ran_out.store(true, Ordering::SeqCst);
         self.urgent.notify_all();
@@ -278,7 +314,7 @@ impl Guard {
 
     /// Whether there are descriptors for more connections, as far as is known.
     pub fn has_descriptors(&self) -> bool {
-        self.sockets.has_reserve()
+        self.sockets.has_spare_descriptors()
     }
 
     fn set(&self, client: Option<SocketAddr>, phase: Phase) {
@@ -381,7 +417,8 @@ pub fn start(
                 });
                 let hurry = seen.crowded || !guard.has_descriptors();
                 buffer::release_unused();
-                next = now + if hurry { SHORT_PAUSE } else { PAUSE };
+                let pause = if hurry { SHORT_PAUSE } else { PAUSE };
+                next = now + pause.max(now.elapsed() * SHARE);
                 if seen.dead < MAX_DEAD {
                     few_were_stuck = now;
                 } else if now > few_were_stuck + STUCK {
@@ -398,7 +435,7 @@ pub fn start(
 struct Seen {
     /// Almost too many are open.
     crowded: bool,
-    /// So many descriptors are of connections that have ended, but are held.
+    /// So many connections have ended, but are held.
     dead: usize,
 }
 
@@ -422,17 +459,15 @@ impl Guard {
 
     /// Looks at all connections and shuts down the overdue.
     fn look(&self, memory_is_short: bool) -> io::Result<Seen> {
-        let ran_out = self.ran_out.swap(false, Ordering::SeqCst);
-        if let Address::Unix(address) = self.sockets.address() {
-            self.bound_silence(address)?;
-            return Ok(Seen::NOTHING);
-        }
         let began = Instant::now();
-        let open = self.sockets.clients()?;
-        let bound = match ran_out || !self.sockets.has_reserve() {
-            true => self.max_connections / 2,
-            false => self.max_connections,
-        };
+        let ran_out = self.ran_out.swap(false, Ordering::SeqCst);
+        let lacking = ran_out || !self.has_descriptors();
+        if let Address::Unix(_) = self.sockets.address() {
+            return self.look_at_local(memory_is_short, lacking);
+        }
+        let survey = self.sockets.survey()?;
+        let open = survey.clients;
+        let bound = self.bound(open.len(), lacking);
         let overdue = self.overdue(&open, began, memory_is_short, bound);
         if !overdue.is_empty() {
             log::debug!("overdue, and disconnected: {} clients", overdue.len());
@@ -447,8 +482,18 @@ impl Guard {
         }
         Ok(Seen {
             crowded: open.len() > self.max_connections / 2,
-            dead: self.sockets.dead()?,
+            dead: survey.ended,
         })
+    }
+
+    /// How many of the connections that are `open` may stay: half of them while descriptors or
+    /// threads are `lacking`, because it isn't known for how many there are enough.
+    fn bound(&self, open: usize, lacking: bool) -> usize {
+        if lacking {
+            self.max_connections.min(open) / 2
+        } else {
+            self.max_connections
+        }
     }
 
     /// Brings the list up to date with what was found `open` since a look at them `began`;
@@ -516,7 +561,7 @@ fn longest_idle(connections: &HashMap<SocketAddr, Connection>, count: usize) -> 
 impl Guard {
     /// Whether a connection is open whose first head may be on its way.
     pub fn expects_a_first_head(&self) -> bool {
-        let open = self.sockets.clients().unwrap_or_default();
+        let open = self.sockets.survey().unwrap_or_default().clients;
         let connections = self.lock();
         let is_fresh = |client| match connections.get(client).map(|c| &c.phase) {
             Some(Phase::Head { limit, .. }) => *limit == HEAD,
@@ -526,18 +571,38 @@ impl Guard {
         open.keys().any(is_fresh)
     }
 
-    /// Sets time-outs on the accepted connections to our Unix socket that have none yet.
-    fn bound_silence(&self, address: &std::os::unix::net::SocketAddr) -> io::Result<()> {
-        self.sockets.each(|socket| {
-            let local = socket.local_addr().ok().and_then(|local| local.as_unix());
-            let is_ours = local.is_some_and(|local| local.as_pathname() == address.as_pathname());
-            if is_ours
-                && socket.peer_addr().is_ok()
-                && socket.read_timeout().is_ok_and(|set| set.is_none())
-            {
-                let _ = socket.set_read_timeout(Some(IDLE));
+    /// Looks at the connections to our Unix socket, and shuts the reading half of the overdue:
+    /// who has sent a request is answered all the same.
+    fn look_at_local(&self, memory_is_short: bool, lacking: bool) -> io::Result<Seen> {
+        let mut open = HashSet::new();
+        self.sockets.each_local_client(|inode, socket| {
+            open.insert(inode);
+            // Not inherited from the listening socket, as those of TCP are.
+            if socket.read_timeout().is_ok_and(|set| set.is_none()) {
+                let _ = socket.set_read_timeout(Some(STANDSTILL));
                 let _ = socket.set_write_timeout(Some(send::WRITE_TIMEOUT));
             }
+        })?;
+        let circumstances = Circumstances {
+            bound: self.bound(open.len(), lacking),
+            receives_bodies: self.local_bodies.load(Ordering::SeqCst) > 0,
+            memory_is_short,
+        };
+        let mut local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
+        let overdue = local.overdue(&open, Instant::now(), circumstances);
+        drop(local);
+        if !overdue.is_empty() {
+            // Before it happens: a body that ends by it must not be taken for a whole one.
+            self.local_cuts.fetch_add(overdue.len(), Ordering::SeqCst);
+            self.sockets.each_local_client(|inode, socket| {
+                if overdue.contains(&inode) {
+                    let _ = socket.shutdown(Shutdown::Read);
+                }
+            })?;
+        }
+        Ok(Seen {
+            crowded: open.len() > self.max_connections / 2,
+            dead: 0,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The listening socket.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::mem::ManuallyDrop;
@@ -8,7 +9,10 @@ use std::ops::Deref;
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use listenfd::ListenFd;
 use socket2::{Domain, SockRef, Socket, Type};
@@ -20,6 +24,11 @@ use crate::config::{Config, Listen};
 /// Connections that the kernel holds until they are accepted; it cuts this to its own
 /// limit (`net.core.somaxconn`).
 const BACKLOG: i32 = 1024;
+
+/// How long a client may be silent in the middle of anything, even if the guard does not see
+/// it. Accepting times out as well, and tiny_http accepts no more then, but the server connects
+/// to itself far more often than that ([`super::nudge`]).
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A socket that clients can connect to already.
 pub struct Listener {
@@ -66,7 +75,7 @@ impl Listener {
             Address::Tcp(_) => TcpListener::from(socket).into(),
             Address::Unix(_) => UnixListener::from(socket).into(),
         };
-        let http = tiny_http::Server::from_listener(listener, None).map_err(io::Error::other)?;
+        let http = start_tiny_http(listener)?;
         Ok(Accepting {
             http: ManuallyDrop::new(http),
             descriptor,
@@ -98,6 +107,29 @@ impl Listener {
     pub(super) fn leave_open(self) -> io::Result<RawFd> {
         self.socket.set_cloexec(false)?;
         Ok(self.socket.into_raw_fd())
+    }
+}
+
+thread_local! {
+    /// Whether this thread is in tiny_http's hands for the moment.
+    static IN_TINY_HTTP: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the thread that calls runs tiny_http's code: its own threads have no names.
+pub fn is_tiny_http() -> bool {
+    IN_TINY_HTTP.get() || thread::current().name().is_none()
+}
+
+/// Starts a tiny_http, which panics when its accepting thread can't be started.
+fn start_tiny_http(listener: tiny_http::Listener) -> io::Result<tiny_http::Server> {
+    IN_TINY_HTTP.set(true);
+    let started = catch_unwind(AssertUnwindSafe(|| {
+        tiny_http::Server::from_listener(listener, None)
+    }));
+    IN_TINY_HTTP.set(false);
+    match started {
+        Ok(http) => http.map_err(io::Error::other),
+        Err(_) => Err(io::Error::other("no thread is left")),
     }
 }
 
@@ -207,6 +239,7 @@ fn set_tcp_options(socket: &Socket) -> io::Result<()> {
     // for an acknowledgement.
     socket.set_nodelay(true)?;
     socket.set_keepalive(true)?;
+    socket.set_read_timeout(Some(READ_TIMEOUT))?;
     socket.set_write_timeout(Some(WRITE_TIMEOUT))
 }
 
@@ -255,5 +288,29 @@ fn remove_stale(path: &Path) -> Result<(), String> {
             "cannot listen on {shown}: a running server has that socket; stop it, or set \
              another path in listen"
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+
+    #[test]
+    fn accepted_connections_have_the_options_of_the_listening_socket() {
+        let listener = bind_tcp("127.0.0.1:0").expect("a port");
+        let client = listener.address().connect().expect("it listens");
+        let (accepted, _) = listener.socket.accept().expect("it came");
+        let accepted = TcpStream::from(accepted);
+        assert!(accepted.nodelay().expect("readable"));
+        assert_eq!(
+            accepted.read_timeout().expect("readable"),
+            Some(READ_TIMEOUT)
+        );
+        assert_eq!(
+            accepted.write_timeout().expect("readable"),
+            Some(WRITE_TIMEOUT)
+        );
+        drop(client);
     }
 }

@@ -6,18 +6,22 @@
 //! requests through a bounded [`queue`], and writes small answers itself; large ones go to an
 //! elastic set of sending threads ([`send`]). So a worker waits for the database and for
 //! nothing else. The [`guard`] disconnects clients who are too slow, whose connections it finds
-//! among our [`sockets`], and those who fill the [`memory`]; [`nudge`] and [`selfcheck`] see to
-//! it that requests come in.
+//! among our [`sockets`] by [`duplicates`] of their descriptors, and those who fill the
+//! [`memory`]; connections to a Unix socket have rules of their own ([`local`]). [`nudge`] and
+//! [`selfcheck`] see to it that requests come in.
 
 mod address;
 mod chunks;
 mod door;
+mod duplicates;
 mod elastic;
 mod framing;
 mod front;
 mod guard;
 mod hang_up;
+mod left_behind;
 mod listener;
+mod local;
 mod memory;
 mod nudge;
 mod queue;
@@ -26,6 +30,7 @@ mod selfcheck;
 mod send;
 mod sockets;
 mod stop;
+mod threads;
 mod workers;
 
 use std::io;
@@ -40,9 +45,9 @@ use door::Door;
 use front::Front;
 use send::Unread;
 
-pub use front::is_tiny_http;
-pub use listener::Listener;
+pub use listener::{Listener, is_tiny_http};
 pub use stop::Stop;
+pub use threads::affordable_workers;
 
 /// What answers the requests.
 pub trait Service: Send + Sync + 'static {
@@ -105,7 +110,7 @@ pub fn run<S: Service>(
     guard::start(
         door.guard.clone(),
         move || watched.bytes_in_flight(),
-        move |descriptors| stuck.start_anew(descriptors / 2),
+        move |connections| stuck.start_anew(connections),
         stop.clone(),
     )?;
     let (counted, disconnected) = (door.clone(), door.clone());
@@ -122,6 +127,7 @@ pub fn run<S: Service>(
     let counted = door.clone();
     let arrivals = move || counted.guard.arrivals();
     nudge::start(address.clone(), arrivals, stop.clone(), renew)?;
+    front.serve_left_behind()?;
     front::check_ourselves(&front, address.clone(), target, pause, stop)?;
     let unblocked = front.clone();
     stop.on_request(move || unblocked.interrupt())?;

@@ -1,46 +1,70 @@
 //! The accepted connections of this process, whoever holds them, found by the system's list
-//! of our descriptors; and descriptors that are kept back for looking there when no others are
-//! left.
+//! of our descriptors.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::SocketAddr as UnixAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::{fs, io};
 
 use rustix::io::{Errno, ioctl_fionread};
-use rustix::process::{
-    PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, getpid, getrlimit, pidfd_getfd, pidfd_open,
-    setrlimit,
-};
-use socket2::SockRef;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{SockAddr, SockRef};
 
 use super::address::Address;
+use super::duplicates::{self, Duplicator};
 
-/// Descriptors that are kept back.
+/// Spare descriptors, for looking at the connections when no others are left.
 const RESERVE: usize = 4;
+
+/// What was seen of the TCP connections to our port.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// The clients of those that are open, and of each whether it has sent something that nobody
+    /// has read yet.
+    pub clients: HashMap<SocketAddr, bool>,
+    /// How many have ended, but are still held.
+    pub ended: usize,
+}
 
 /// The connections to our address.
 pub struct Sockets {
     address: Address,
-    /// How descriptors are duplicated; `None` where the system doesn't let us.
-    ourselves: Option<OwnedFd>,
-    /// Never more than one of them is given up at a time: whoever might take it for a
-    /// connection needs two, and fails.
-    reserve: Mutex<Vec<fs::File>>,
+    /// `None` where the system shows us no descriptors: see [`Sockets::open`].
+    duplicator: Option<Duplicator>,
+    /// The spare descriptors. One at a time is given up for a look: tiny_http needs two for a
+    /// connection, so that it can't take the one that we have freed.
+    reserve: Mutex<Vec<File>>,
+    /// Whether the reserve could not be filled up after the last look.
+    is_lacking: AtomicBool,
 }
 
 impl Sockets {
-    /// Those to `address`.
-    pub fn new(address: Address) -> Sockets {
-        let ourselves = pidfd_open(getpid(), PidfdFlags::empty());
-        if let Err(error) = &ourselves {
-            log::warn!("slow clients can't be disconnected: {error}");
-        }
+    /// The connections to `address`. Where they can't be looked at, a warning is logged that
+    /// names the remedy.
+    pub fn open(address: Address) -> Sockets {
+        let usable = Duplicator::new().and_then(|duplicator| {
+            let one = numbers()?.first().copied().unwrap_or_default();
+            duplicator.duplicate(one)?;
+            Ok(duplicator)
+        });
+        let duplicator = usable.inspect_err(|error| {
+            log::warn!(
+                "slow and silent clients can't be told from others ({error}), and have a minute \
+                 for each step; mount /proc where the server runs, or let clients come through a \
+                 web server alone"
+            );
+        });
         let sockets = Sockets {
             address,
-            ourselves: ourselves.ok(),
+            duplicator: duplicator.ok(),
             reserve: Mutex::default(),
+            is_lacking: AtomicBool::new(false),
         };
         sockets.refill();
         sockets
@@ -51,82 +75,97 @@ impl Sockets {
         &self.address
     }
 
-    /// Whether no descriptor was lacking lately: those that are kept back are all there.
-    pub fn has_reserve(&self) -> bool {
-        self.lock().len() == RESERVE
+    /// Whether connections can be looked at and shut down.
+    pub fn are_visible(&self) -> bool {
+        self.duplicator.is_some()
     }
 
-    /// The clients whose connections to our port are open, and of each whether it has sent
-    /// something that nobody has read yet.
+    /// Whether there was a descriptor to spare when last looked at.
+    pub fn has_spare_descriptors(&self) -> bool {
+        !self.is_lacking.load(Ordering::SeqCst)
+    }
+
+    /// Looks at the TCP connections to our port.
     ///
     /// # Errors
     /// When there is no descriptor to look with.
-    pub fn clients(&self) -> io::Result<HashMap<SocketAddr, bool>> {
-        let mut open = HashMap::new();
-        self.each_client(|client, socket| {
-            let unread = ioctl_fionread(&*socket);
-            open.insert(client, unread.is_ok_and(|bytes| bytes > 0));
+    pub fn survey(&self) -> io::Result<Survey> {
+        let mut survey = Survey::default();
+        self.each_on_our_port(|socket| match address_of(socket.peer_addr()) {
+            Some(client) => {
+                let unread = ioctl_fionread(&*socket);
+                let has_unread = unread.is_ok_and(|bytes| bytes > 0);
+                survey.clients.insert(client, has_unread);
+            }
+            None if socket.is_listener().is_ok_and(|is| !is) => survey.ended += 1,
+            None => {}
         })?;
-        Ok(open)
+        Ok(survey)
     }
 
-    /// Calls `visit` for each accepted connection to our port.
+    /// Calls `visit` for each accepted TCP connection to our port.
     ///
     /// # Errors
     /// When there is no descriptor to look with.
     pub fn each_client(&self, mut visit: impl FnMut(SocketAddr, SockRef)) -> io::Result<()> {
-        let Address::Tcp(own) = &self.address else {
-            return Ok(());
-        };
-        self.each(|socket| {
-            let local = socket.local_addr().ok().and_then(|a| a.as_socket());
-            let client = socket.peer_addr().ok().and_then(|a| a.as_socket());
-            if let (Some(local), Some(client)) = (local, client) {
-                if local.port() == own.port() {
-                    visit(client, socket);
-                }
+        self.each_on_our_port(|socket| {
+            if let Some(client) = address_of(socket.peer_addr()) {
+                visit(client, socket);
             }
         })
     }
 
-    /// Descriptors of connections to our port that have ended.
-    ///
-    /// # Errors
-    /// When there is no descriptor to look with.
-    pub fn dead(&self) -> io::Result<usize> {
+    fn each_on_our_port(&self, mut visit: impl FnMut(SockRef)) -> io::Result<()> {
         let Address::Tcp(own) = &self.address else {
-            return Ok(0);
+            return Ok(());
         };
-        let mut dead = 0;
-        self.each(|socket| {
-            let local = socket.local_addr().ok().and_then(|a| a.as_socket());
-            let is_ours = local.is_some_and(|local| local.port() == own.port());
-            if is_ours && socket.peer_addr().is_err() && socket.is_listener().is_ok_and(|is| !is) {
-                dead += 1;
+        self.each(|_, socket| {
+            let local = address_of(socket.local_addr());
+            if local.is_some_and(|local| local.port() == own.port()) {
+                visit(socket);
             }
-        })?;
-        Ok(dead)
+        })
     }
 
-    /// Calls `visit` with a duplicate of each of our sockets.
+    /// Calls `visit` for each accepted connection to our Unix socket, with its inode, by which
+    /// the system knows it for as long as anybody holds it.
     ///
     /// # Errors
     /// When there is no descriptor to look with.
-    pub fn each(&self, mut visit: impl FnMut(SockRef)) -> io::Result<()> {
-        let Some(ourselves) = &self.ourselves else {
+    pub fn each_local_client(&self, mut visit: impl FnMut(u64, SockRef)) -> io::Result<()> {
+        let Address::Unix(own) = &self.address else {
+            return Ok(());
+        };
+        self.each(|inode, socket| {
+            let local = socket.local_addr().ok().and_then(|a| a.as_unix());
+            let is_ours = local.is_some_and(|local| is_same(&local, own));
+            if is_ours && socket.peer_addr().is_ok() {
+                visit(inode, socket);
+            }
+        })
+    }
+
+    /// Calls `visit` with the inode and a duplicate of each of our sockets, once for each
+    /// although tiny_http has two descriptors of a connection.
+    fn each(&self, mut visit: impl FnMut(u64, SockRef)) -> io::Result<()> {
+        let Some(duplicator) = &self.duplicator else {
             return Ok(());
         };
         drop(self.lock().pop());
-        let outcome = numbers().and_then(|numbers| {
-            for number in numbers {
-                match pidfd_getfd(ourselves, number, PidfdGetfdFlags::empty()) {
-                    Ok(duplicate) => visit(SockRef::from(&duplicate)),
-                    Err(error @ (Errno::MFILE | Errno::NFILE)) => return Err(error.into()),
-                    // Closed meanwhile.
-                    Err(_) => {}
+        let mut seen = HashSet::new();
+        let mut show = |duplicate: OwnedFd| {
+            let file = File::from(duplicate);
+            let metadata = file.metadata().ok();
+            let metadata = metadata.filter(|metadata| metadata.file_type().is_socket());
+            if let Some(inode) = metadata.map(|metadata| metadata.ino()) {
+                if seen.insert(inode) {
+                    visit(inode, SockRef::from(&file));
                 }
             }
-            Ok(())
+        };
+        let outcome = numbers().and_then(|numbers| {
+            let mut chunks = numbers.chunks(duplicates::AT_ONCE);
+            chunks.try_for_each(|chunk| each_duplicate(duplicator, chunk, &mut show))
         });
         self.refill();
         outcome
@@ -135,14 +174,15 @@ impl Sockets {
     fn refill(&self) {
         let mut reserve = self.lock();
         while reserve.len() < RESERVE {
-            match fs::File::open("/dev/null") {
+            match File::open("/dev/null") {
                 Ok(file) => reserve.push(file),
-                Err(_) => return,
+                Err(error) => return self.is_lacking.store(is_lack(&error), Ordering::SeqCst),
             }
         }
+        self.is_lacking.store(false, Ordering::SeqCst);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<fs::File>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<File>> {
         self.reserve.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -154,16 +194,105 @@ fn numbers() -> io::Result<Vec<i32>> {
     Ok(entries.flatten().filter_map(number).collect())
 }
 
+/// Calls `show` with a duplicate of each descriptor, one at a time if they can't all be had.
+fn each_duplicate(
+    duplicator: &Duplicator,
+    numbers: &[i32],
+    show: &mut impl FnMut(OwnedFd),
+) -> io::Result<()> {
+    if let Some(duplicates) = duplicator.duplicate_all(numbers) {
+        duplicates.into_iter().for_each(show);
+        return Ok(());
+    }
+    for number in numbers {
+        match duplicator.duplicate(*number) {
+            Ok(Some(duplicate)) => show(duplicate),
+            Err(error) if is_lack(&error) => return Err(error),
+            // It was closed meanwhile, or is nothing that can be sent.
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn address_of(address: io::Result<SockAddr>) -> Option<SocketAddr> {
+    address.ok()?.as_socket()
+}
+
+/// Whether an error says that the process, or the system, has no descriptor to spare.
+fn is_lack(error: &io::Error) -> bool {
+    let error = Errno::from_io_error(error);
+    matches!(error, Some(Errno::MFILE | Errno::NFILE))
+}
+
+/// Whether two addresses are the same and have a name: the clients' ends of all connections
+/// have none, our own to the database among them.
+fn is_same(one: &UnixAddr, other: &UnixAddr) -> bool {
+    let path = one.as_pathname();
+    let name = one.as_abstract_name();
+    path.is_some() && path == other.as_pathname()
+        || name.is_some() && name == other.as_abstract_name()
+}
+
 /// Lets the process have as many descriptors as it may; their number.
 pub fn raise_descriptor_limit() -> u64 {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    set_descriptor_limit(maximum).unwrap_or(u64::MAX)
+}
+
+/// Lets the process have so many descriptors and no more, until it asks for more; their
+/// number, or what it was if the system refuses. `None` is no limit.
+pub fn set_descriptor_limit(wanted: Option<u64>) -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum,
-        Err(_) => limit.current,
+    let changed = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: wanted,
+            maximum: limit.maximum,
+        },
+    );
+    if changed.is_ok() {
+        wanted
+    } else {
+        limit.current
     }
-    .unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    #[test]
+    fn a_look_at_the_connections_is_no_lack_of_descriptors() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let client = TcpStream::connect(address).expect("it listens");
+        let (_accepted, _) = listener.accept().expect("it came");
+        let sockets = Sockets::open(Address::Tcp(address));
+        let mut looked_at = Vec::new();
+        let looked = sockets.each_client(|client, _| {
+            assert!(sockets.has_spare_descriptors());
+            looked_at.push(client);
+        });
+        assert!(looked.is_ok());
+        assert_eq!(looked_at, [client.local_addr().expect("an address")]);
+    }
+
+    #[test]
+    fn of_a_unix_socket_s_connections_only_the_accepted_ends_are_ours() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let listener = UnixListener::bind(folder.path().join("sock")).expect("a socket");
+        let other = UnixListener::bind(folder.path().join("other")).expect("a socket");
+        let (address, elsewhere) = (listener.local_addr(), other.local_addr());
+        let (address, elsewhere) = (address.expect("one"), elsewhere.expect("one"));
+        let clients = [&address, &elsewhere].map(UnixStream::connect_addr);
+        let accepted = [listener.accept(), other.accept()];
+        let sockets = Sockets::open(Address::Unix(address));
+        let mut seen = Vec::new();
+        let looked = sockets.each_local_client(|inode, _| seen.push(inode));
+        assert!(looked.is_ok() && seen.len() == 1, "{seen:?}");
+        drop((clients, accepted));
+    }
 }

@@ -1,9 +1,11 @@
 //! A client that sends exactly what a test wants, and reads exactly one answer.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
 
 /// Nothing here takes longer; a test that hangs fails instead.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,20 +44,37 @@ impl Connection {
         Connection::try_open(address).unwrap_or_else(|error| panic!("{address}: {error}"))
     }
 
+    /// Connects to `host:port` from another of this machine's addresses.
+    pub fn open_from(client: &str, address: &str) -> Connection {
+        let connect = || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            let client: SocketAddr = format!("{client}:0").parse().expect("an address");
+            socket.bind(&client.into())?;
+            let server: SocketAddr = address.parse().expect("an address");
+            socket.connect(&server.into())?;
+            Connection::over_tcp(socket.into())
+        };
+        connect().unwrap_or_else(|error| panic!("{address} from {client}: {error}"))
+    }
+
     pub fn try_open(address: &str) -> std::io::Result<Connection> {
-        let writer = match address.strip_prefix("unix:") {
+        match address.strip_prefix("unix:") {
             Some(path) => {
                 let stream = UnixStream::connect(path)?;
                 stream.set_read_timeout(Some(PATIENCE))?;
-                Stream::Unix(stream)
+                Connection::over(Stream::Unix(stream))
             }
-            None => {
-                let stream = TcpStream::connect(address)?;
-                stream.set_read_timeout(Some(PATIENCE))?;
-                stream.set_nodelay(true)?;
-                Stream::Tcp(stream)
-            }
-        };
+            None => Connection::over_tcp(TcpStream::connect(address)?),
+        }
+    }
+
+    fn over_tcp(stream: TcpStream) -> std::io::Result<Connection> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        Connection::over(Stream::Tcp(stream))
+    }
+
+    fn over(writer: Stream) -> std::io::Result<Connection> {
         let reader = BufReader::new(writer.try_clone()?);
         Ok(Connection { reader, writer })
     }
@@ -152,6 +171,13 @@ impl Connection {
     /// Reads to the end of a head.
     pub fn skip_head(&mut self) {
         while !self.line().expect("a line").is_empty() {}
+    }
+
+    /// The first line of whatever is answered; empty if the connection ends without one.
+    pub fn first_line(&mut self) -> String {
+        let mut line = Vec::new();
+        let _ = self.reader.read_until(b'\n', &mut line);
+        String::from_utf8_lossy(&line).trim_end().to_string()
     }
 
     /// Whether the server has closed the connection, having sent nothing more.

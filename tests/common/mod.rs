@@ -7,6 +7,8 @@
 mod client;
 mod cluster;
 mod onion;
+pub mod raw;
+mod sandbox;
 mod server;
 mod signing;
 mod web;
@@ -18,7 +20,7 @@ pub use cluster::{Cluster, Database, is_root, tool};
 pub use onion::{Onion, Reply, new_exchange, nonce};
 pub use server::{BINARY, Server, config_folder, run, signal};
 pub use signing::sign;
-pub use web::{SOCKET, free_port, nginx, path_with_sbin};
+pub use web::{Setup, Web, free_port, open_to_all};
 
 /// Waits until `condition` holds; the test fails if it doesn't for a minute.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{Connection, Database, Response, eventually};
+use super::{Connection, Database, Response, eventually, sandbox};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_session-file-server");
 
@@ -92,11 +92,29 @@ impl Server {
 
     /// A server that may have no more than so many descriptors.
     pub fn with_descriptors(database: &Database, limit: u32) -> Server {
-        let mut command = Command::new("sh");
         let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
-        command.args(["-c", &script, BINARY]);
-        let server = Server::run(command, &database.url, "workers = 4");
+        let server = Server::within(database, "workers = 4", &["sh", "-c", &script]);
         server.unwrap_or_else(|log| panic!("the server did not start: {log}"))
+    }
+
+    /// A server that another program starts: `wrapper` gets the server's own words behind its
+    /// own.
+    pub fn within(database: &Database, settings: &str, wrapper: &[&str]) -> Result<Server, String> {
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(BINARY);
+        Server::run(command, &database.url, settings)
+    }
+
+    /// A server to which the system refuses some calls, with that error.
+    pub fn without_calls(
+        database: &Database,
+        settings: &str,
+        calls: &[i64],
+        error: i32,
+    ) -> Result<Server, String> {
+        let mut command = Command::new(BINARY);
+        sandbox::refuse(&mut command, calls, error);
+        Server::run(command, &database.url, settings)
     }
 
     fn run(mut command: Command, url: &str, settings: &str) -> Result<Server, String> {

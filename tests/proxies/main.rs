@@ -1,132 +1,26 @@
-//! The examples for nginx and apache, with the real ones in front of the real server.
+//! The examples for nginx, apache and haproxy, with the real ones in front of the real server.
 //!
-//! They need nginx and apache2, which other tests don't: `scripts/test-proxies` installs
-//! both and runs these.
+//! They need nginx, apache2 and haproxy, which other tests don't: `scripts/test-proxies`
+//! installs them and runs these.
 
+#[path = "../common/mod.rs"]
 mod common;
 
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
-use std::path::Path;
-use std::process::{Child, Command};
+mod hostile;
+mod privacy;
+mod requests;
+mod site;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{
-    Connection, Database, Server, bytes, eventually, free_port, is_root, nginx, path_with_sbin,
-};
+use common::{Connection, Web, bytes, eventually};
 use session_file_server::onion::cipher::FreshNonce;
 use session_file_server::onion::client::{Exchange, read_v4_reply, v4_plaintext};
+use site::Site;
 
 /// The default of `files.max_size`.
 const MAX_SIZE: usize = 10_223_616;
-
-#[derive(Clone, Copy, Debug)]
-enum Web {
-    Nginx,
-    Apache,
-}
-
-/// A web server before our server, whose socket the test holds as systemd would.
-struct Site {
-    folder: tempfile::TempDir,
-    database: Database,
-    listener: UnixListener,
-    server: Option<Server>,
-    web: Child,
-    address: String,
-}
-
-impl Site {
-    fn start(kind: Web) -> Site {
-        let folder = tempfile::tempdir().expect("a folder");
-        // The web server's workers are another user's.
-        let path = folder.path().join("http.sock");
-        let listener = UnixListener::bind(&path).expect("a socket");
-        for (path, mode) in [(folder.path(), 0o755), (&*path, 0o666)] {
-            std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("ours");
-        }
-        let port = free_port();
-        let web = match kind {
-            Web::Nginx => nginx(folder.path(), &path, port),
-            Web::Apache => apache(folder.path(), &path, port),
-        };
-        let address = format!("127.0.0.1:{port}");
-        eventually("the web server listens", || {
-            Connection::try_open(&address).is_ok()
-        });
-        let mut site = Site {
-            folder,
-            database: Database::new(),
-            listener,
-            server: None,
-            web,
-            address,
-        };
-        site.start_server();
-        site
-    }
-
-    fn start_server(&mut self) {
-        let socket = self.listener.try_clone().expect("a descriptor");
-        let server = Server::under_systemd(&self.database, Some(socket.into()), &[]);
-        self.server = Some(server.expect("started"));
-    }
-
-    fn restart_server(&mut self) {
-        let server = self.server.take().expect("it runs");
-        server.signal("TERM");
-        let (status, log) = server.ended();
-        assert_eq!(status.code(), Some(0), "{log}");
-        self.start_server();
-    }
-
-    fn connect(&self) -> Connection {
-        Connection::open(&self.address)
-    }
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        common::signal(self.web.id(), "TERM");
-        let _ = self.web.wait();
-        if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.folder.path().join("error.log"));
-            eprintln!("{}", log.unwrap_or_default());
-        }
-    }
-}
-
-fn apache(folder: &Path, socket: &Path, port: u16) -> Child {
-    let site = include_str!("../packaging/apache/session-file-server.conf")
-        .replace("*:80", &format!("127.0.0.1:{port}"))
-        .replace(common::SOCKET, socket.to_str().expect("UTF-8"));
-    assert!(site.contains(&format!(":{port}>")) && !site.contains(common::SOCKET));
-    let folder = folder.display();
-    let modules = [
-        ("mpm_event_module", "mod_mpm_event"),
-        ("authz_core_module", "mod_authz_core"),
-        ("proxy_module", "mod_proxy"),
-        ("proxy_http_module", "mod_proxy_http"),
-    ]
-    .map(|(name, file)| format!("LoadModule {name} /usr/lib/apache2/modules/{file}.so"))
-    .join("\n");
-    let user = if is_root() {
-        "User www-data\nGroup www-data"
-    } else {
-        ""
-    };
-    let config = format!(
-        "{modules}\n{user}\nServerRoot {folder}\nServerName localhost\nPidFile {folder}/pid\n\
-         DefaultRuntimeDir {folder}\nErrorLog {folder}/error.log\nListen 127.0.0.1:{port}\n{site}\n"
-    );
-    let path = format!("{folder}/apache.conf");
-    std::fs::write(&path, config).expect("writable");
-    let mut apache = Command::new("apache2");
-    apache.args(["-f", &path, "-D", "FOREGROUND"]);
-    apache.env("PATH", path_with_sbin());
-    apache.spawn().expect("apache2 is installed")
-}
 
 fn the_largest_file_goes_up_and_comes_down(kind: Web) {
     let site = Site::start(kind);
@@ -155,8 +49,7 @@ fn the_largest_file_goes_up_and_comes_down(kind: Web) {
 
 fn an_onion_request_is_answered(kind: Web) {
     let site = Site::start(kind);
-    let server = site.server.as_ref().expect("it runs");
-    let log = server.log();
+    let log = site.server(0).log();
     let key = log
         .lines()
         .find_map(|line| line.split("X25519 public key: ").nth(1));
@@ -191,7 +84,7 @@ fn what_is_too_large_is_refused(kind: Web) {
             assert_eq!(answer.status, 413);
             assert_eq!(answer.header("Content-Type"), Some("text/html"));
         }
-        Web::Apache => answer.assert_error(413),
+        _ => answer.assert_error(413),
     }
 }
 
@@ -219,7 +112,7 @@ fn a_restart_under_load_fails_no_request(kind: Web) {
                         connection = Connection::open(address);
                     }
                     let answer = if number % 3 == 0 {
-                        let new = bytes(client << 32 | number, 20_000);
+                        let new = bytes((client << 32) | number, 20_000);
                         connection.request("POST", "/file", &[], &new)
                     } else {
                         let answer = connection.request("GET", path, &[], b"");
@@ -235,29 +128,120 @@ fn a_restart_under_load_fails_no_request(kind: Web) {
             let before = answered.load(Ordering::Relaxed);
             eventually("load", || answered.load(Ordering::Relaxed) > before + 150);
             if round < 3 {
-                site.restart_server();
+                site.restart_server(0);
             }
         }
         stop.store(true, Ordering::Relaxed);
     });
 }
 
-macro_rules! with_both {
-    ($($behaviour:ident)*) => {
+/// The status line of an answer, which need not be ours.
+fn health(site: &Site) -> String {
+    let mut connection = site.connect();
+    connection.head("GET", "/health", &[]);
+    connection.first_line()
+}
+
+fn a_server_that_comes_back_is_asked_at_once(kind: Web) {
+    let mut site = Site::start(kind);
+    assert_eq!(health(&site), "HTTP/1.1 200 OK");
+    for is_there in [true, false] {
+        site.take_server_away(0, is_there);
+        for _ in 0..3 {
+            let line = health(&site);
+            assert!(line.contains(" 502 ") || line.contains(" 503 "), "{line}");
+        }
+        site.bring_server_back(0);
+        let line = health(&site);
+        assert_eq!(
+            line, "HTTP/1.1 200 OK",
+            "its socket's file was left: {is_there}"
+        );
+    }
+}
+
+fn one_of_two_servers_that_is_down_costs_no_request(kind: Web) {
+    let mut site = Site::with_two_servers(kind);
+    for down in [0, 1] {
+        site.take_server_away(down, true);
+        for number in 0..40 {
+            let file = bytes((1 << 40) | number, 3000);
+            let answer = site.connect().request("POST", "/file", &[], &file);
+            assert_eq!(answer.status, 200, "{answer:?}");
+            let id = answer.json()["id"].as_str().expect("an id").to_string();
+            let answer = site
+                .connect()
+                .request("GET", &format!("/file/{id}"), &[], b"");
+            assert!(answer.status == 200 && answer.body == file, "{answer:?}");
+        }
+        site.bring_server_back(down);
+    }
+}
+
+fn uploads_arrive_however_their_length_is_told(kind: Web) {
+    let site = Site::start(kind);
+    let file = bytes(5, 100_000);
+    let get = |id: &str| {
+        site.connect()
+            .request("GET", &format!("/file/{id}"), &[], b"")
+    };
+
+    let length = file.len().to_string();
+    let expecting = [("Content-Length", &*length), ("Expect", "100-continue")];
+    let mut connection = site.connect();
+    connection.head("POST", "/file", &expecting);
+    assert_eq!(connection.first_line(), "HTTP/1.1 100 Continue");
+    connection.skip_head();
+    connection.send(&file).expect("it listens");
+    let answer = connection.answer("POST");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(get(answer.json()["id"].as_str().expect("an id")).body == file);
+
+    // nginx hands chunks on as one body; with the others it is our server that takes them.
+    let upload = |mut connection: Connection| {
+        connection.head("POST", "/file", &[("Transfer-Encoding", "chunked")]);
+        for chunk in file.chunks(30_000) {
+            let mut framed = format!("{:x}\r\n", chunk.len()).into_bytes();
+            framed.extend_from_slice(chunk);
+            framed.extend_from_slice(b"\r\n");
+            // A server that takes none has hung up.
+            let _ = connection.send(&framed);
+        }
+        let _ = connection.send(b"0\r\n\r\n");
+        connection.answer("POST").status
+    };
+    let expected = match kind {
+        Web::Nginx => 200,
+        _ => upload(Connection::open(&site.server_address(0))),
+    };
+    assert_eq!(upload(site.connect()), expected);
+}
+
+macro_rules! with_all {
+    ($($behaviour:path, $name:ident)*) => {
         mod nginx {
             $(#[test] #[ignore = "needs nginx: scripts/test-proxies"]
-            fn $behaviour() { super::$behaviour(super::Web::Nginx) })*
+            fn $name() { $behaviour(super::Web::Nginx) })*
         }
         mod apache {
             $(#[test] #[ignore = "needs apache2: scripts/test-proxies"]
-            fn $behaviour() { super::$behaviour(super::Web::Apache) })*
+            fn $name() { $behaviour(super::Web::Apache) })*
+        }
+        mod haproxy {
+            $(#[test] #[ignore = "needs haproxy: scripts/test-proxies"]
+            fn $name() { $behaviour(super::Web::Haproxy) })*
         }
     };
 }
 
-with_both! {
-    the_largest_file_goes_up_and_comes_down
-    an_onion_request_is_answered
-    what_is_too_large_is_refused
-    a_restart_under_load_fails_no_request
+with_all! {
+    super::the_largest_file_goes_up_and_comes_down, the_largest_file_goes_up_and_comes_down
+    super::an_onion_request_is_answered, an_onion_request_is_answered
+    super::what_is_too_large_is_refused, what_is_too_large_is_refused
+    super::uploads_arrive_however_their_length_is_told, uploads_arrive_however_their_length_is_told
+    super::a_restart_under_load_fails_no_request, a_restart_under_load_fails_no_request
+    super::a_server_that_comes_back_is_asked_at_once, a_server_that_comes_back_is_asked_at_once
+    super::one_of_two_servers_that_is_down_costs_no_request, one_of_two_servers_that_is_down_costs_no_request
+    super::hostile::requests_cost_no_other_a_thing, hostile_requests_cost_no_other_a_thing
+    super::privacy::no_log_tells_who_fetched_what, no_log_tells_who_fetched_what
 }

@@ -1,0 +1,92 @@
+//! Whether the system lets the process have more threads.
+//!
+//! A limit (`TasksMax=` of systemd, `pids.max` of a container, `ulimit -u`) shows itself only
+//! when a thread is started. tiny_http panics then, and the threads that it did start stay for
+//! seconds. So it is tried out first, with threads that do nothing.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+/// What tiny_http starts with: its accepting thread and four for connections
+/// (`util/task_pool.rs`, `MIN_THREADS`), and one for the next connection.
+pub const FOR_TINY_HTTP: usize = 6;
+/// Our own beside the workers: signals, their log, timer and probe; and in this folder `unread`,
+/// `patience`, `sent-ahead`, `guard`, `nudge`, `left-behind`, `self-check` and `stop`.
+const OUR_OWN: usize = 12;
+/// For a body and an answer at once; more of them are refused.
+const FOR_CLIENTS: usize = 2;
+/// These threads do nothing.
+const STACK_SIZE: usize = 16 * 1024;
+
+/// How many of the `wanted` workers the server can have beside its other threads; fewer are
+/// logged as a warning.
+///
+/// # Errors
+/// A sentence for the operator, if not even one fits.
+pub fn affordable_workers(wanted: usize) -> Result<usize, String> {
+    const REMEDY: &str =
+        "raise the limit (TasksMax= of systemd, pids.max of a container, ulimit -u)";
+    let others = FOR_TINY_HTTP + OUR_OWN + FOR_CLIENTS;
+    let all = can_start(others + wanted);
+    let Err(error) = all else { return Ok(wanted) };
+    match (1..wanted)
+        .rev()
+        .find(|workers| can_start(others + workers).is_ok())
+    {
+        Some(workers) => {
+            log::warn!(
+                "there are threads for {workers} of {wanted} workers only: {error}; {REMEDY}, or \
+                 lower workers"
+            );
+            Ok(workers)
+        }
+        None => Err(format!(
+            "cannot start the {} threads that the server needs at the least: {error}; {REMEDY}",
+            others + 1
+        )),
+    }
+}
+
+/// Whether `count` more threads can be started now.
+///
+/// # Errors
+/// That of the system.
+pub fn can_start(count: usize) -> io::Result<()> {
+    // Nobody passes before all are there.
+    let gate = Arc::new(Mutex::new(()));
+    let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);
+    let start = |_| {
+        let gate = gate.clone();
+        let builder = thread::Builder::new().name("trial".into());
+        let builder = builder.stack_size(STACK_SIZE);
+        builder.spawn(move || drop(gate.lock()))
+    };
+    let started: Vec<io::Result<JoinHandle<()>>> = (0..count).map(start).collect();
+    drop(closed);
+    let mut outcome = Ok(());
+    for thread in started {
+        match thread {
+            // They have nothing to panic about.
+            Ok(thread) => drop(thread.join()),
+            Err(error) => outcome = Err(error),
+        }
+    }
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_are_tried_out_end() {
+        let count = || std::fs::read_dir("/proc/self/task").map(Iterator::count);
+        let before = count().expect("Linux");
+        for _ in 0..20 {
+            assert!(can_start(20).is_ok());
+        }
+        // Other tests start threads too, but not hundreds.
+        assert!(count().expect("Linux") < before + 200);
+    }
+}

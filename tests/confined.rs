@@ -1,0 +1,173 @@
+//! What the system may refuse the server, in containers, sandboxes and under limits; and that
+//! the bounds of SECURITY.md hold all the same.
+
+mod common;
+
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use common::raw::{connect, connect_locally, flood, send, serves, until_closed};
+use common::{Database, Server, eventually, is_root};
+
+/// Connections that say nothing, or not enough, end within a minute.
+fn ends_silent_connections(server: &Server) {
+    let starts = ["", "GET /health HTTP/1.1\r\nHost:", "GET"];
+    std::thread::scope(|scope| {
+        let ends = starts.map(|start| {
+            let stream = send(server, start.as_bytes());
+            scope.spawn(move || until_closed(stream))
+        });
+        serves(server);
+        for end in ends {
+            let (answer, after) = end.join().expect("it is closed");
+            assert!(answer.is_empty(), "{answer}");
+            assert!(after < Duration::from_secs(45), "after {after:?}");
+        }
+    });
+}
+
+#[test]
+fn without_the_calls_that_containers_forbid_slow_clients_are_disconnected() {
+    let calls = [libc::SYS_pidfd_getfd, libc::SYS_pidfd_open, libc::SYS_kcmp];
+    std::thread::scope(|scope| {
+        for error in [libc::EPERM, libc::ENOSYS] {
+            scope.spawn(move || {
+                let database = Database::new();
+                let server = Server::without_calls(&database, "", &calls, error);
+                let server = server.unwrap_or_else(|log| panic!("{log}"));
+                let before = server.memory();
+                ends_silent_connections(&server);
+                let most = flood(&server, b"GET /health HTTP/1.1\r\nX-Long: ", b"x");
+                assert!(most < before + 400_000_000, "{most} bytes");
+                serves(&server);
+                assert!(!server.log().contains("WARN"), "{}", server.log());
+            });
+        }
+    });
+}
+
+#[test]
+fn without_proc_the_start_says_what_is_missing_and_the_server_serves() {
+    // Nobody else may take it away.
+    if !is_root() {
+        return;
+    }
+    let script = "umount -l /proc && exec \"$0\" \"$@\"";
+    let wrapper = ["unshare", "--mount", "sh", "-c", script];
+    let server = Server::within(&Database::new(), "", &wrapper);
+    let server = server.unwrap_or_else(|log| panic!("{log}"));
+    serves(&server);
+    let log = server.log();
+    assert!(log.contains("mount /proc where the server runs"), "{log}");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.pid()));
+    let limits = limits.expect("it runs");
+    let descriptors = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let soft = descriptors.and_then(|line| line.split_whitespace().nth(3));
+    let soft: u32 = soft.expect("a limit").parse().expect("digits");
+    assert!(soft <= 3 * 1024 + 64, "{soft}");
+}
+
+#[test]
+fn silent_connections_to_the_unix_socket_are_closed_and_bounded_in_number() {
+    let server = Server::with(&Database::new(), "listen = 'unix:http.sock'");
+    let silent: Vec<_> = (0..1300).map(|_| connect_locally(&server)).collect();
+    let started = Instant::now();
+    // Beyond the bound the oldest end before their time has come.
+    eventually("the number is bounded", || server.descriptors() < 2 * 1100);
+    assert!(started.elapsed() < Duration::from_secs(9));
+    serves(&server);
+    for stream in silent {
+        let (answer, after) = until_closed(stream);
+        assert!(answer.is_empty() && after < Duration::from_secs(45));
+    }
+    let before = server.memory();
+    let most = flood(&server, b"GET /health HTTP/1.1\r\nX-Long: ", b"x");
+    assert!(most < before + 400_000_000, "{most} bytes");
+    serves(&server);
+}
+
+#[test]
+fn a_body_that_comes_slowly_over_the_unix_socket_is_received_beside_silent_connections() {
+    use std::io::{Read, Write};
+    let server = Server::with(&Database::new(), "listen = 'unix:http.sock'");
+    let silent = connect_locally(&server);
+    let mut slow = connect_locally(&server);
+    let head = b"POST /file HTTP/1.1\r\nHost: x\r\nContent-Length: 400000\r\n\r\n";
+    slow.write_all(head).expect("sent");
+    // Longer than a head may take.
+    for _ in 0..16 {
+        slow.write_all(&[7; 25_000]).expect("sent");
+        std::thread::sleep(Duration::from_millis(900));
+    }
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).expect("it ends");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains("Connection: close"), "{answer}");
+    until_closed(silent);
+}
+
+/// Starts its arguments as a user that nobody else is, so that nobody else's threads count, with
+/// a limit of so many.
+fn limited(threads: u32, user: u32) -> String {
+    format!(
+        "chown -R {user} . && exec setpriv --reuid={user} --regid={user} --clear-groups \
+         prlimit --nproc={threads} \"$0\" \"$@\""
+    )
+}
+
+#[test]
+fn with_few_threads_the_server_refuses_to_start_with_a_sentence_or_survives_and_recovers() {
+    // Nobody else may become another user.
+    if !is_root() {
+        return;
+    }
+    std::thread::scope(|scope| {
+        for (number, threads) in [4, 16, 24, 28, 32, 48, 100, 300].into_iter().enumerate() {
+            scope.spawn(move || survives_with(threads, 3_000_000_000 + number as u32));
+        }
+    });
+}
+
+fn survives_with(threads: u32, user: u32) {
+    let database = Database::new();
+    let script = limited(threads, user);
+    let server = match Server::within(&database, "", &["sh", "-c", &script]) {
+        Ok(server) => server,
+        Err(log) => {
+            assert!(threads < 24, "{threads}: {log}");
+            assert!(
+                log.contains("threads") && !log.contains("panicked"),
+                "{log}"
+            );
+            return;
+        }
+    };
+    for _ in 0..2 {
+        let silent: Vec<TcpStream> = (0..threads + 20).map(|_| connect(&server)).collect();
+        std::thread::sleep(Duration::from_secs(2));
+        drop(silent);
+        eventually("an ordinary client is served", || is_served(&server));
+    }
+    let log = server.log();
+    assert!(!log.contains("panicked"), "{threads}: {log}");
+    server.signal("TERM");
+    let (status, log) = server.ended();
+    assert_eq!(status.code(), Some(0), "{threads}: {log}");
+}
+
+/// Whether a client is answered that soon tries again.
+fn is_served(server: &Server) -> bool {
+    use std::io::{Read, Write};
+    let Ok(mut stream) = TcpStream::connect(&server.address) else {
+        return false;
+    };
+    let patience = Some(Duration::from_secs(3));
+    stream.set_read_timeout(patience).expect("settable");
+    let request = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let mut answer = Vec::new();
+    let _ = stream.write_all(request);
+    let _ = stream.read_to_end(&mut answer);
+    answer.starts_with(b"HTTP/1.1 200 ")
+}
