@@ -28,11 +28,17 @@ fn check_config_accepts_the_sample_and_no_file_at_all() {
 fn check_config_warns_of_what_loses_files_and_does_not_fail() {
     let folder = tempfile::tempdir().expect("a folder");
     for (config, expected) in [
-        ("[files]\nexpiry = \"13 days\"", "warning: files.expiry: "),
-        ("[files]\nmax_ttl = \"1 week\"", "warning: files.max_ttl: "),
+        (
+            "[files]\nexpiry = \"13 days\"",
+            "session-file-server: warning: files.expiry: ",
+        ),
+        (
+            "[files]\nmax_ttl = \"1 week\"",
+            "session-file-server: warning: files.max_ttl: ",
+        ),
         (
             "[files]\nnumeric_ids = true",
-            "warning: files.numeric_ids: ",
+            "session-file-server: warning: files.numeric_ids: ",
         ),
     ] {
         let output = check(folder.path(), config);

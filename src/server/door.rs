@@ -258,12 +258,17 @@ impl Door {
             let client = exchange.ticket.client;
             let progress = Arc::new(Progress::start());
             inner.guard.receives(client, &progress);
+            let cuts = inner.guard.local_cuts();
             let received = inner.chunks.over(client, |watched| {
                 let request = &mut exchange.request;
                 chunks::body(request, limit, &inner.received, &progress, watched)
             });
             inner.guard.received(client);
             let refusal = match received {
+                // It may have been cut off in the middle of a chunk.
+                Ok(_) if client.is_none() && inner.guard.local_cuts() != cuts => {
+                    Response::unavailable()
+                }
                 Ok((body, reserved)) => return inner.enqueue(exchange, body, Some(reserved)),
                 Err(Failure::TooLarge) => too_large,
                 Err(Failure::NoMemory) => Response::unavailable(),

@@ -80,6 +80,8 @@ pub struct Guard {
     local: Mutex<LocalConnections>,
     /// and the bodies that are being received over them.
     local_bodies: AtomicUsize,
+    /// How many of those connections were shut.
+    local_cuts: AtomicUsize,
     urgent: Condvar,
     /// Connections that were given up: their readers can't be dropped.
     given_up: AtomicUsize,
@@ -180,6 +182,7 @@ impl Guard {
             connections: Mutex::default(),
             local: Mutex::default(),
             local_bodies: AtomicUsize::new(0),
+            local_cuts: AtomicUsize::new(0),
             urgent: Condvar::new(),
             given_up: AtomicUsize::new(0),
             ran_out: AtomicBool::new(false),
@@ -223,6 +226,12 @@ impl Guard {
             self.local_bodies.fetch_sub(1, Ordering::SeqCst);
         }
         self.set(client, Phase::Ours);
+    }
+
+    /// How many connections to our Unix socket were shut: what ended while this has changed may
+    /// have been ended by us.
+    pub fn local_cuts(&self) -> usize {
+        self.local_cuts.load(Ordering::SeqCst)
     }
 
     /// Notes that a client was refused, and is listened to until it stops sending.
@@ -583,6 +592,8 @@ impl Guard {
         let overdue = local.overdue(&open, Instant::now(), circumstances);
         drop(local);
         if !overdue.is_empty() {
+            // Before it happens: a body that ends by it must not be taken for a whole one.
+            self.local_cuts.fetch_add(overdue.len(), Ordering::SeqCst);
             self.sockets.each_local_client(|inode, socket| {
                 if overdue.contains(&inode) {
                     let _ = socket.shutdown(Shutdown::Read);
