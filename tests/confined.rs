@@ -6,7 +6,7 @@ mod common;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use common::raw::{connect, connect_locally, flood, send, serves, until_closed};
+use common::raw::{connect, connect_locally, flood, is_served_at_once, send, serves, until_closed};
 use common::{Database, Server, eventually, is_root};
 
 /// Connections that say nothing, or not enough, end within a minute.
@@ -148,26 +148,13 @@ fn survives_with(threads: u32, user: u32) {
         let silent: Vec<TcpStream> = (0..threads + 20).map(|_| connect(&server)).collect();
         std::thread::sleep(Duration::from_secs(2));
         drop(silent);
-        eventually("an ordinary client is served", || is_served(&server));
+        eventually("an ordinary client is served", || {
+            is_served_at_once(&server)
+        });
     }
     let log = server.log();
     assert!(!log.contains("panicked"), "{threads}: {log}");
     server.signal("TERM");
     let (status, log) = server.ended();
     assert_eq!(status.code(), Some(0), "{threads}: {log}");
-}
-
-/// Whether a client is answered that soon tries again.
-fn is_served(server: &Server) -> bool {
-    use std::io::{Read, Write};
-    let Ok(mut stream) = TcpStream::connect(&server.address) else {
-        return false;
-    };
-    let patience = Some(Duration::from_secs(3));
-    stream.set_read_timeout(patience).expect("settable");
-    let request = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    let mut answer = Vec::new();
-    let _ = stream.write_all(request);
-    let _ = stream.read_to_end(&mut answer);
-    answer.starts_with(b"HTTP/1.1 200 ")
 }

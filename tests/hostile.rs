@@ -3,12 +3,12 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::raw::{connect, flood, send, serves, until_closed};
+use common::raw::{connect, flood, is_served_at_once, send, serves, until_closed};
 use common::{Connection, Database, Server, bytes, eventually};
 use socket2::SockRef;
 
@@ -303,20 +303,6 @@ fn requests_that_are_sent_ahead_are_answered_in_order() {
     let (answer, _) = until_closed(stream);
     assert!(answer.matches(" 200 OK").count() < 2000);
     serves(&server);
-}
-
-/// Whether a client is answered that soon tries again, as one among too many must.
-fn is_served_at_once(server: &Server) -> bool {
-    let Ok(mut stream) = TcpStream::connect(&server.address) else {
-        return false;
-    };
-    let patience = Some(Duration::from_secs(3));
-    stream.set_read_timeout(patience).expect("settable");
-    let request = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-    let mut answer = Vec::new();
-    let _ = stream.write_all(request);
-    let _ = stream.read_to_end(&mut answer);
-    answer.starts_with(b"HTTP/1.1 200 ")
 }
 
 #[test]

@@ -84,3 +84,17 @@ pub fn serves(server: &Server) {
     let id = server.upload(&file);
     assert!(server.get(&format!("/file/{id}")).body == file);
 }
+
+/// Whether a client is answered that soon tries again, as one among too many must.
+pub fn is_served_at_once(server: &Server) -> bool {
+    let Ok(mut stream) = TcpStream::connect(&server.address) else {
+        return false;
+    };
+    let patience = Some(Duration::from_secs(3));
+    stream.set_read_timeout(patience).expect("settable");
+    let request = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let mut answer = Vec::new();
+    let _ = stream.write_all(request);
+    let _ = stream.read_to_end(&mut answer);
+    answer.starts_with(b"HTTP/1.1 200 ")
+}
