@@ -467,8 +467,7 @@ impl Guard {
         }
         let survey = self.sockets.survey()?;
         let open = survey.clients;
-        let bound = self.bound(open.len(), lacking);
-        let overdue = self.overdue(&open, began, memory_is_short, bound);
+        let overdue = self.overdue(&open, began, memory_is_short, lacking);
         if !overdue.is_empty() {
             log::debug!("overdue, and disconnected: {} clients", overdue.len());
             self.sockets.each_client(|client, socket| {
@@ -486,24 +485,16 @@ impl Guard {
         })
     }
 
-    /// How many of the connections that are `open` may stay: half of them while descriptors or
-    /// threads are `lacking`, because it isn't known for how many there are enough.
-    fn bound(&self, open: usize, lacking: bool) -> usize {
-        if lacking {
-            self.max_connections.min(open) / 2
-        } else {
-            self.max_connections
-        }
-    }
-
     /// Brings the list up to date with what was found `open` since a look at them `began`;
-    /// those that are to be shut down, so that no more than `bound` are left.
+    /// those that are to be shut down: also the longest idle ones of too many, and half of the
+    /// idle ones while descriptors or threads are `lacking`, because it isn't known for how many
+    /// there are enough.
     fn overdue(
         &self,
         open: &HashMap<SocketAddr, bool>,
         began: Instant,
         memory_is_short: bool,
-        bound: usize,
+        lacking: bool,
     ) -> HashSet<SocketAddr> {
         let now = Instant::now();
         let mut connections = self.lock();
@@ -527,8 +518,14 @@ impl Guard {
             }
         }
         let leaving = connections.values().filter(|c| c.is_leaving(now)).count();
-        let excess = open.len().saturating_sub(bound + leaving);
-        overdue.extend(longest_idle(&connections, excess));
+        let idle = by_idleness(&connections);
+        let excess = open.len().saturating_sub(self.max_connections + leaving);
+        let excess = if lacking {
+            excess.max(idle.len() / 2)
+        } else {
+            excess
+        };
+        overdue.extend(idle.into_iter().take(excess));
         for client in &overdue {
             if let Some(connection) = connections.get_mut(client) {
                 connection.shut = Some(now);
@@ -541,21 +538,15 @@ impl Guard {
     }
 }
 
-/// Those of `count` connections that have been idle for the longest time.
-fn longest_idle(connections: &HashMap<SocketAddr, Connection>, count: usize) -> Vec<SocketAddr> {
-    if count == 0 {
-        return Vec::new();
-    }
+/// The connections whose heads are waited for, the longest idle ones first.
+fn by_idleness(connections: &HashMap<SocketAddr, Connection>) -> Vec<SocketAddr> {
     let mut idle: Vec<_> = connections
         .iter()
         .filter(|(_, connection)| connection.shut.is_none())
         .filter_map(|(client, connection)| Some((connection.idle_since()?, *client)))
         .collect();
     idle.sort_unstable();
-    idle.into_iter()
-        .take(count)
-        .map(|(_, client)| client)
-        .collect()
+    idle.into_iter().map(|(_, client)| client).collect()
 }
 
 impl Guard {
@@ -583,8 +574,13 @@ impl Guard {
                 let _ = socket.set_write_timeout(Some(send::WRITE_TIMEOUT));
             }
         })?;
+        let bound = if lacking {
+            self.max_connections.min(open.len()) / 2
+        } else {
+            self.max_connections
+        };
         let circumstances = Circumstances {
-            bound: self.bound(open.len(), lacking),
+            bound,
             receives_bodies: self.local_bodies.load(Ordering::SeqCst) > 0,
             memory_is_short,
         };
