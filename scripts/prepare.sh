@@ -200,6 +200,9 @@ c_compiler_works() {
         cc -x c -o /dev/null - 2>/dev/null
 }
 
+# The client of a test.
+need_curl() { command -v curl >/dev/null || install curl; }
+
 # Fetches the libraries from crates.io; at once if they are there.
 fetch_libraries() {
     cargo_fetch --offline --quiet 2>/dev/null && return

@@ -22,10 +22,6 @@ pub const TTL_HEADER: &str = "X-FS-TTL";
 /// Tries to find a random id that nobody has.
 const RANDOM_ID_TRIES: usize = 25;
 
-/// Tries to store a file that others store and delete at the same time, where
-/// `files.max_total_size` makes asking first necessary.
-const BOUNDED_TRIES: usize = 5;
-
 /// `POST /file`
 pub fn upload(request: &Request, context: &mut Context) -> Response {
     let settings = &context.config.files;
@@ -236,24 +232,18 @@ fn store_by_content(
         let info = context.db.store(&id, data, ttl)?;
         return Ok(Some((id, info)));
     };
-    // More than two rounds take others who store the file and let it expire meanwhile.
-    for _ in 0..BOUNDED_TRIES {
-        // What is there already costs nothing.
-        if let Some(info) = context.db.refresh(&id, ttl)? {
-            return Ok(Some((id, info)));
-        }
-        let stored_bytes = &context.statistics.stored_bytes;
-        let Some(room) = stored_bytes.reserve(data.len() as u64, limit) else {
-            return Ok(None);
-        };
-        if let Some(info) = context.db.store_new(&id, data, ttl)? {
-            room.fill();
-            return Ok(Some((id, info)));
-        }
+    // What is there already costs nothing.
+    if let Some(info) = context.db.refresh(&id, ttl)? {
+        return Ok(Some((id, info)));
     }
-    Err(db::Error::Unavailable(
-        "others store and delete the same file all the time".into(),
-    ))
+    let stored_bytes = &context.statistics.stored_bytes;
+    let Some(room) = stored_bytes.reserve(data.len() as u64, limit) else {
+        return Ok(None);
+    };
+    // Should somebody else have stored it meanwhile, it is counted twice until the next count.
+    let info = context.db.store(&id, data, ttl)?;
+    room.fill();
+    Ok(Some((id, info)))
 }
 
 /// Stores a file under a random id; `None` if there is no free one, or no room for the file

@@ -10,6 +10,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::config::Config;
 use crate::db::{Canceller, Connection, Database, Error, Plan};
+use crate::output::{self, printable};
 use crate::quantity;
 use crate::serve::explain;
 
@@ -33,10 +34,11 @@ pub fn run(config: &Config) -> Result<(), String> {
     db.check_schema().map_err(failed)?;
     let order = db.id_order().map_err(failed)?;
     if order.is_bytewise() {
-        return print("the ids are sorted as bytes already; nothing is to be done");
+        output::mention("the ids are sorted as bytes already; nothing is to be done\n");
+        return Ok(());
     }
     let plan = db.plan_rebuild().map_err(failed)?;
-    print(&describe_cost(&plan))?;
+    output::mention(&describe_cost(&plan));
     let started = Instant::now();
     let joined = build(&database, db, &plan).map_err(|error| {
         format!(
@@ -45,26 +47,29 @@ pub fn run(config: &Config) -> Result<(), String> {
         )
     })?;
     let took = quantity::number(started.elapsed().as_secs());
-    print(&format!("the ids are sorted as bytes now, after {took} s"))?;
+    output::mention(&format!(
+        "the ids are sorted as bytes now, after {took} s\n"
+    ));
     if joined > 0 {
         let files = quantity::count(joined, "file");
-        print(&format!(
-            "{files} that the old index didn't find had been stored a second time; one of each is kept"
-        ))?;
+        output::mention(&format!(
+            "{files} that the old index didn't find had been stored a second time; one of each is \
+             kept\n"
+        ));
     }
     let mut db = database.connection();
     db.finish_rebuild(&plan).map_err(|error| {
         format!("what follows is not done ({error}); session-file-server init-db --rebuild-ids needs no repeating for it")
     })?;
-    match order.warning() {
-        None => Ok(()),
-        Some(_) => print(&format!(
+    if order.warning().is_some() {
+        output::mention(&printable(&format!(
             "PostgreSQL goes on warning until it is told, when the indexes of all other programs \
              in this database were made anew too (REINDEX DATABASE):\n  ALTER DATABASE \"{}\" \
-             REFRESH COLLATION VERSION;",
+             REFRESH COLLATION VERSION;\n",
             config.database.database_name()
-        )),
+        )));
     }
+    Ok(())
 }
 
 fn describe_cost(plan: &Plan) -> String {
@@ -73,7 +78,7 @@ fn describe_cost(plan: &Plan) -> String {
     let bytes = (files * BYTES_PER_FILE).max(16 * 1024);
     format!(
         "a new index for about {} is built beside the old one: {} of disk, about {} s and the \
-         time that transactions last which run now; files are served meanwhile",
+         time that transactions last which run now; files are served meanwhile\n",
         quantity::count(files, "file"),
         quantity::bytes(bytes),
         quantity::number(seconds)
@@ -83,7 +88,10 @@ fn describe_cost(plan: &Plan) -> String {
 /// Works in a thread of its own, so that this one can show how far it is and be interrupted.
 fn build(database: &Arc<Database>, mut db: Connection, plan: &Plan) -> Result<u64, Error> {
     let interrupted = Arc::<AtomicBool>::default();
+    let is_built = Arc::<AtomicBool>::default();
     for signal in [SIGINT, SIGTERM, SIGHUP] {
+        // What follows the build can be ended at once.
+        let _ = signal_hook::flag::register_conditional_default(signal, is_built.clone());
         // Without that an interrupted build leaves an index, which the next one removes.
         let _ = signal_hook::flag::register(signal, interrupted.clone());
     }
@@ -96,18 +104,19 @@ fn build(database: &Arc<Database>, mut db: Connection, plan: &Plan) -> Result<u6
             thread::sleep(TICK);
             if interrupted.swap(false, Ordering::SeqCst) {
                 line.end();
-                eprintln!(
+                canceller.cancel();
+                output::complain(
                     "interrupted: the unfinished index is removed as soon as the transactions \
                      that run now have ended; a second interruption leaves it to the next \
-                     --rebuild-ids"
+                     --rebuild-ids",
                 );
-                canceller.cancel();
             }
             if let Ok(Some((phase, percent))) = watching.rebuild_progress() {
                 line.show(&phase, percent);
             }
         }
         line.end();
+        is_built.store(true, Ordering::SeqCst);
         let panicked = |_| Err(Error::Failed("the thread that rebuilds panicked".into()));
         work.join().unwrap_or_else(panicked)
     })
@@ -144,9 +153,4 @@ impl ProgressLine {
             let _ = writeln!(std::io::stderr());
         }
     }
-}
-
-fn print(line: &str) -> Result<(), String> {
-    let written = writeln!(std::io::stdout(), "{line}");
-    written.map_err(|error| format!("cannot write: {error}"))
 }

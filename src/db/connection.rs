@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use postgres::types::ToSql;
 use postgres::{Client, CopyInWriter, Row, RowIter, Statement};
 
-use super::error::{Error, Remedy};
+use super::error::{Error, Remedy, describe};
 use super::settings::Settings;
 
 /// While the database is away, one attempt to reach it is made in this time; everybody
@@ -22,6 +22,9 @@ const MAX_CONFLICTS: u32 = 40;
 const FIRST_PAUSE: Duration = Duration::from_millis(4);
 /// The limit of the pause doubles with each try, up to this.
 const LONGEST_PAUSE: Duration = Duration::from_millis(256);
+/// How often a row is tried again that an unfinished index refuses. Its bytes are sent each time,
+/// after a pause of the longest kind: a second in all.
+const MAX_REFUSALS: u32 = 8;
 /// How long a connection may take to show, after an error that is not known, that it still
 /// works.
 const VALIDITY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -102,6 +105,7 @@ impl Connection {
             may_reconnect,
             may_prepare: true,
             conflicts: 0,
+            refusals: 0,
         };
         loop {
             let open = match &mut self.open {
@@ -121,7 +125,7 @@ impl Connection {
             if !tries.may_try(remedy) {
                 return Err(Error::of_statement(&error));
             }
-            log::debug!("a statement is tried again: {error}");
+            log::debug!("a statement is tried again: {}", describe(&error));
         }
     }
 }
@@ -134,6 +138,8 @@ struct Tries {
     may_prepare: bool,
     /// How often it was rolled back because of another transaction.
     conflicts: u32,
+    /// How often an unfinished index has refused it.
+    refusals: u32,
 }
 
 impl Tries {
@@ -147,7 +153,12 @@ impl Tries {
                 self.conflicts += 1;
                 true
             }
-            Remedy::TryAgain | Remedy::None => false,
+            Remedy::TryLater if self.refusals < MAX_REFUSALS => {
+                std::thread::sleep(conflict_pause(MAX_CONFLICTS));
+                self.refusals += 1;
+                true
+            }
+            Remedy::TryAgain | Remedy::TryLater | Remedy::None => false,
         }
     }
 }
@@ -390,8 +401,14 @@ mod tests {
             may_reconnect: true,
             may_prepare: true,
             conflicts: MAX_CONFLICTS - 1,
+            refusals: MAX_REFUSALS - 1,
         };
-        for remedy in [Remedy::Reconnect, Remedy::PrepareAgain, Remedy::TryAgain] {
+        for remedy in [
+            Remedy::Reconnect,
+            Remedy::PrepareAgain,
+            Remedy::TryAgain,
+            Remedy::TryLater,
+        ] {
             assert!(
                 tries.may_try(remedy) && !tries.may_try(remedy),
                 "{remedy:?}"

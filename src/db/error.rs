@@ -47,16 +47,14 @@ impl Error {
 
     /// Sorts an error by what the database says of it.
     pub(super) fn of(error: &postgres::Error) -> Error {
+        let text = describe(error);
         let Some(cause) = error.as_db_error() else {
             return match (error.is_closed(), std::error::Error::source(error)) {
-                (true, _) => Error::Unavailable(error.to_string()),
-                (_, Some(cause)) if cause.is::<std::io::Error>() => {
-                    Error::Unavailable(error.to_string())
-                }
-                _ => Error::Failed(error.to_string()),
+                (true, _) => Error::Unavailable(text),
+                (_, Some(cause)) if cause.is::<std::io::Error>() => Error::Unavailable(text),
+                _ => Error::Failed(text),
             };
         };
-        let text = describe(cause);
         match cause.code().code() {
             // Too long, cancelled by the operator, or out-waited by another statement.
             "57014" | "55P03" | "40P01" | "40001" => Error::Unavailable(text),
@@ -88,6 +86,8 @@ pub(super) enum Remedy {
     PrepareAgain,
     /// Another transaction was in the way, and this one was rolled back.
     TryAgain,
+    /// An index refuses a row that another one misses, as long as it is being built.
+    TryLater,
     /// Nothing.
     None,
 }
@@ -111,7 +111,7 @@ impl Remedy {
             "40001" | "40P01" => Remedy::TryAgain,
             // No statement of ours stores an id twice. But while `init-db --rebuild-ids` builds
             // the new index, that knows of files which the old one misses.
-            "23505" => Remedy::TryAgain,
+            "23505" => Remedy::TryLater,
             // Connection exceptions, which poolers send as ordinary errors.
             code if code.starts_with("08") => Remedy::Reconnect,
             _ => Remedy::None,
@@ -128,9 +128,20 @@ fn is_fatal(error: &DbError) -> bool {
     }
 }
 
-fn describe(error: &DbError) -> String {
-    let mut text = format!("{} (SQLSTATE {})", error.message(), error.code().code());
-    if let Some(hint) = error.hint() {
+/// An error for the operator's log, with its cause: which the driver names itself up to 0.7.12,
+/// and no more in later versions. What the database says in detail is left away, because that
+/// names file ids.
+pub(super) fn describe(error: &postgres::Error) -> String {
+    let Some(answer) = error.as_db_error() else {
+        let text = error.to_string();
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        return match cause {
+            Some(cause) if !text.contains(&cause) => format!("{text}: {cause}"),
+            _ => text,
+        };
+    };
+    let mut text = format!("{} (SQLSTATE {})", answer.message(), answer.code().code());
+    if let Some(hint) = answer.hint() {
         text += &format!("; {hint}");
     }
     text

@@ -276,8 +276,12 @@ fn apply(open: &mut Open) -> Result<Leftovers, postgres::Error> {
     transaction.batch_execute(SCHEMA)?;
     let mut leftovers = older::take_over(&mut transaction)?;
     transaction.commit()?;
-    // Not in the transaction: nobody shall wait for its locks while rows are counted.
-    older::look_around(&mut open.client, &mut leftovers)?;
+    // Not in the same transaction: nobody shall wait for its locks while rows are counted, which
+    // may take long.
+    let mut transaction = open.client.transaction()?;
+    transaction.batch_execute(NO_TIMEOUT)?;
+    older::look_around(&mut transaction, &mut leftovers)?;
+    transaction.commit()?;
     Ok(leftovers)
 }
 

@@ -74,9 +74,9 @@ pub fn body(
     let smaller = STEPS.into_iter().filter(|step| *step < limit);
     let mut reserved = None;
     for size in smaller.chain([limit]) {
-        // Others may wait for what this one has.
-        drop(reserved.take());
+        // What is held meanwhile stays reserved. Those who wait for each other are refused soon.
         let reservation = budget.reserve(size, PATIENCE).ok_or(Failure::NoMemory)?;
+        drop(reserved.take());
         let mut larger = Buffer::to_overwrite(size);
         larger[..filled].copy_from_slice(&body[..filled]);
         body = larger;

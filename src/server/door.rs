@@ -159,9 +159,14 @@ impl Door {
         self.received.taken() + self.sent.taken()
     }
 
+    /// Requests that are not answered yet.
+    pub fn requests_in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
     /// Whether a request is not answered yet.
     pub fn has_requests_in_flight(&self) -> bool {
-        self.in_flight.load(Ordering::SeqCst) > 0
+        self.requests_in_flight() > 0
     }
 
     /// Tells clients from now on to send no further requests.
@@ -235,11 +240,17 @@ impl Door {
                 return inner.refuse(exchange, Response::unavailable());
             };
             let progress = Arc::new(Progress::start());
-            inner.guard.receives(exchange.ticket.client, &progress);
+            let client = exchange.ticket.client;
+            inner.guard.receives(client, &progress);
+            let cuts = inner.guard.local_cuts();
             let body = receive::body(&mut exchange.request, length, &progress);
-            inner.guard.received(exchange.ticket.client);
+            inner.guard.received(client);
             match body {
                 Ok(body) => inner.enqueue(exchange, body, Some(reserved)),
+                // We may have cut it off ourselves.
+                Err(_) if client.is_none() && inner.guard.local_cuts() != cuts => {
+                    inner.refuse(exchange, Response::unavailable());
+                }
                 Err(error) => {
                     log::debug!("a body ended early: {error}");
                     inner.refuse(exchange, Response::error(400));
@@ -387,8 +398,9 @@ impl Door {
             let client = exchange.ticket.client;
             let unread = send::refusal(exchange.request, &response);
             exchange.ticket.refuse();
-            match unread.may_end() && client.is_some() {
-                // It ends without being listened to: its client may miss the answer.
+            match unread.may_end() {
+                // It ends without being listened to: its client may miss the answer. On a Unix
+                // socket its reading half is shut soon.
                 true => {
                     self.guard.disconnect(client);
                     let _ = self.unread.send(unread);

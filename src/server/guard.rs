@@ -390,8 +390,16 @@ impl Connection {
     }
 }
 
-/// Starts the thread that keeps the deadlines; `in_flight` tells how many bytes are in
-/// memory for a reason.
+/// What is being worked on.
+#[derive(Clone, Copy, Debug)]
+pub struct InFlight {
+    /// Requests that are not answered yet.
+    pub requests: usize,
+    /// Bytes of bodies and answers, which are in memory for a reason.
+    pub bytes: usize,
+}
+
+/// Starts the thread that keeps the deadlines; `in_flight` tells what is being worked on.
 ///
 /// `stuck` is called when too many connections can't be ended. tiny_http waits for itself
 /// when a request line says `HTTP/2.0` or `HTTP/3.0`: it writes its answer while the request
@@ -399,7 +407,7 @@ impl Connection {
 /// its two descriptors are lost then, for as long as the process lives.
 pub fn start(
     guard: Arc<Guard>,
-    in_flight: impl Fn() -> usize + Send + 'static,
+    in_flight: impl Fn() -> InFlight + Send + 'static,
     stuck: impl Fn(usize) + Send + 'static,
     stop: Stop,
 ) -> io::Result<()> {
@@ -409,12 +417,15 @@ pub fn start(
         let mut few_were_stuck = Instant::now();
         while !stop.is_requested() {
             let now = Instant::now();
-            let short = memory.is_short(in_flight() as u64, now);
+            let in_flight = in_flight();
+            let short = memory.is_short(in_flight.bytes as u64, now);
             if short || now >= next || guard.is_urgent() {
-                let seen = guard.look(short).unwrap_or_else(|error| {
-                    log::debug!("connections can't be looked at: {error}");
-                    Seen::NOTHING
-                });
+                let seen = guard
+                    .look(short, in_flight.requests)
+                    .unwrap_or_else(|error| {
+                        log::debug!("connections can't be looked at: {error}");
+                        Seen::NOTHING
+                    });
                 let hurry = seen.crowded || !guard.has_descriptors();
                 buffer::release_unused();
                 let pause = if hurry { SHORT_PAUSE } else { PAUSE };
@@ -458,12 +469,12 @@ impl Guard {
     }
 
     /// Looks at all connections and shuts down the overdue.
-    fn look(&self, memory_is_short: bool) -> io::Result<Seen> {
+    fn look(&self, memory_is_short: bool, requests: usize) -> io::Result<Seen> {
         let began = Instant::now();
         let ran_out = self.ran_out.swap(false, Ordering::SeqCst);
         let lacking = ran_out || !self.has_descriptors();
         if let Address::Unix(_) = self.sockets.address() {
-            return self.look_at_local(memory_is_short, lacking);
+            return self.look_at_local(memory_is_short, lacking, requests);
         }
         let survey = self.sockets.survey()?;
         let open = survey.clients;
@@ -564,7 +575,12 @@ impl Guard {
 
     /// Looks at the connections to our Unix socket, and shuts the reading half of the overdue:
     /// who has sent a request is answered all the same.
-    fn look_at_local(&self, memory_is_short: bool, lacking: bool) -> io::Result<Seen> {
+    fn look_at_local(
+        &self,
+        memory_is_short: bool,
+        lacking: bool,
+        requests: usize,
+    ) -> io::Result<Seen> {
         let mut open = HashSet::new();
         self.sockets.each_local_client(|inode, socket| {
             open.insert(inode);
@@ -583,6 +599,7 @@ impl Guard {
             bound,
             receives_bodies: self.local_bodies.load(Ordering::SeqCst) > 0,
             memory_is_short,
+            requests,
         };
         let mut local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
         let overdue = local.overdue(&open, Instant::now(), circumstances);

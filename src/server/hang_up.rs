@@ -7,8 +7,10 @@
 //!
 //! Behind a Unix socket the system doesn't tell, and there a web server is the client.
 
-use std::fs;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 
 /// The state ESTABLISHED in the system's table of connections.
 const ESTABLISHED: &str = "01";
@@ -20,20 +22,28 @@ pub fn has_hung_up(own_port: u16, client: SocketAddr) -> bool {
         SocketAddr::V4(_) => "/proc/self/net/tcp",
         SocketAddr::V6(_) => "/proc/self/net/tcp6",
     };
-    let Ok(table) = fs::read_to_string(table) else {
+    // The table may have megabytes, and the system takes its time for each reader.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let Ok(table) = File::open(table) else {
         return false;
     };
-    state(&table, own_port, client).is_some_and(|state| state != ESTABLISHED)
+    let lines = BufReader::new(table).lines().map_while(Result::ok);
+    state(lines, own_port, client).is_some_and(|state| state != ESTABLISHED)
 }
 
 /// The state of a connection, of a table with a connection on each line: a number, the local
 /// address, the remote address, the state (`proc(5)`, `/proc/net/tcp`).
-fn state(table: &str, own_port: u16, client: SocketAddr) -> Option<&str> {
+fn state(
+    mut table: impl Iterator<Item = String>,
+    own_port: u16,
+    client: SocketAddr,
+) -> Option<String> {
     let (own_port, client) = (format!(":{own_port:04X}"), as_in_table(client));
-    table.lines().find_map(|line| {
+    table.find_map(|line| {
         let mut words = line.split_ascii_whitespace().skip(1);
         let (local, remote, state) = (words.next()?, words.next()?, words.next()?);
-        (remote == client && local.ends_with(&own_port)).then_some(state)
+        (remote == client && local.ends_with(&own_port)).then(|| state.to_string())
     })
 }
 
@@ -78,11 +88,14 @@ mod tests {
     fn who_is_not_in_the_table_has_not_hung_up() {
         let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
         assert!(!has_hung_up(9, nobody));
-        assert_eq!(state("", 9, nobody), None);
-        let table =
-            "  sl  local_address rem_address   st\n   0: 0100007F:0009 0100007F:0009 08 x\n";
+        assert_eq!(state(std::iter::empty(), 9, nobody), None);
+        let table = [
+            "  sl  local_address rem_address   st",
+            "   0: 0100007F:0009 0100007F:0009 08 x",
+        ];
         if cfg!(target_endian = "little") {
-            assert_eq!(state(table, 9, nobody), Some("08"));
+            let table = table.into_iter().map(str::to_string);
+            assert_eq!(state(table, 9, nobody).as_deref(), Some("08"));
         }
     }
 }

@@ -79,7 +79,7 @@ impl LeftBehind {
                 requests.push(request);
                 left.last = now;
             }
-            now < left.last + SILENCE || left.http.is_alive()
+            now < left.last + SILENCE
         });
         requests
     }

@@ -1,13 +1,15 @@
 //! The connections to our Unix socket: which of them are silent, and which are too many.
 //!
 //! A web server stands at their other end, and none of them has an address, so that a request
-//! can't be told which connection it came by. Three rules bound them all the same:
+//! can't be told which connection it came by. These rules bound them all the same:
 //!
 //! - Each carries one request, because every answer says `Connection: close` ([`super::door`]).
 //! - A connection that is older than [`HEAD`] should therefore have brought its request. Its
 //!   reading half is shut: whoever has brought one is still answered, and the thread that waits
 //!   for a head that doesn't come is woken. While bodies are being received this would cut them
 //!   off, so it waits for a moment without any, which with nginx is nearly always.
+//! - While memory is short, somebody may send a head without end. If there are more connections
+//!   than requests that are worked on, all of them but the newest are shut.
 //! - Of more connections than are allowed the oldest are shut in any case.
 //!
 //! This file has no I/O: it is told what is open and when.
@@ -30,12 +32,22 @@ pub struct Circumstances {
     pub receives_bodies: bool,
     /// Whether memory is taken that no file needs.
     pub memory_is_short: bool,
+    /// Requests that are being received, waited for, or answered.
+    pub requests: usize,
 }
 
-/// The connections that are open, by inode, and when each was first seen.
+/// The connections that are open, by inode.
 #[derive(Debug, Default)]
 pub struct LocalConnections {
-    since: HashMap<u64, Instant>,
+    open: HashMap<u64, Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    /// When it was first seen.
+    since: Instant,
+    /// Whether its reading half was shut: its answer may still be on its way.
+    is_shut: bool,
 }
 
 impl LocalConnections {
@@ -47,32 +59,52 @@ impl LocalConnections {
         now: Instant,
         circumstances: Circumstances,
     ) -> HashSet<u64> {
-        self.since.retain(|inode, _| open.contains(inode));
+        self.open.retain(|inode, _| open.contains(inode));
         for inode in open {
-            self.since.entry(*inode).or_insert(now);
+            self.open.entry(*inode).or_insert(Seen {
+                since: now,
+                is_shut: false,
+            });
         }
-        let limit = if circumstances.memory_is_short {
-            HEAD_WHILE_SHORT
-        } else {
-            HEAD
-        };
         let mut overdue = HashSet::new();
-        if !circumstances.receives_bodies || circumstances.memory_is_short {
-            let late = self.since.iter().filter(|(_, since)| now > **since + limit);
-            overdue.extend(late.map(|(inode, _)| *inode));
+        if let Some(limit) = limit(open.len(), circumstances) {
+            let late = self
+                .open
+                .iter()
+                .filter(|(_, seen)| now > seen.since + limit);
+            overdue.extend(
+                late.filter(|(_, seen)| !seen.is_shut)
+                    .map(|(inode, _)| *inode),
+            );
         }
         overdue.extend(self.oldest(open.len().saturating_sub(circumstances.bound)));
+        for inode in &overdue {
+            if let Some(seen) = self.open.get_mut(inode) {
+                seen.is_shut = true;
+            }
+        }
         overdue
     }
 
     fn oldest(&self, count: usize) -> Vec<u64> {
-        let mut by_age: Vec<_> = self.since.iter().collect();
-        by_age.sort_unstable_by_key(|(inode, since)| (**since, **inode));
+        let mut by_age: Vec<_> = self.open.iter().filter(|(_, seen)| !seen.is_shut).collect();
+        by_age.sort_unstable_by_key(|(inode, seen)| (seen.since, **inode));
         by_age
             .into_iter()
             .take(count)
             .map(|(inode, _)| *inode)
             .collect()
+    }
+}
+
+/// How long ago a connection may have been opened; `None` if none is shut for its age.
+fn limit(open: usize, circumstances: Circumstances) -> Option<Duration> {
+    if circumstances.memory_is_short && open > circumstances.requests {
+        Some(HEAD_WHILE_SHORT)
+    } else if circumstances.receives_bodies {
+        None
+    } else {
+        Some(HEAD)
     }
 }
 
@@ -84,6 +116,7 @@ mod tests {
         bound: 10,
         receives_bodies: false,
         memory_is_short: false,
+        requests: 0,
     };
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -99,11 +132,14 @@ mod tests {
         assert!(connections.overdue(&set(0..3), later, QUIET).is_empty());
         let overdue = connections.overdue(&set(0..3), later + SECOND, QUIET);
         assert_eq!(overdue, set(0..2), "the third came later");
+        let again = connections.overdue(&set(0..3), later + SECOND, QUIET);
+        assert!(again.is_empty(), "once is enough");
         // The inode of one that has ended may be another connection's.
-        let open = set(1..3);
-        connections.overdue(&open, later + SECOND, QUIET);
-        let overdue = connections.overdue(&set(0..3), later + 2 * SECOND, QUIET);
-        assert_eq!(overdue, set(1..2));
+        connections.overdue(&set(1..3), later + SECOND, QUIET);
+        let later = later + 2 * SECOND;
+        assert!(connections.overdue(&set(0..3), later, QUIET).is_empty());
+        let overdue = connections.overdue(&set(0..3), later + HEAD + SECOND, QUIET);
+        assert_eq!(overdue, [0, 2].into());
     }
 
     #[test]
@@ -141,7 +177,13 @@ mod tests {
             ..QUIET
         };
         connections.overdue(&set(0..2), start, QUIET);
-        let overdue = connections.overdue(&set(0..3), start + SECOND, short);
-        assert_eq!(overdue, set(0..2));
+        let busy = Circumstances {
+            requests: 3,
+            ..short
+        };
+        let overdue = connections.overdue(&set(0..3), start + SECOND, busy);
+        assert!(overdue.is_empty(), "nobody sends a head");
+        let overdue = connections.overdue(&set(0..4), start + SECOND, short);
+        assert_eq!(overdue, set(0..2), "the others came just now");
     }
 }

@@ -43,6 +43,7 @@ use std::time::Duration;
 use crate::http::{BodyRule, Incoming, Method, Response};
 use door::Door;
 use front::Front;
+use guard::InFlight;
 use send::Unread;
 
 pub use listener::{Listener, is_tiny_http};
@@ -109,7 +110,10 @@ pub fn run<S: Service>(
     let stuck = door.clone();
     guard::start(
         door.guard.clone(),
-        move || watched.bytes_in_flight(),
+        move || InFlight {
+            requests: watched.requests_in_flight(),
+            bytes: watched.bytes_in_flight(),
+        },
         move |connections| stuck.start_anew(connections),
         stop.clone(),
     )?;
