@@ -28,11 +28,11 @@ pub enum Way {
 pub fn way(url: &str, variable: impl Fn(&str) -> Option<OsString>) -> Result<Way, String> {
     let is_https = url.starts_with("https:");
     let set = |name: &&str| variable(name).is_some_and(|value| !value.is_empty());
-    let Some(name) = names(is_https).iter().copied().find(|name| set(name)) else {
+    let Some(name) = names(is_https).iter().copied().find(&set) else {
         return Ok(Way::Direct);
     };
     let uri: Uri = url.parse().map_err(|_| format!("{url} is not a URL"))?;
-    let exceptions = ["no_proxy", "NO_PROXY"].into_iter().find(|name| set(name));
+    let exceptions = ["no_proxy", "NO_PROXY"].into_iter().find(&set);
     if let Some(exceptions) = exceptions.and_then(&variable) {
         let port = uri.port_u16().unwrap_or(if is_https { 443 } else { 80 });
         if is_excepted(
