@@ -475,3 +475,23 @@ fn a_repeated_import_brings_the_later_of_both_times() {
     let server = Server::start(&database);
     assert_eq!(server.get("/file/704").body, b"x");
 }
+
+#[test]
+fn a_file_whose_row_is_there_twice_is_taken_once_with_the_later_times() {
+    let (older, database) = (Database::new(), Database::new());
+    older.execute(
+        "CREATE TABLE files (id varchar(44), data bytea, uploaded timestamptz, expiry timestamptz);
+         INSERT INTO files VALUES ('n1', 'twice', '2026-01-01', '2096-01-01'),
+             ('n2', 'once', '2026-01-01', '2096-01-01'),
+             ('n1', 'twice', '2026-01-02', '2097-01-01')",
+    );
+    let from = ["database", "--from", &older.url];
+    for _ in 0..2 {
+        let summary = imported(&database, &from);
+        assert!(!summary.contains("refused:"), "{summary}");
+        let later = "SELECT count(*) FROM files WHERE id = 'n1' AND uploaded = '2026-01-02' \
+             AND expiry = '2097-01-01' AND data = 'twice'";
+        assert_eq!(database.number(later), 1, "{summary}");
+        assert_eq!(database.number("SELECT count(*) FROM files"), 2);
+    }
+}

@@ -260,6 +260,22 @@ fn keep_everything(database: &Database) {
 }
 
 #[test]
+fn below_a_bound_a_row_without_bytes_gets_them_from_an_upload_too() {
+    let database = Database::new();
+    database.execute(FILES);
+    database.execute(LAYOUT_2025);
+    init_db(&database);
+    let server = Server::with(&database, "files.max_total_size = 1_000_000");
+    for (seed, size) in [(1, 1_000), (2, 100_000)] {
+        let data = bytes(seed, size);
+        let id = content_id(&data);
+        database.execute(&format!("INSERT INTO files (id) VALUES ('{id}')"));
+        assert_eq!(server.upload(&data), id);
+        assert_eq!(server.get(&format!("/file/{id}")).body, data);
+    }
+}
+
+#[test]
 fn an_upload_that_never_finds_room_ends() {
     let database = Database::new();
     database.execute(FILES);

@@ -11,6 +11,8 @@ mod pools;
 mod progress;
 mod report;
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -188,6 +190,28 @@ fn sort_rows(
     (!rows.is_empty()).then_some(listed)
 }
 
+/// Each file once, with the later times, although its row is there twice: as a damaged index of
+/// the older server's database lets it be.
+fn join_doubles(listed: Vec<Candidate>, report: &Report) -> Vec<Candidate> {
+    let mut places = HashMap::new();
+    let mut joined: Vec<Candidate> = Vec::with_capacity(listed.len());
+    for file in listed {
+        match places.entry(file.id.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(joined.len());
+                joined.push(file);
+            }
+            Entry::Occupied(place) => {
+                let first = &mut joined[*place.get()];
+                first.uploaded = first.uploaded.max(file.uploaded);
+                first.expires = first.expires.max(file.expires);
+                report.skipped(Skip::There, 1);
+            }
+        }
+    }
+    joined
+}
+
 /// Files on their way to a writer.
 type Batch = Vec<(Candidate, Content)>;
 
@@ -229,6 +253,7 @@ fn read(
     let mut db = database.connection();
     while let Some(listed) = source.list(report)? {
         let listed = acceptable(listed, config.files.max_size as u64, report);
+        let listed = join_doubles(listed, report);
         let ids: Vec<&str> = listed.iter().map(|file| file.id.as_str()).collect();
         let there = db.ids_there(&ids);
         let there = there.map_err(|error| target_failed(&error, config))?;
@@ -242,7 +267,7 @@ fn read(
         let refreshed = db.refresh_files(&times);
         let refreshed = refreshed.map_err(|error| target_failed(&error, config))?;
         report.refreshed(refreshed);
-        report.skipped(Skip::There, there.len() as u64 - refreshed);
+        report.skipped(Skip::There, (there.len() as u64).saturating_sub(refreshed));
         for wanted in batches_of(missing) {
             let contents = source.read(&wanted)?;
             let mut batch = Batch::with_capacity(wanted.len());
