@@ -86,6 +86,12 @@ fn what_is_too_large_is_refused(kind: Web) {
         }
         _ => answer.assert_error(413),
     }
+    // What the server could not get rid of doesn't reach it.
+    let mut liar = site.connect();
+    liar.head("POST", "/file", &[("Content-Length", "70000000")]);
+    let answer = liar.answer("POST");
+    assert_eq!(answer.status, 413);
+    assert_ne!(answer.header("Content-Type"), Some("application/json"));
 }
 
 fn a_restart_under_load_fails_no_request(kind: Web) {
