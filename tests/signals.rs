@@ -141,7 +141,7 @@ fn a_further_signal_ends_the_server_even_if_nobody_reads_its_log() {
     signal(server.id(), "TERM");
     std::thread::sleep(Duration::from_millis(1200));
     signal(server.id(), "TERM");
-    let status = ended(&mut server, Duration::from_secs(5));
+    let status = ended(&mut server, Duration::from_secs(20));
     assert_eq!(status.signal(), Some(15));
 }
 
@@ -197,7 +197,7 @@ fn an_interrupted_import_ends_at_once_and_can_be_repeated() {
         let mut interrupted = import();
         eventually("it waits", || database.number(waits) >= 1);
         signal(interrupted.id(), name);
-        let status = ended(&mut interrupted, Duration::from_secs(2));
+        let status = ended(&mut interrupted, Duration::from_secs(30));
         assert_eq!(status.signal(), Some(number), "{status:?}");
     }
     lock.rollback().expect("unlocked");
