@@ -15,6 +15,9 @@ target=${CARGO_TARGET_DIR:-target}
 
 say() { printf '%s: %s\n' "$0" "$*" >&2; }
 fail() { say "$*"; exit 1; }
+# The linker that newer toolchains bring (rust-lld in 1.95) can't write below such a folder.
+case $PWD/$target in *\"*) fail "the linker can't work in a folder with a double quote in its name, $PWD: rename it" ;; esac
+
 is_root() { [ "$(id -u)" = 0 ]; }
 
 # Runs its arguments as root, through sudo if need be. sudo drops the variables of a proxy
