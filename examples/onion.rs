@@ -13,8 +13,8 @@ use std::error::Error;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use session_file_server::onion::cipher::FreshNonce;
-use session_file_server::onion::client::{Exchange, read_v4_reply, v4_plaintext};
+use session_file_server::protocol::onion::cipher::FreshNonce;
+use session_file_server::protocol::onion::client::{Exchange, read_v4_reply, v4_plaintext};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 

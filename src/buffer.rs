@@ -1,9 +1,10 @@
 //! Buffers for bodies. Large ones are used again: malloc would take each from the system anew,
 //! as thousands of pages that the system clears first, which costs more than filling it.
 
+use crate::lock::lock;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// From this capacity on, bytes, a buffer is large: `main` has malloc give back those to the
@@ -110,7 +111,7 @@ static ALL_SPARE: Mutex<Spare> = Mutex::new(Spare {
 
 impl Spare {
     fn lock() -> MutexGuard<'static, Spare> {
-        ALL_SPARE.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&ALL_SPARE)
     }
 
     fn take(&mut self, bytes: usize) -> Option<Vec<u8>> {

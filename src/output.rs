@@ -7,8 +7,6 @@ use std::io::{self, ErrorKind, Write};
 
 use log::LevelFilter;
 
-use crate::server;
-
 /// Starts the log, on standard error; under systemd without the time, which the journal adds.
 /// `level` is that of the program's own lines, unless RUST_LOG says otherwise.
 pub fn start_logging(level: LevelFilter) {
@@ -35,10 +33,7 @@ pub fn start_logging(level: LevelFilter) {
             writeln!(out, "{:<5} {}", record.level(), one_line(&text))
         })
         .init();
-    std::panic::set_hook(Box::new(|panic| match server::is_tiny_http() {
-        true => log::debug!("a connection was lost: {panic}"),
-        false => log::error!("{panic}"),
-    }));
+    std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
 }
 
 /// Prints what a command was asked for, as text for people or for programs.

@@ -19,7 +19,7 @@ use signal_hook::consts::{
 use signal_hook::iterator;
 use signal_hook::low_level;
 
-use crate::server::Stop;
+use crate::stop::Stop;
 use crate::systemd;
 
 /// These stop the server.

@@ -1,8 +1,9 @@
 //! What the server has done since it started.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
+use crate::lock::lock;
 use crate::quantity;
 
 /// The bytes of all stored files and of those that are being stored, for
@@ -58,8 +59,7 @@ impl StoredBytes {
     }
 
     fn lock(&self) -> MutexGuard<'_, Bytes> {
-        // A panic leaves the numbers as they were or as they shall be.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

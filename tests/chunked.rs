@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use common::{Connection, Database, Onion, Response, Server, bytes, eventually};
 use common::{new_exchange, nonce};
 use serde_json::json;
-use session_file_server::onion::client::v4_plaintext;
+use session_file_server::protocol::onion::client::v4_plaintext;
 
 const CHUNKED: (&str, &str) = ("Transfer-Encoding", "chunked");
 

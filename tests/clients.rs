@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use common::{Database, Onion, Server, bytes, new_exchange, nonce, sign};
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
-use session_file_server::onion::client::v4_plaintext;
+use session_file_server::protocol::onion::client::v4_plaintext;
 
 /// How the leading slashes of a path may be written. Android from 1.31.0 to 1.33.4 sends two.
 const SLASHES: [&str; 3] = ["/", "//", "////"];

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{Database, Server, bytes, eventually};
+use session_file_server::api::context::Context;
+use session_file_server::api::routes;
+use session_file_server::cache::files::FileCache;
+use session_file_server::cache::releases::ReleaseCache;
 use session_file_server::config::Config;
 use session_file_server::db::{self, Probe, Settings};
-use session_file_server::file_cache::FileCache;
-use session_file_server::http::{Headers, Method, Request, Response};
-use session_file_server::keys::Keys;
-use session_file_server::routes::{self, Context};
+use session_file_server::protocol::http::{Headers, Method, Request, Response};
 use session_file_server::statistics::Statistics;
-use session_file_server::versions;
 
 const CACHE: &str = "files.cache_size = 16_000_000";
 
@@ -124,12 +124,12 @@ fn what_was_deleted_by_hand_is_noticed_when_it_is_confirmed() {
     let settings = Settings::parse(&database.url).expect("valid");
     let shared = db::Database::new(settings);
     let fresh = Duration::from_millis(300);
-    let (statistics, cached) = (Statistics::default(), Arc::<versions::Cache>::default());
+    let (statistics, cached) = (Statistics::default(), Arc::<ReleaseCache>::default());
     let mut context = Context {
         config: &config,
         db: &mut shared.connection(),
         probe: &Probe::start(&shared).expect("a thread"),
-        keys: &Keys::load_or_create(&config.keys).expect("a key"),
+        keys: &config.keys.load_or_create().expect("a key"),
         cache: &FileCache::new(1_000_000, fresh),
         versions: &cached,
         statistics: &statistics,

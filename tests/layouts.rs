@@ -193,7 +193,7 @@ fn version_checks_keep_their_channel_where_the_older_table_has_one() {
 
 /// The id that the server gives to those bytes.
 fn content_id(data: &[u8]) -> String {
-    session_file_server::file_id::FileId::of_content(data)
+    session_file_server::protocol::file_id::FileId::of_content(data)
         .as_str()
         .to_string()
 }

@@ -8,11 +8,11 @@ use base64::engine::general_purpose::STANDARD;
 use common::{Database, Onion, Reply, Response, Server, bytes, new_exchange, nonce};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use session_file_server::keys::{KeyPair, Keys};
-use session_file_server::onion::cipher::{Cipher, EncType, FreshNonce};
-use session_file_server::onion::client::{Exchange, v4_plaintext};
-use session_file_server::onion::envelope::Envelope;
-use session_file_server::onion::{bencode, v3_sub_request, v4_sub_request};
+use session_file_server::protocol::keys::{KeyPair, Keys};
+use session_file_server::protocol::onion::cipher::{Cipher, EncType, FreshNonce};
+use session_file_server::protocol::onion::client::{Exchange, v4_plaintext};
+use session_file_server::protocol::onion::envelope::Envelope;
+use session_file_server::protocol::onion::{bencode, v3_sub_request, v4_sub_request};
 
 const ENC_TYPES: [Option<&str>; 5] = [
     Some("xchacha20"),

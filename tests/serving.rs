@@ -12,8 +12,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::{Cluster, Connection, Database, Server, bytes, eventually, run};
 use session_file_server::config::{Config, Listen};
-use session_file_server::http::{BodyRule, Incoming, Method, Response};
-use session_file_server::server::{self, Listener, Service, Stop};
+use session_file_server::protocol::http::{BodyRule, Incoming, Method, Response};
+use session_file_server::server::{self, Listener, Service};
+use session_file_server::stop::Stop;
 
 #[test]
 fn a_connection_is_kept_alive_and_closed_when_asked() {

@@ -9,8 +9,7 @@ use std::time::SystemTime;
 use postgres::{Client, NoTls, Statement};
 
 use crate::common::{Database, bytes, tool};
-use crate::table::CLIENTS;
-use crate::work::{Chance, Outcome, Step, closed_loop};
+use crate::work::{CLIENTS, Chance, Outcome, Step, closed_loop};
 
 const SELECT: &str = "SELECT data, expiry FROM files WHERE id = $1 AND expiry > now()";
 

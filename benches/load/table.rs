@@ -6,11 +6,8 @@ use std::time::Duration;
 
 use crate::client::Client;
 use crate::common::{Cluster, Database, Server, bytes};
-use crate::work::{Chance, Door, Outcome, Prepared, Step, closed_loop, id_of};
+use crate::work::{CLIENTS, Chance, Door, Outcome, Prepared, Step, closed_loop, id_of};
 use crate::{floor, process};
-
-/// Connections at once, of each load.
-pub const CLIENTS: usize = 4;
 
 /// The tests' servers have no cache.
 pub const DEFAULT_CACHE: &str = "files.cache_size = 16_000_000";

@@ -5,11 +5,14 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use session_file_server::onion::cipher::FreshNonce;
-use session_file_server::onion::client::{Exchange, read_v4_reply, v4_plaintext};
+use session_file_server::protocol::onion::cipher::FreshNonce;
+use session_file_server::protocol::onion::client::{Exchange, read_v4_reply, v4_plaintext};
 
 use crate::client::{Client, head};
 use crate::common::bytes;
+
+/// Connections at once, of each load.
+pub const CLIENTS: usize = 4;
 
 /// What came of a load.
 #[derive(Default)]

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use session_file_server::config::{Config, Listen};
-use session_file_server::http::{BodyRule, Incoming, Method, Response};
-use session_file_server::server::{self, Listener, Service, Stop};
+use session_file_server::protocol::http::{BodyRule, Incoming, Method, Response};
+use session_file_server::server::{self, Listener, Service};
+use session_file_server::stop::Stop;
 
 /// What our own endpoints take at least.
 const MAX_BODY: usize = 100_000;

@@ -4,10 +4,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use session_file_server::http::{Request, Response};
-use session_file_server::keys::Keys;
-use session_file_server::onion::cipher::FreshNonce;
-use session_file_server::onion::{self, MAX_META, bencode, v3_sub_request, v4_sub_request};
+use session_file_server::protocol::http::{Request, Response};
+use session_file_server::protocol::keys::Keys;
+use session_file_server::protocol::onion::cipher::FreshNonce;
+use session_file_server::protocol::onion::{self, MAX_META, bencode, v3_sub_request, v4_sub_request};
 
 fuzz_target!(|input: &[u8]| {
     // The seed of the first key in tests/vectors/keys.json, for which the corpus is made.

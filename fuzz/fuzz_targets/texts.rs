@@ -10,8 +10,8 @@ use base64::Engine;
 use libfuzzer_sys::fuzz_target;
 use session_file_server::config::Config;
 use session_file_server::db::Settings;
-use session_file_server::http::{BASE64, Headers, Method, Request};
-use session_file_server::releases::Version;
+use session_file_server::protocol::http::{BASE64, Headers, Method, Request};
+use session_file_server::protocol::releases::Version;
 use session_file_server::{auth, github_list, releases};
 
 fuzz_target!(|input: &[u8]| {

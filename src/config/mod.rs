@@ -6,6 +6,7 @@
 //! and [`warnings`] what may not be meant.
 
 mod file;
+mod key_files;
 mod source;
 mod values;
 mod warnings;
@@ -18,13 +19,12 @@ use crate::db;
 use file::FileKeys;
 use values::{
     CACHE_SIZES, MAX_SIZES, TOTAL_SIZES, WORKERS, api_url, boolean, database_url, duration,
-    file_path, id_prefix, integer, interval, listen, log_level, max_ttl, project_name, socket_mode,
-    token,
+    id_prefix, integer, interval, listen, log_level, max_ttl, project_name, socket_mode, token,
 };
 
 pub use file::Mistake;
+pub use key_files::KeyFiles;
 pub use source::Source;
-pub(crate) use source::may_exist;
 
 /// Where `serve` looks without `--config`, in this order.
 pub const DEFAULT_PATHS: [&str; 2] = ["config.toml", "/etc/session-file-server/config.toml"];
@@ -34,7 +34,6 @@ const DEFAULT_LISTEN: &str = "127.0.0.1:8000";
 const DEFAULT_SOCKET_MODE: u32 = 0o660;
 /// Workers wait for the database, not for the processor: a few per core.
 const DEFAULT_WORKERS: usize = 8;
-const DEFAULT_DATABASE_URL: &str = "host=/run/postgresql dbname=sessionfiles";
 /// The original's: 9.75 MiB leave room for the wrapping within the 10 MiB of an onion
 /// request.
 const DEFAULT_MAX_SIZE: usize = 10_223_616;
@@ -43,8 +42,6 @@ const DEFAULT_EXPIRY: Duration = Duration::from_secs(3 * WEEK);
 const DEFAULT_GITHUB_API: &str = "https://api.github.com";
 /// Three projects twice an hour are a tenth of what GitHub grants without a token.
 const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(30 * 60);
-const DEFAULT_ED25519: &str = "key_ed25519";
-const DEFAULT_X25519: &str = "key_x25519";
 const DEFAULT_CLEANUP_INTERVAL: Duration = Duration::from_secs(15);
 
 const DAY: u64 = 24 * 60 * 60;
@@ -66,7 +63,7 @@ pub struct Config {
     /// The table `files`.
     pub files: Files,
     /// The table `keys`.
-    pub keys: Keys,
+    pub keys: KeyFiles,
     /// The table `versions`.
     pub versions: Versions,
 }
@@ -159,39 +156,6 @@ impl Versions {
     }
 }
 
-/// The table `keys` of the configuration.
-#[derive(Clone, Debug)]
-pub struct Keys {
-    /// `keys.ed25519`: the file of the Ed25519 key; made at first start.
-    pub ed25519: PathBuf,
-    /// `keys.x25519`: the file of an older server's X25519 key.
-    pub x25519: PathBuf,
-    /// Whether the operator named another file than the default, which must be there then.
-    pub x25519_is_set: bool,
-}
-
-impl Keys {
-    fn take(keys: &mut FileKeys, folder: &Path) -> Keys {
-        let default_x25519 = folder.join(DEFAULT_X25519);
-        let ed25519 = keys.take("keys.ed25519", folder.join(DEFAULT_ED25519), |value| {
-            file_path(value, folder)
-        });
-        let x25519 = keys.take("keys.x25519", default_x25519.clone(), |value| {
-            file_path(value, folder)
-        });
-        Keys {
-            ed25519,
-            x25519_is_set: x25519 != default_x25519,
-            x25519,
-        }
-    }
-
-    /// The file of an older server's key, if there is one or must be one.
-    pub fn old_x25519(&self) -> Option<&Path> {
-        (self.x25519_is_set || may_exist(&self.x25519)).then_some(&self.x25519)
-    }
-}
-
 /// The table `files` of the configuration.
 #[derive(Clone, Debug)]
 pub struct Files {
@@ -280,16 +244,11 @@ impl Config {
             log_level: keys.take("log_level", log::LevelFilter::Info, log_level),
             database: keys.take("database.url", db::Settings::default(), database_url),
             files,
-            keys: Keys::take(&mut keys, folder),
+            keys: KeyFiles::take(&mut keys, folder),
             versions: Versions::take(&mut keys),
         };
         keys.finish().map(|()| config)
     }
-}
-
-/// The default of `database.url`.
-pub fn default_database_url() -> &'static str {
-    DEFAULT_DATABASE_URL
 }
 
 #[cfg(test)]

@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::file::Node;
-use super::{DAY, DEFAULT_DATABASE_URL, DEFAULT_GITHUB_API, DEFAULT_LISTEN, Listen, Token};
+use super::{DAY, DEFAULT_GITHUB_API, DEFAULT_LISTEN, Listen, Token};
 use crate::db;
 
 /// Far beyond any use, and far below where PostgreSQL's timestamps end.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * DAY);
 /// Files are held in memory whole while they are received and sent.
 pub(super) const MAX_SIZES: RangeInclusive<i64> = 1..=256 * 1024 * 1024;
-/// Up to a quarter of what 64 bits hold, so that sums of it never overflow.
-/// Bytes. All of it may be in memory.
+/// Bytes of the file cache: a terabyte is more than the memory of any machine for this.
 pub(super) const CACHE_SIZES: RangeInclusive<i64> = 0..=1 << 40;
+/// Bytes of all files: up to a quarter of what 64 bits hold, so that sums never overflow.
 pub(super) const TOTAL_SIZES: RangeInclusive<i64> = 1..=i64::MAX / 4;
 pub(super) const WORKERS: RangeInclusive<i64> = 1..=256;
 /// 33 random bits remain below the longest prefix: enough for 25 tries to find a free one.
@@ -185,7 +185,10 @@ pub(super) fn log_level(value: &Node) -> Result<log::LevelFilter, String> {
 }
 
 pub(super) fn database_url(value: &Node) -> Result<db::Settings, String> {
-    let example = format!(r#""{DEFAULT_DATABASE_URL}" or "postgresql://user@host/sessionfiles""#);
+    let example = format!(
+        r#""{}" or "postgresql://user@host/sessionfiles""#,
+        db::DEFAULT_URL
+    );
     // The url may hold a password: it is not repeated in the message.
     db::Settings::parse(text(value, &example)?).map_err(|error| {
         format!("not the address of a database ({error}); write for example {example}")

@@ -15,7 +15,7 @@ use postgres::fallible_iterator::FallibleIterator;
 use super::connection::{Connection, Open};
 use super::error::Error;
 use crate::buffer::Buffer;
-use crate::file_id::FileId;
+use crate::protocol::file_id::FileId;
 
 /// A file up to this size, bytes, is sent at once, without asking first whether it is there
 /// already: asking would cost more. A larger one is sent in pieces: what the driver sends at once

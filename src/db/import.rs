@@ -10,7 +10,7 @@ use super::connection::{Connection, Database};
 use super::error::Error;
 use super::older::{self, time_expression};
 use super::settings::Settings;
-use crate::file_id::FileId;
+use crate::protocol::file_id::FileId;
 
 /// What is read of the older server's rows at once.
 const FETCH: &str = "FETCH 500 FROM older_files";

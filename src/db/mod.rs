@@ -31,6 +31,6 @@ pub use older::Leftovers;
 pub use probe::Probe;
 pub use rebuild::{Canceller, Plan};
 pub use servers::{NotedServer, ServerRow};
-pub use settings::Settings;
+pub use settings::{DEFAULT_URL, Settings};
 pub use token_info::{TokenHistory, TokenInfo};
 pub use versions::{Claim, KnownReleases};

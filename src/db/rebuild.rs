@@ -4,7 +4,7 @@
 //! column's collation is changed and the key is put onto the new index, in one transaction
 //! that needs the table for itself, and only for an instant: nothing is read or checked in it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use postgres::error::SqlState;
@@ -14,6 +14,7 @@ use super::connection::{Connection, Database, Open};
 use super::error::Error;
 use super::locks;
 use super::settings::Settings;
+use crate::lock::lock;
 
 /// Settings of the connection that builds the index.
 const PATIENT: &str = "SET statement_timeout = 0; SET lock_timeout = 0";
@@ -107,7 +108,7 @@ pub struct Canceller(Arc<Mutex<(bool, Option<CancelToken>)>>);
 impl Canceller {
     /// The statement that runs now fails, and no further one is begun.
     pub fn cancel(&self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.0);
         state.0 = true;
         if let Some(token) = &state.1 {
             // What can't be cancelled ends by itself, or with the program.
@@ -116,11 +117,11 @@ impl Canceller {
     }
 
     fn is_cancelled(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
+        lock(&self.0).0
     }
 
     fn watch(&self, token: CancelToken) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(token);
+        lock(&self.0).1 = Some(token);
     }
 }
 

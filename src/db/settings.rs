@@ -6,6 +6,9 @@ use std::time::Duration;
 use postgres::config::{ChannelBinding, Host, SslMode};
 use postgres::{Client, NoTls};
 
+/// The default of `database.url`.
+pub const DEFAULT_URL: &str = "host=/run/postgresql dbname=sessionfiles";
+
 /// Where Debian's PostgreSQL has its socket: what a URL without a host means.
 const DEFAULT_SOCKET_FOLDER: &str = "/run/postgresql";
 /// How long an attempt to connect may take, unless the operator's URL says otherwise.
@@ -102,7 +105,7 @@ impl Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings::parse(crate::config::default_database_url()).expect("the default is valid")
+        Settings::parse(DEFAULT_URL).expect("the default is valid")
     }
 }
 

@@ -11,8 +11,8 @@ use postgres::types::ToSql;
 use super::connection::Connection;
 use super::error::Error;
 use super::text::TextForm;
-use crate::auth::BlindedId;
-use crate::releases::{Asset, Channel, Newest};
+use crate::protocol::auth::BlindedId;
+use crate::protocol::releases::{Asset, Channel, Newest};
 
 /// How long a version check is remembered.
 const CHECKS_KEPT: &str = "90 days";

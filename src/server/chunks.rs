@@ -13,18 +13,19 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Stop;
 use super::address::Address;
 use super::elastic::{Budget, Reservation};
-use super::guard::Progress;
 use super::hang_up;
 use super::memory::Memory;
+use super::pace::Progress;
 use super::receive::PATIENCE;
 use crate::buffer::Buffer;
+use crate::lock::lock;
+use crate::stop::Stop;
 
 /// The sizes in which memory is taken for a body, bytes, before what its endpoint allows: as
 /// much as the budget has for nothing, and what holds most pictures. What a client doesn't send
@@ -164,7 +165,7 @@ impl Watch {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Watched>>> {
-        self.bodies.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.bodies)
     }
 }
 

@@ -12,12 +12,14 @@ use super::address::Address;
 use super::chunks::{self, Failure, Watch};
 use super::elastic::{Budget, Elastic, Reservation};
 use super::framing::{self, BodyLength};
-use super::guard::{Guard, Progress};
+use super::guard::Guard;
+use super::pace::Progress;
 use super::queue::Queue;
 use super::send::{self, Manner, Unread};
-use super::{Service, Stop, receive, selfcheck};
+use super::{Service, receive, selfcheck};
 use crate::buffer::Buffer;
-use crate::http::{Body, Incoming, Method, Response};
+use crate::protocol::http::{Body, Incoming, Method, Response};
+use crate::stop::Stop;
 
 /// Clients whose bodies are received at once.
 const MAX_RECEIVERS: usize = 256;

@@ -11,8 +11,9 @@
 use std::io::{self, IoSliceMut};
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
+use crate::lock::lock;
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use sendfd::SendWithFd;
@@ -62,7 +63,7 @@ impl Duplicator {
     }
 
     fn send_and_receive(&self, numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
-        let pair = self.pair.lock().unwrap_or_else(PoisonError::into_inner);
+        let pair = lock(&self.pair);
         pair.0.send_with_fd(&[0], numbers)?;
         receive(&pair.1)
     }

@@ -2,11 +2,12 @@
 //! they may hold: both bounded.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::buffer::Buffer;
+use crate::lock::{lock, unpoisoned};
 
 /// A thread without work ends after this time.
 const IDLE: Duration = Duration::from_secs(10);
@@ -72,7 +73,7 @@ impl Elastic {
             .name(self.name.into())
             .stack_size(STACK_SIZE)
             .spawn(move || {
-                let subject = handed.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let subject = lock(&handed).take();
                 shared.work_on(subject.map(|subject| Box::new(move || task(subject)) as Task));
             });
         match thread {
@@ -86,7 +87,7 @@ impl Elastic {
                     log::warn!("no thread to {} with: {error}", self.name);
                     state.reported = Some(Instant::now());
                 }
-                let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut slot = lock(&slot);
                 slot.take().map_or(Ok(()), Err)
             }
         }
@@ -95,7 +96,7 @@ impl Elastic {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn work_on(&self, mut task: Option<Task>) {
@@ -106,10 +107,10 @@ impl Shared {
             }
             let mut state = self.lock();
             state.idle += 1;
-            let (mut state, _) = self
+            let waited = self
                 .work
-                .wait_timeout_while(state, IDLE, |state| state.waiting.is_empty())
-                .unwrap_or_else(PoisonError::into_inner);
+                .wait_timeout_while(state, IDLE, |state| state.waiting.is_empty());
+            let (mut state, _) = unpoisoned(waited);
             state.idle -= 1;
             match state.waiting.pop_front() {
                 Some(next) => task = Some(next),
@@ -158,7 +159,7 @@ impl Budget {
 
     /// The bytes that are taken.
     pub fn taken(&self) -> usize {
-        self.total - *self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.total - *lock(&self.shared.0)
     }
 
     /// Takes the bytes of a buffer, once for all who hold it: it must live for as long as any
@@ -170,14 +171,14 @@ impl Budget {
     ) -> Option<Arc<Reservation>> {
         let address = Arc::as_ptr(buffer) as usize;
         let find = || {
-            let buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+            let buffers = lock(&self.buffers);
             buffers.get(&address).and_then(Weak::upgrade)
         };
         if let Some(reserved) = find() {
             return Some(reserved);
         }
         let reserved = Arc::new(self.reserve(buffer.len(), patience)?);
-        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buffers = lock(&self.buffers);
         buffers.retain(|_, reservation| reservation.strong_count() > 0);
         buffers.insert(address, Arc::downgrade(&reserved));
         Some(reserved)
@@ -191,12 +192,12 @@ impl Budget {
         } else {
             bytes.min(self.total)
         };
-        let available = self.shared.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut available, _) = self
+        let available = lock(&self.shared.0);
+        let waited = self
             .shared
             .1
-            .wait_timeout_while(available, patience, |available| *available < bytes)
-            .unwrap_or_else(PoisonError::into_inner);
+            .wait_timeout_while(available, patience, |available| *available < bytes);
+        let (mut available, _) = unpoisoned(waited);
         *available = available.checked_sub(bytes)?;
         Some(Reservation {
             bytes,
@@ -207,7 +208,7 @@ impl Budget {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        *self.shared.0.lock().unwrap_or_else(PoisonError::into_inner) += self.bytes;
+        *lock(&self.shared.0) += self.bytes;
         self.shared.1.notify_all();
     }
 }

@@ -2,7 +2,7 @@
 
 use tiny_http::Request;
 
-use crate::http::BodyRule;
+use crate::protocol::http::BodyRule;
 
 /// Bodies up to this size have been read by tiny_http together with the head.
 const READ_WITH_HEAD: usize = 1024;

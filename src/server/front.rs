@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,9 @@ use super::door::Door;
 use super::left_behind::LeftBehind;
 use super::listener::Accepting;
 use super::nudge::Reserve;
-use super::{Listener, Service, Stop, selfcheck, threads};
+use super::{Listener, Service, selfcheck, threads};
+use crate::lock::lock;
+use crate::stop::Stop;
 
 /// How long after an error it is tried again to accept connections.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -197,7 +199,7 @@ impl<S: Service> Front<S> {
     }
 
     fn lock_current(&self) -> MutexGuard<'_, Option<Arc<Accepting>>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.current)
     }
 }
 

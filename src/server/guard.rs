@@ -16,29 +16,21 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{Shutdown, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use super::address::Address;
 use super::local::{Circumstances, LocalConnections};
 use super::memory::Memory;
+use super::pace::{HEAD, Progress, STANDSTILL, WRITE_TIMEOUT};
 use super::sockets::{self, Sockets};
-use super::{Stop, send};
-use crate::buffer;
+use crate::lock::lock;
+use crate::stop::Stop;
 
-/// The head of a connection's first request must have come after this time.
-pub const HEAD: Duration = Duration::from_secs(10);
-/// And the head of a further one this long after the last answer.
+/// The head of a further request must have come this long after the last answer.
 const IDLE: Duration = Duration::from_secs(60);
-/// A body or an answer may move as slowly as it likes for this long,
-const GRACE: Duration = Duration::from_secs(10);
-/// and then no slower than this on average, bytes per second,
-const LEAST_RATE: f64 = 16.0 * 1024.0;
-/// and never stands still for this long: of an answer the first megabytes go into the
-/// system's buffers, whether the client takes them or not.
-const STANDSTILL: Duration = Duration::from_secs(20);
 /// A refused client is listened to for this long,
 const LINGER: Duration = Duration::from_secs(10);
 /// and has this long to read its answer when it sends no more.
@@ -126,42 +118,6 @@ impl Phase {
             Phase::Body(progress) => progress.is_too_slow(now),
             Phase::Refused { since, limit } => now > *since + *limit,
         }
-    }
-}
-
-/// How fast something moves.
-pub struct Progress {
-    since: Instant,
-    bytes: AtomicU64,
-    /// When the last of them moved, milliseconds after `since`.
-    last: AtomicU64,
-}
-
-impl Progress {
-    /// It starts now.
-    pub fn start() -> Progress {
-        Progress {
-            since: Instant::now(),
-            bytes: AtomicU64::new(0),
-            last: AtomicU64::new(0),
-        }
-    }
-
-    /// Counts bytes that have moved.
-    pub fn moved(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        let now = self.since.elapsed().as_millis() as u64;
-        self.last.store(now, Ordering::Relaxed);
-    }
-
-    /// Whether the client is too slow to be waited for.
-    pub fn is_too_slow(&self, now: Instant) -> bool {
-        let last = self.since + Duration::from_millis(self.last.load(Ordering::Relaxed));
-        if now > last + STANDSTILL {
-            return true;
-        }
-        let beyond = now.saturating_duration_since(self.since + GRACE);
-        (self.bytes.load(Ordering::Relaxed) as f64) < beyond.as_secs_f64() * LEAST_RATE
     }
 }
 
@@ -325,9 +281,7 @@ impl Guard {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Connection>> {
-        self.connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.connections)
     }
 }
 
@@ -427,7 +381,6 @@ pub fn start(
                         Seen::NOTHING
                     });
                 let hurry = seen.crowded || !guard.has_descriptors();
-                buffer::release_unused();
                 let pause = if hurry { SHORT_PAUSE } else { PAUSE };
                 next = now + pause.max(now.elapsed() * SHARE);
                 if seen.dead < MAX_DEAD {
@@ -587,7 +540,7 @@ impl Guard {
             // Not inherited from the listening socket, as those of TCP are.
             if socket.read_timeout().is_ok_and(|set| set.is_none()) {
                 let _ = socket.set_read_timeout(Some(STANDSTILL));
-                let _ = socket.set_write_timeout(Some(send::WRITE_TIMEOUT));
+                let _ = socket.set_write_timeout(Some(WRITE_TIMEOUT));
             }
         })?;
         let bound = if lacking {
@@ -601,7 +554,7 @@ impl Guard {
             memory_is_short,
             requests,
         };
-        let mut local = self.local.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut local = lock(&self.local);
         let overdue = local.overdue(&open, Instant::now(), circumstances);
         drop(local);
         if !overdue.is_empty() {

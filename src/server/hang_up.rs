@@ -7,10 +7,11 @@
 //!
 //! Behind a Unix socket the system doesn't tell, and there a web server is the client.
 
+use crate::lock::lock;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 /// The state ESTABLISHED in the system's table of connections.
 const ESTABLISHED: &str = "01";
@@ -24,7 +25,7 @@ pub fn has_hung_up(own_port: u16, client: SocketAddr) -> bool {
     };
     // The table may have megabytes, and the system takes its time for each reader.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = lock(&ONE_AT_A_TIME);
     let Ok(table) = File::open(table) else {
         return false;
     };

@@ -5,11 +5,12 @@
 //! were left so: it exists from the start, because the reason is often that no thread is left.
 
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::listener::Accepting;
+use crate::lock::lock;
 
 /// A connection that has been silent for longer than this has been closed ([`super::guard`]).
 const SILENCE: Duration = Duration::from_secs(90);
@@ -85,6 +86,6 @@ impl LeftBehind {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Left>> {
-        self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.servers)
     }
 }

@@ -9,7 +9,7 @@ use std::ops::Deref;
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe, Location, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use listenfd::ListenFd;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::address::{Address, Stream};
-use super::send::WRITE_TIMEOUT;
+use super::pace::WRITE_TIMEOUT;
 use crate::config::{Config, Listen};
 
 /// Connections that the kernel holds until they are accepted; it cuts this to its own
@@ -115,9 +115,36 @@ thread_local! {
     static IN_TINY_HTTP: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether the thread that calls runs tiny_http's code: its own threads have no names.
-pub fn is_tiny_http() -> bool {
-    IN_TINY_HTTP.get() || thread::current().name().is_none()
+/// Has panics of tiny_http's threads logged as what they are: connections that were lost. Other
+/// panics are reported as before.
+pub fn quieten_tiny_http() {
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if is_tiny_http(panic.location()) {
+            log::debug!("a connection was lost: {panic}");
+        } else {
+            report(panic);
+        }
+    }));
+}
+
+/// Whether a panic comes out of tiny_http's code: its threads have no names, and such a panic is
+/// in its own source, in that of the library that decodes chunks for it, or in that of the
+/// standard library, which panics where a thread can't be started.
+fn is_tiny_http(location: Option<&Location>) -> bool {
+    let is_theirs = |file: &str| {
+        [
+            "tiny_http",
+            "tiny-http",
+            "chunked_transfer",
+            "chunked-transfer",
+            "/library/",
+        ]
+        .iter()
+        .any(|part| file.contains(part))
+    };
+    IN_TINY_HTTP.get()
+        || thread::current().name().is_none() && location.is_some_and(|at| is_theirs(at.file()))
 }
 
 /// Starts a tiny_http, which panics when its accepting thread can't be started.

@@ -17,7 +17,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use super::guard::HEAD;
+use super::pace::HEAD;
 
 /// While memory is short, for want of a head that never ends, a request must have come within
 /// this time.

@@ -24,12 +24,12 @@ mod listener;
 mod local;
 mod memory;
 mod nudge;
+mod pace;
 mod queue;
 mod receive;
 mod selfcheck;
 mod send;
 mod sockets;
-mod stop;
 mod threads;
 mod workers;
 
@@ -40,14 +40,14 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use crate::http::{BodyRule, Incoming, Method, Response};
+use crate::protocol::http::{BodyRule, Incoming, Method, Response};
+use crate::stop::Stop;
 use door::Door;
 use front::Front;
 use guard::InFlight;
 use send::Unread;
 
-pub use listener::{Listener, is_tiny_http};
-pub use stop::Stop;
+pub use listener::{Listener, quieten_tiny_http};
 pub use threads::affordable_workers;
 
 /// What answers the requests.
@@ -134,7 +134,11 @@ pub fn run<S: Service>(
     front.serve_left_behind()?;
     front::check_ourselves(&front, address.clone(), target, pause, stop)?;
     let unblocked = front.clone();
-    stop.on_request(move || unblocked.interrupt())?;
+    let stopping = stop.clone();
+    thread::Builder::new().name("stop".into()).spawn(move || {
+        while !stopping.wait(Duration::from_secs(3600)) {}
+        unblocked.interrupt();
+    })?;
     front.accept(&listener, stop);
     front.finish(&listener, &address);
 

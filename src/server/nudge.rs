@@ -13,8 +13,8 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-use super::Stop;
 use super::address::{Address, Stream};
+use crate::stop::Stop;
 
 /// The pause while connections come: this long a forgotten one waits.
 const BUSY_PAUSE: Duration = Duration::from_millis(5);

@@ -1,7 +1,8 @@
 //! The bounded queue between those who complete requests and those who answer them.
 
+use crate::lock::{lock, unpoisoned};
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// First in, first out; closed at the end. Of those who wait for an item, the one who came
@@ -56,7 +57,7 @@ impl<T> Queue<T> {
             let called = Arc::new(Condvar::new());
             state.waiting.push(called.clone());
             let waited = called.wait(state);
-            state = waited.unwrap_or_else(PoisonError::into_inner);
+            state = unpoisoned(waited);
             state.waiting.retain(|other| !Arc::ptr_eq(other, &called));
         }
         state.items.pop_front().map(|(_, item)| item)
@@ -80,7 +81,7 @@ impl<T> Queue<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -3,9 +3,9 @@
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
-use super::guard::Progress;
+use super::pace::Progress;
 use crate::buffer::Buffer;
-use crate::http::{Headers, Incoming, Method, one_slash};
+use crate::protocol::http::{Headers, Incoming, Method, one_slash};
 
 /// How long a client waits for memory to receive its body into.
 pub const PATIENCE: Duration = Duration::from_secs(5);

@@ -4,8 +4,8 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Stop;
 use super::address::Address;
+use crate::stop::Stop;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);

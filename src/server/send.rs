@@ -6,14 +6,11 @@ use std::time::{Duration, Instant, SystemTime};
 use tiny_http::{HTTPVersion, Header, StatusCode};
 
 use super::framing;
-use super::guard::Progress;
-use crate::http::{Response, http_date};
+use super::pace::Progress;
+use crate::protocol::http::{Response, http_date};
 
 /// Answers up to this size fit a socket's buffer: writing one waits for no client.
 pub const SMALL: usize = 32 * 1024;
-/// A write that moves nothing for this long returns, and it is seen whether the client is
-/// worth waiting for. A worker, who has others to answer, doesn't wait any longer.
-pub const WRITE_TIMEOUT: Duration = Duration::from_millis(100);
 /// Bytes that are written at once: after each it is seen how fast the client is.
 const CHUNK: usize = 256 * 1024;
 

@@ -10,7 +10,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::SocketAddr as UnixAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use rustix::io::{Errno, ioctl_fionread};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -18,6 +18,7 @@ use socket2::{SockAddr, SockRef};
 
 use super::address::Address;
 use super::duplicates::{self, Duplicator};
+use crate::lock::lock;
 
 /// Spare descriptors, for looking at the connections when no others are left.
 const RESERVE: usize = 4;
@@ -183,7 +184,7 @@ impl Sockets {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<File>> {
-        self.reserve.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.reserve)
     }
 }
 

@@ -4,8 +4,9 @@
 //! when a thread is started. tiny_http panics then, and the threads that it did start stay for
 //! seconds. So it is tried out first, with threads that do nothing.
 
+use crate::lock::lock;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 /// What tiny_http starts with: its accepting thread and four for connections
@@ -55,7 +56,7 @@ pub fn affordable_workers(wanted: usize) -> Result<usize, String> {
 pub fn can_start(count: usize) -> io::Result<()> {
     // Nobody passes before all are there.
     let gate = Arc::new(Mutex::new(()));
-    let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);
+    let closed = lock(&gate);
     let start = |_| {
         let gate = gate.clone();
         let builder = thread::Builder::new().name("trial".into());

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::Service;
 use super::door::{Door, Job};
-use super::{Service, Stop};
-use crate::http::{Incoming, Response};
+use crate::protocol::http::{Incoming, Response};
+use crate::stop::Stop;
 
 /// A request that has waited for so long is answered 503: all workers wait for a database
 /// that hangs.

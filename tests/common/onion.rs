@@ -3,9 +3,9 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
-use session_file_server::keys::Keys;
-use session_file_server::onion::cipher::FreshNonce;
-use session_file_server::onion::client::{Exchange, read_v4_reply, v4_plaintext};
+use session_file_server::protocol::keys::Keys;
+use session_file_server::protocol::onion::cipher::FreshNonce;
+use session_file_server::protocol::onion::client::{Exchange, read_v4_reply, v4_plaintext};
 
 use super::{Database, Server};
 

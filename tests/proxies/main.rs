@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Connection, Web, bytes, eventually};
-use session_file_server::onion::cipher::FreshNonce;
-use session_file_server::onion::client::{Exchange, read_v4_reply, v4_plaintext};
+use session_file_server::protocol::onion::cipher::FreshNonce;
+use session_file_server::protocol::onion::client::{Exchange, read_v4_reply, v4_plaintext};
 use site::Site;
 
 /// The default of `files.max_size`.

@@ -1,0 +1,328 @@
+//! The endpoints that store and hand out files.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::context::{Context, database_error};
+use crate::buffer::Buffer;
+use crate::cache::files::{File, Found};
+use crate::config;
+use crate::db::{self, FileInfo};
+use crate::protocol::file_id::FileId;
+use crate::protocol::http::{BASE64, Body, Method, Request, Response, unix_seconds};
+
+/// The header in which a client asks for a lifetime, seconds.
+pub const TTL_HEADER: &str = "X-FS-TTL";
+
+/// Tries to find a random id that nobody has.
+const RANDOM_ID_TRIES: usize = 25;
+
+/// `POST /file`
+pub fn upload(request: &Request, context: &mut Context) -> Response {
+    let settings = &context.config.files;
+    let Ok(ttl) = requested_ttl(request.headers.get(TTL_HEADER), settings) else {
+        return Response::error(400);
+    };
+    if !size_is_allowed(request.body.len(), settings) {
+        return Response::error(413);
+    }
+    let stored = if settings.numeric_ids {
+        store_at_random_id(request.body, ttl, context)
+    } else {
+        store_by_content(request.body, ttl, context)
+    };
+    match stored {
+        Ok(Some((id, info))) => {
+            context.statistics.stored();
+            remember(&id, request.body, &info, context);
+            let mut answer = json!({ "id": id.as_str() });
+            add_info(&mut answer, &info);
+            Response::json(200, &answer)
+        }
+        Ok(None) => Response::error(507),
+        Err(error) => database_error(&error),
+    }
+}
+
+/// `GET /file/ID`
+pub fn download(request: &Request, context: &mut Context) -> Response {
+    let Some(id) = request.file_id() else {
+        return Response::error(404);
+    };
+    if request.method == Method::Head {
+        // As many bytes need not be fetched as the file has, only to be counted.
+        return match file_info(&id, context) {
+            Ok(Some(info)) => Response::file(Body::Omitted(info.size), info.expires),
+            Ok(None) => Response::error(404),
+            Err(error) => database_error(&error),
+        };
+    }
+    match find(&id, context) {
+        Ok(Some((bytes, expires))) => Response::file(Body::Shared(bytes), expires),
+        Ok(None) => Response::error(404),
+        Err(error) => database_error(&error),
+    }
+}
+
+/// `GET /file/ID/info`
+pub fn info(request: &Request, context: &mut Context) -> Response {
+    match request.file_id() {
+        Some(id) => info_response(file_info(&id, context)),
+        None => Response::error(404),
+    }
+}
+
+/// `POST /file/ID/extend`
+pub fn extend(request: &Request, context: &mut Context) -> Response {
+    // A shorter id may be another file's by now.
+    let Some(id) = request.file_id().filter(FileId::is_content_id) else {
+        return Response::error(404);
+    };
+    match requested_ttl(request.headers.get(TTL_HEADER), &context.config.files) {
+        Ok(ttl) => {
+            let extended = context.db.extend(&id, ttl);
+            if let Ok(Some(info)) = &extended {
+                context.cache.extended(&id, info.expires, info.remaining);
+            }
+            info_response(extended)
+        }
+        Err(BadTtl) => Response::error(400),
+    }
+}
+
+/// `POST /files`, of old clients: the file comes as base64 in JSON, its id is a number.
+pub fn deprecated_upload(request: &Request, context: &mut Context) -> Response {
+    #[derive(Deserialize)]
+    struct Upload<'a> {
+        #[serde(borrow)]
+        file: std::borrow::Cow<'a, str>,
+    }
+    let Ok(upload) = serde_json::from_slice::<Upload>(request.body) else {
+        return Response::error(400);
+    };
+    let Ok(data) = BASE64.decode(upload.file.as_bytes()) else {
+        return Response::error(400);
+    };
+    let settings = &context.config.files;
+    if !size_is_allowed(data.len(), settings) {
+        return Response::error(413);
+    }
+    match store_at_random_id(&data, settings.expiry, context) {
+        Ok(Some((id, info))) => {
+            context.statistics.stored();
+            remember(&id, &data, &info, context);
+            // Random ids are decimal numbers of 53 bits.
+            let id: Value = id.as_str().parse::<u64>().map_or(Value::Null, Value::from);
+            Response::json(200, &json!({ "status_code": 200, "result": id, "id": id }))
+        }
+        Ok(None) => Response::error(507),
+        Err(error) => database_error(&error),
+    }
+}
+
+/// `GET /files/ID`, of old clients.
+pub fn deprecated_download(request: &Request, context: &mut Context) -> Response {
+    let Some(id) = request.file_id() else {
+        return Response::error(404);
+    };
+    match find(&id, context) {
+        Ok(Some((bytes, _))) => {
+            let result = STANDARD.encode(&**bytes);
+            Response::json(200, &json!({ "status_code": 200, "result": result }))
+        }
+        Ok(None) => Response::error(404),
+        Err(error) => database_error(&error),
+    }
+}
+
+/// A file's bytes and when it expires: out of the cache, or of the database.
+fn find(
+    id: &FileId,
+    context: &mut Context,
+) -> Result<Option<(Arc<Buffer>, SystemTime)>, db::Error> {
+    let cache = context.cache;
+    let found = cache.find(id);
+    let is_cached = !matches!(found, Found::Nothing);
+    context.statistics.looked_for_file(is_cached);
+    match found {
+        Found::Fresh(file) => Ok(Some((file.bytes, file.expires))),
+        Found::Stale(file) => match file_info(id, context) {
+            Ok(info) => Ok(info.map(|info| (file.bytes, info.expires))),
+            // While the database is away, what was right a minute ago still is.
+            Err(db::Error::Unavailable(_)) => Ok(Some((file.bytes, file.expires))),
+            Err(error) => Err(error),
+        },
+        Found::Nothing => {
+            let Some(file) = context.db.file(id)? else {
+                return Ok(None);
+            };
+            let file = File {
+                bytes: Arc::new(file.bytes),
+                expires: file.expires,
+                remaining: file.remaining,
+            };
+            cache.keep(id, file.clone());
+            Ok(Some((file.bytes, file.expires)))
+        }
+    }
+}
+
+/// Size and times of a file, by the database; the cache is told of them, so that all endpoints
+/// say the same.
+fn file_info(id: &FileId, context: &mut Context) -> Result<Option<FileInfo>, db::Error> {
+    let info = context.db.file_info(id)?;
+    match &info {
+        Some(info) => context.cache.extended(id, info.expires, info.remaining),
+        None => context.cache.forget(id),
+    }
+    Ok(info)
+}
+
+/// Keeps what was just stored, if the cache takes it: others will ask for it soon.
+fn remember(id: &FileId, data: &[u8], info: &FileInfo, context: &Context) {
+    if context.cache.takes(data.len()) {
+        let mut bytes = Buffer::with_capacity(data.len());
+        bytes.extend_from_slice(data);
+        let file = File {
+            bytes: Arc::new(bytes),
+            expires: info.expires,
+            remaining: info.remaining,
+        };
+        context.cache.keep(id, file);
+    }
+}
+
+fn size_is_allowed(size: usize, settings: &config::Files) -> bool {
+    (1..=settings.max_size).contains(&size)
+}
+
+#[derive(Debug, PartialEq)]
+struct BadTtl;
+
+/// How long a file shall live: what the header asks for, at most `files.max_ttl`, or
+/// `files.expiry` without one.
+fn requested_ttl(header: Option<&str>, settings: &config::Files) -> Result<Duration, BadTtl> {
+    let (Some(header), Some(max_ttl)) = (header, settings.max_ttl) else {
+        return Ok(settings.expiry);
+    };
+    if header.is_empty() || !header.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Err(BadTtl);
+    }
+    // What 64 bits don't hold is more than any limit.
+    match header.parse().unwrap_or(u64::MAX) {
+        0 => Err(BadTtl),
+        seconds => Ok(Duration::from_secs(seconds).min(max_ttl)),
+    }
+}
+
+/// Stores a file under its content id; `None` if it is not there already and there is no room
+/// for it below `files.max_total_size`.
+fn store_by_content(
+    data: &[u8],
+    ttl: Duration,
+    context: &mut Context,
+) -> Result<Option<(FileId, FileInfo)>, db::Error> {
+    let id = FileId::of_content(data);
+    let Some(limit) = context.config.files.max_total_size else {
+        let info = context.db.store(&id, data, ttl)?;
+        return Ok(Some((id, info)));
+    };
+    // What is there already costs nothing.
+    if let Some(info) = context.db.refresh(&id, ttl)? {
+        return Ok(Some((id, info)));
+    }
+    let stored_bytes = &context.statistics.stored_bytes;
+    let Some(room) = stored_bytes.reserve(data.len() as u64, limit) else {
+        return Ok(None);
+    };
+    // Should somebody else have stored it meanwhile, it is counted twice until the next count.
+    let info = context.db.store(&id, data, ttl)?;
+    room.fill();
+    Ok(Some((id, info)))
+}
+
+/// Stores a file under a random id; `None` if there is no free one, or no room for the file
+/// below `files.max_total_size`.
+fn store_at_random_id(
+    data: &[u8],
+    ttl: Duration,
+    context: &mut Context,
+) -> Result<Option<(FileId, FileInfo)>, db::Error> {
+    let limit = context.config.files.max_total_size.unwrap_or(u64::MAX);
+    let stored_bytes = &context.statistics.stored_bytes;
+    let Some(room) = stored_bytes.reserve(data.len() as u64, limit) else {
+        return Ok(None);
+    };
+    for _ in 0..RANDOM_ID_TRIES {
+        let mut random = [0; 8];
+        getrandom::getrandom(&mut random)
+            .map_err(|error| db::Error::Failed(format!("no random numbers: {error}")))?;
+        let prefix = &context.config.files.numeric_id_prefix;
+        let id = FileId::numeric(prefix, u64::from_le_bytes(random));
+        if let Some(info) = context.db.store_new(&id, data, ttl)? {
+            room.fill();
+            return Ok(Some((id, info)));
+        }
+    }
+    log::error!("no free random id in {RANDOM_ID_TRIES} tries");
+    Ok(None)
+}
+
+fn info_response(found: Result<Option<FileInfo>, db::Error>) -> Response {
+    match found {
+        Ok(Some(info)) => {
+            let mut answer = json!({});
+            add_info(&mut answer, &info);
+            Response::json(200, &answer)
+        }
+        Ok(None) => Response::error(404),
+        Err(error) => database_error(&error),
+    }
+}
+
+fn add_info(answer: &mut Value, info: &FileInfo) {
+    answer["size"] = json!(info.size);
+    answer["uploaded"] = json!(unix_seconds(info.uploaded));
+    answer["expires"] = json!(unix_seconds(info.expires));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ttl(header: &str, settings: &config::Files) -> Result<u64, BadTtl> {
+        requested_ttl(Some(header), settings).map(|ttl| ttl.as_secs())
+    }
+
+    #[test]
+    fn a_ttl_is_a_decimal_integer_cut_to_the_largest() {
+        let settings = config::Config::default().files;
+        let max = settings.expiry.as_secs();
+        assert_eq!(ttl("1", &settings), Ok(1));
+        assert_eq!(ttl("0060", &settings), Ok(60));
+        assert_eq!(ttl(&max.to_string(), &settings), Ok(max));
+        assert_eq!(ttl(&(max + 1).to_string(), &settings), Ok(max));
+        assert_eq!(ttl("99999999999999999999999999", &settings), Ok(max));
+        for bad in [
+            "", "0", "000", "-1", "+1", "1.0", "1e3", " 1", "0x10", "ten", "١",
+        ] {
+            assert_eq!(ttl(bad, &settings), Err(BadTtl), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_header_or_with_max_ttl_0_a_file_lives_for_the_expiry() {
+        let mut settings = config::Config::default().files;
+        assert_eq!(requested_ttl(None, &settings), Ok(settings.expiry));
+        settings.max_ttl = None;
+        assert_eq!(
+            requested_ttl(Some("nonsense"), &settings),
+            Ok(settings.expiry)
+        );
+    }
+}

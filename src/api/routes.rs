@@ -1,0 +1,246 @@
+//! The table of endpoints, and the way from a request to its handler.
+
+use super::context::{Context, Handler};
+use super::{files, health, token_info, versions};
+use crate::buffer::Buffer;
+use crate::config::Config;
+use crate::protocol::file_id::FileId;
+use crate::protocol::http::{Body, BodyRule, Incoming, Method, Request, Response, path_of};
+use crate::protocol::onion::{self, cipher::FreshNonce};
+
+struct Route {
+    method: Method,
+    /// `{id}` stands for a valid file id.
+    path: &'static str,
+    /// Which limit a request's body has.
+    body: Limit,
+    handler: Handler,
+}
+
+const fn route(method: Method, path: &'static str, body: Limit, handler: Handler) -> Route {
+    Route {
+        method,
+        path,
+        body,
+        handler,
+    }
+}
+
+/// Every endpoint. HEAD goes where GET goes.
+#[rustfmt::skip]
+const ROUTES: &[Route] = &[
+    route(Method::Post, "/file",             Limit::File,       files::upload),
+    route(Method::Get,  "/file/{id}",        Limit::Unused,     files::download),
+    route(Method::Get,  "/file/{id}/info",   Limit::Unused,     files::info),
+    route(Method::Post, "/file/{id}/extend", Limit::Unused,     files::extend),
+    route(Method::Post, "/files",            Limit::Base64File, files::deprecated_upload),
+    route(Method::Get,  "/files/{id}",       Limit::Unused,     files::deprecated_download),
+    route(Method::Get,  "/session_version",  Limit::Unused,     versions::session_version),
+    route(Method::Get,  "/token_info",       Limit::Unused,     token_info::show),
+    route(Method::Get,  "/health",           Limit::Unused,     health::check),
+];
+
+/// The endpoints for onion requests. They are not in the table: a sub-request must not
+/// find them, because nesting would let ten megabytes ask for fifty thousand recursions.
+const ONION_PATHS: &[(&str, OnionVersion)] = &[
+    ("/oxen/v4/lsrpc", OnionVersion::V4),
+    ("/oxen/v3/lsrpc", OnionVersion::V3),
+    ("/loki/v3/lsrpc", OnionVersion::V3),
+];
+
+#[derive(Clone, Copy)]
+enum OnionVersion {
+    V3,
+    V4,
+}
+
+/// Answers a request that came in at the door.
+pub fn answer(incoming: Incoming, context: &mut Context) -> Response {
+    match (onion_version(path_of(&incoming.target)), incoming.method) {
+        (Some(version), Method::Post) => answer_onion(version, incoming.body, context),
+        (Some(_), _) => method_not_allowed(&["POST"]),
+        (None, _) => dispatch(&incoming.as_request(), context),
+    }
+}
+
+fn onion_version(path: &str) -> Option<OnionVersion> {
+    let found = ONION_PATHS
+        .iter()
+        .find(|(onion_path, _)| *onion_path == path);
+    found.map(|(_, version)| *version)
+}
+
+fn answer_onion(version: OnionVersion, body: Buffer, context: &mut Context) -> Response {
+    let mut nonce = [0; 24];
+    if let Err(error) = getrandom::getrandom(&mut nonce) {
+        log::error!("no random numbers: {error}");
+        return Response::error(500);
+    }
+    let (keys, nonce) = (context.keys, FreshNonce(nonce));
+    let router = |sub_request: &Request| dispatch(sub_request, context);
+    match version {
+        OnionVersion::V3 => onion::v3(keys, body, nonce, router),
+        OnionVersion::V4 => onion::v4(keys, body, nonce, router),
+    }
+}
+
+/// Answers a request by the handler that the table names: 404 for an unknown path, 405
+/// for a known one with another method.
+pub fn dispatch(request: &Request, context: &mut Context) -> Response {
+    if request.method != Method::Head {
+        return find_and_run(request.method, request, context);
+    }
+    let mut response = find_and_run(Method::Get, request, context);
+    response.body = Body::Omitted(response.body.content_length());
+    response
+}
+
+fn find_and_run(method: Method, request: &Request, context: &mut Context) -> Response {
+    let path = request.path();
+    match route_of(method, path) {
+        Some(route) => (route.handler)(request, context),
+        None => no_route(path),
+    }
+}
+
+/// What a request at the door is answered whatever its body is: 404 for an unknown path, 405 for
+/// a known one with another method; `None` if an endpoint takes it.
+pub fn refusal(method: Method, target: &str) -> Option<Response> {
+    let path = path_of(target);
+    let method = match method {
+        Method::Head => Method::Get,
+        other => other,
+    };
+    match (onion_version(path), method) {
+        (Some(_), Method::Post) => None,
+        (Some(_), _) => Some(method_not_allowed(&["POST"])),
+        (None, method) if route_of(method, path).is_some() => None,
+        (None, _) => Some(no_route(path)),
+    }
+}
+
+fn no_route(path: &str) -> Response {
+    match allowed(path) {
+        allowed if allowed.is_empty() => Response::error(404),
+        allowed => method_not_allowed(&allowed),
+    }
+}
+
+fn method_not_allowed(allowed: &[&str]) -> Response {
+    Response::error(405).with_header("Allow", allowed.join(", "))
+}
+
+/// The body that a request to `target` may have.
+pub fn body_rule(method: Method, target: &str, config: &Config) -> BodyRule {
+    let path = path_of(target);
+    if method == Method::Post && onion_version(path).is_some() {
+        return BodyRule::Required(onion::body_limit(config.files.max_size));
+    }
+    match route_of(method, path).map_or(Limit::Unused, |route| route.body) {
+        Limit::Unused => BodyRule::AtMost(UNUSED_BODY_LIMIT),
+        Limit::File => BodyRule::Required(config.files.max_size),
+        Limit::Base64File => BodyRule::Required(base64_json_limit(config.files.max_size)),
+    }
+}
+
+/// A body that nobody reads is received all the same, up to this size, so that the
+/// connection stays usable.
+const UNUSED_BODY_LIMIT: usize = 64 * 1024;
+
+#[derive(Clone, Copy)]
+enum Limit {
+    Unused,
+    File,
+    Base64File,
+}
+
+/// What a JSON document around a file of `max_size` bytes in base64 needs: 4/3 for the
+/// base64, an eighth more for what some encoders escape or wrap, and room for other fields.
+fn base64_json_limit(max_size: usize) -> usize {
+    max_size.div_ceil(3) * 4 * 9 / 8 + 4096
+}
+
+fn route_of(method: Method, path: &str) -> Option<&'static Route> {
+    ROUTES
+        .iter()
+        .find(|route| route.method == method && matches(route.path, path))
+}
+
+fn routes_of(path: &str) -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().filter(move |route| matches(route.path, path))
+}
+
+fn matches(pattern: &str, path: &str) -> bool {
+    let mut segments = path.split('/');
+    let mut pattern = pattern.split('/');
+    loop {
+        match (pattern.next(), segments.next()) {
+            (None, None) => return true,
+            (Some("{id}"), Some(segment)) if FileId::is_valid(segment) => {}
+            (Some(expected), Some(segment)) if expected == segment => {}
+            _ => return false,
+        }
+    }
+}
+
+fn allowed(path: &str) -> Vec<&'static str> {
+    let mut allowed = Vec::new();
+    for route in routes_of(path) {
+        allowed.push(route.method.as_str());
+        if route.method == Method::Get {
+            allowed.push(Method::Head.as_str());
+        }
+    }
+    allowed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_matches_whole_segments_and_valid_ids_only() {
+        assert!(matches("/file/{id}", "/file/abc"));
+        assert!(matches("/file/{id}/info", "/file/abc/info"));
+        for path in [
+            "/file/",
+            "/file/a.b",
+            "/file/a/",
+            "/file/a/b",
+            "/filea",
+            "file/a",
+            "//file/a",
+        ] {
+            assert!(!matches("/file/{id}", path), "{path}");
+        }
+        assert!(!matches("/file", "/file/"));
+    }
+
+    #[test]
+    fn no_two_routes_share_method_and_path() {
+        for (index, route) in ROUTES.iter().enumerate() {
+            for other in &ROUTES[..index] {
+                assert!(route.method != other.method || route.path != other.path);
+            }
+        }
+    }
+
+    #[test]
+    fn only_uploads_may_be_large() {
+        let config = Config::default();
+        let max_size = config.files.max_size;
+        let rule = |method, target| body_rule(method, target, &config);
+        assert_eq!(rule(Method::Post, "/file?x"), BodyRule::Required(max_size));
+        assert!(
+            matches!(rule(Method::Post, "/files"), BodyRule::Required(n) if n > max_size * 4 / 3)
+        );
+        assert_eq!(
+            rule(Method::Get, "/file"),
+            BodyRule::AtMost(UNUSED_BODY_LIMIT)
+        );
+        assert_eq!(
+            rule(Method::Post, "/elsewhere"),
+            BodyRule::AtMost(UNUSED_BODY_LIMIT)
+        );
+    }
+}

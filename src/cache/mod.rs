@@ -1,0 +1,4 @@
+//! What the database was asked lately, kept in memory.
+
+pub mod files;
+pub mod releases;

@@ -1,0 +1,232 @@
+//! What the server's workers run, and what runs beside them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::explain::explain;
+use crate::api::context::Context;
+use crate::api::routes;
+use crate::cache::files::{self, FileCache};
+use crate::cache::releases::ReleaseCache;
+use crate::config::Config;
+use crate::db::{self, Database};
+use crate::protocol::http::{BodyRule, Incoming, Method, Response};
+use crate::protocol::keys::Keys;
+use crate::server::Service;
+use crate::statistics::Statistics;
+use crate::stop::Stop;
+use crate::{buffer, systemd, upkeep};
+
+/// How often a database that was away at the start is looked for.
+const SCHEMA_RETRY: Duration = Duration::from_secs(1);
+/// How long the start waits for a database that accepts a connection and says nothing.
+const START_PATIENCE: Duration = Duration::from_secs(5);
+/// How often the start, while it waits, looks whether the server shall stop.
+const START_TICK: Duration = Duration::from_millis(100);
+/// The pause after a panic in the timer thread.
+const TIMER_RESTART: Duration = Duration::from_secs(10);
+
+/// What the server's workers run: the table of endpoints, each worker with its connection.
+pub struct App {
+    config: Arc<Config>,
+    database: Arc<Database>,
+    probe: db::Probe,
+    keys: Keys,
+    cache: FileCache,
+    versions: Arc<ReleaseCache>,
+    statistics: Arc<Statistics>,
+}
+
+impl App {
+    /// With the timer thread running, and the database ready if that is there.
+    pub fn start(
+        config: &Arc<Config>,
+        stop: &Stop,
+        unusable: &Arc<AtomicBool>,
+    ) -> Result<App, String> {
+        let keys = config.keys.load_or_create()?;
+        for line in keys.public_keys() {
+            log::info!("{line}");
+        }
+        log::info!(
+            "clients name a file of this server as http://HOST/file/ID{}",
+            keys.url_ending()
+        );
+        let database = Database::new(config.database.clone());
+        let app = App {
+            config: config.clone(),
+            keys,
+            cache: FileCache::new(config.files.cache_size, files::FRESH),
+            statistics: Arc::default(),
+            versions: Arc::default(),
+            probe: db::Probe::start(&database).map_err(cannot_start)?,
+            database,
+        };
+        app.start_timer(stop, unusable)?;
+        Ok(app)
+    }
+
+    /// Starts the timer thread, and waits until it has made the database ready. One that is
+    /// away or silent is left to the thread: the server answers 503 until it comes. If it turns
+    /// out to be `unusable` then, the server is stopped.
+    ///
+    /// Nobody waits for the thread to end: a database that hangs must not keep the server from
+    /// stopping, and what the thread does can end anywhere.
+    fn start_timer(&self, stop: &Stop, unusable: &Arc<AtomicBool>) -> Result<(), String> {
+        let (cache, counts) = (self.versions.clone(), self.statistics.clone());
+        let (config, database) = (self.config.clone(), self.database.clone());
+        let (stopped, stop, unusable) = (stop.clone(), stop.clone(), unusable.clone());
+        let (tell, told) = mpsc::sync_channel(0);
+        let run = move || {
+            let prepared = prepare_database(&database, &config, &counts);
+            // Whoever waited has gone on if this took too long.
+            let is_late = tell.send(prepared.clone()).is_err();
+            let is_ready = match prepared {
+                Ok(is_ready) => is_ready,
+                Err(error) if is_late => return give_up_database(&error, &stop, &unusable),
+                Err(_) => return,
+            };
+            if is_ready || prepare_when_back(&database, &config, &counts, &stop, &unusable) {
+                run_timer(&config, &database, &cache, &counts, &stop);
+            }
+        };
+        let builder = thread::Builder::new().name("timer".into());
+        builder.spawn(run).map_err(cannot_start)?;
+        let deadline = Instant::now() + START_PATIENCE;
+        while Instant::now() < deadline && !stopped.is_requested() {
+            match told.recv_timeout(START_TICK) {
+                Ok(prepared) => return prepared.map(drop),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        if !stopped.is_requested() {
+            log::warn!("the database says nothing; requests are answered 503 until it does");
+        }
+        Ok(())
+    }
+}
+
+impl Service for App {
+    type Worker = db::Connection;
+
+    fn worker(&self) -> db::Connection {
+        self.database.connection()
+    }
+
+    fn body_rule(&self, method: Method, target: &str) -> BodyRule {
+        routes::body_rule(method, target, &self.config)
+    }
+
+    fn refusal(&self, method: Method, target: &str) -> Option<Response> {
+        routes::refusal(method, target)
+    }
+
+    fn alive(&self) {
+        systemd::alive(&self.statistics.counts().describe());
+        // Here, where no database that hangs can keep it from being done.
+        buffer::release_unused();
+    }
+
+    fn answer(&self, incoming: Incoming, db: &mut db::Connection) -> Response {
+        let bytes_up = incoming.body.len();
+        let mut context = Context {
+            config: &self.config,
+            db,
+            probe: &self.probe,
+            keys: &self.keys,
+            cache: &self.cache,
+            versions: &self.versions,
+            statistics: &self.statistics,
+        };
+        let response = routes::answer(incoming, &mut context);
+        let bytes_down = response.body.as_slice().len();
+        self.statistics.answered(bytes_up, bytes_down);
+        response
+    }
+}
+
+/// The timer's work must go on for as long as the server runs: what panics starts again.
+fn run_timer(
+    config: &Arc<Config>,
+    database: &Arc<Database>,
+    cache: &Arc<ReleaseCache>,
+    counts: &Statistics,
+    stop: &Stop,
+) {
+    let run = || upkeep::timer::run(config, database.connection(), cache.clone(), counts, stop);
+    // A panic leaves nothing behind: connection and timers are made anew.
+    while catch_unwind(AssertUnwindSafe(run)).is_err() {
+        log::error!("the timer thread panicked; it starts again");
+        stop.wait(TIMER_RESTART);
+    }
+}
+
+/// Whether the database has what is needed; false if it is away and may come back.
+fn prepare_database(
+    database: &Arc<Database>,
+    config: &Config,
+    statistics: &Statistics,
+) -> Result<bool, String> {
+    let mut db = database.connection();
+    let prepared = db.prepare_schema().and_then(|found| {
+        // Until the files are counted, the first uploads must not go beyond the bound.
+        if config.files.max_total_size.is_some() {
+            statistics.stored_bytes.estimated(db.files_disk_size()?);
+        }
+        Ok(found)
+    });
+    match prepared {
+        Ok(db::schema::Found::Current) => {
+            warn_of_schema(&mut db);
+            Ok(true)
+        }
+        Ok(db::schema::Found::Empty) => {
+            let name = config.database.database_name();
+            log::info!("the database {name} was empty; its tables were created");
+            Ok(true)
+        }
+        Err(db::Error::Unavailable(_)) => Ok(false),
+        Err(error) => Err(explain(&error, config)),
+    }
+}
+
+fn warn_of_schema(db: &mut db::Connection) {
+    match db.schema_warnings() {
+        Ok(warnings) => warnings.iter().for_each(|warning| log::warn!("{warning}")),
+        Err(error) => log::debug!("the schema was not looked at: {error}"),
+    }
+}
+
+/// Waits for a database that was away at the start, and says whether the timer thread can
+/// go on. If the database turns out to be `unusable`, the server is stopped.
+fn prepare_when_back(
+    database: &Arc<Database>,
+    config: &Config,
+    statistics: &Statistics,
+    stop: &Stop,
+    unusable: &AtomicBool,
+) -> bool {
+    while !stop.wait(SCHEMA_RETRY) {
+        match prepare_database(database, config, statistics) {
+            Ok(true) => return true,
+            Ok(false) => {}
+            Err(error) => give_up_database(&error, stop, unusable),
+        }
+    }
+    false
+}
+
+/// Ends the server, because its database is of no use.
+fn give_up_database(error: &str, stop: &Stop, unusable: &AtomicBool) {
+    log::error!("{error}");
+    unusable.store(true, Ordering::SeqCst);
+    stop.request();
+}
+
+fn cannot_start(error: std::io::Error) -> String {
+    format!("cannot start a thread: {error}")
+}

@@ -1,0 +1,200 @@
+//! The command line: what it may say, and what that means.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use lexopt::prelude::*;
+
+use super::import;
+use crate::db::Settings;
+
+/// What `--help` prints.
+pub const HELP: &str = "\
+Stores, hands out and expires the encrypted files of the Session messenger.
+
+Usage: session-file-server [--config FILE] [--allow-root] [COMMAND]
+
+Commands:
+  serve          run the server (the default)
+  init-db        create what is missing in the database, or upgrade an older layout;
+                 safe to repeat
+  check-config   read the config, report every mistake, exit 1 if there is one; warn of
+                 what loses files
+  keys           print the public keys, and the ending of the URLs that clients need
+  status         files, bytes, oldest and next expiry, versions known and when checked,
+                 database size, what each server has done
+  import directory DIR
+                 take over the oldest server's files, DIR/files/main_files/ID
+  import pools DIR [--from DATABASE_URL] [--table NAME]
+                 take over the storage pools in DIR that an older server's database knows
+  import database [--from DATABASE_URL] [--table NAME]
+                 take over the files in another database, or in another table
+
+Options:
+  --config FILE  default: config.toml here, then /etc/session-file-server/config.toml;
+                 without any, the defaults
+  --allow-root   let serve run as root
+  --from DATABASE_URL
+                 the older server's database, written as database.url is; default: that
+                 database
+  --table NAME   the older server's table, written as in SQL; default: files
+  --json         let status print JSON
+  --rebuild-ids  let init-db sort the ids of files as bytes, while they are served: for
+                 databases whose collation has changed with the operating system
+  -h, --help     print this
+  -V, --version  print the version
+
+Exit status: 0 fine, 1 failed, 2 wrong usage.
+";
+
+/// What `--version` prints.
+pub const VERSION: &str = concat!("session-file-server ", env!("CARGO_PKG_VERSION"), "\n");
+
+/// What the program is asked to do.
+pub enum Command {
+    /// Serve clients.
+    Serve {
+        /// Also as root.
+        allow_root: bool,
+    },
+    /// Make the database ready.
+    InitDb {
+        /// Have the ids sorted as bytes.
+        rebuild_ids: bool,
+    },
+    /// Check the configuration.
+    CheckConfig,
+    /// Print the public keys.
+    Keys,
+    /// Tell what there is.
+    Status {
+        /// For programs.
+        json: bool,
+    },
+    /// Take over an older server's files.
+    Import(Box<import::Origin>),
+    /// Print [`HELP`].
+    Help,
+    /// Print the version.
+    Version,
+}
+
+/// The command line, understood.
+pub struct Arguments {
+    /// What to do.
+    pub command: Command,
+    /// The configuration's file, if one was named.
+    pub config: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// Understands the command line.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(mut parser: lexopt::Parser) -> Result<Arguments, lexopt::Error> {
+        let mut words = Vec::new();
+        let mut options = Options::default();
+        let mut config = None;
+        while let Some(argument) = parser.next()? {
+            match argument {
+                Long("config") => config = Some(PathBuf::from(parser.value()?)),
+                Long("allow-root") => options.allow_root = true,
+                Long("json") => options.json = true,
+                Long("rebuild-ids") => options.rebuild_ids = true,
+                Long("from") => options.from = Some(database_url(&parser.value()?)?),
+                Long("table") => options.table = Some(table_name(&parser.value()?)?),
+                Short('h') | Long("help") => options.instead = Some(Command::Help),
+                Short('V') | Long("version") => options.instead = Some(Command::Version),
+                Value(word) => words.push(word),
+                other => return Err(other.unexpected()),
+            }
+        }
+        let command = options.command(words)?;
+        Ok(Arguments { command, config })
+    }
+}
+
+/// The options of all commands, until it is known which command it is.
+#[derive(Default)]
+struct Options {
+    allow_root: bool,
+    json: bool,
+    rebuild_ids: bool,
+    from: Option<Settings>,
+    table: Option<String>,
+    instead: Option<Command>,
+}
+
+impl Options {
+    /// What the words on the command line ask for.
+    fn command(mut self, words: Vec<OsString>) -> Result<Command, lexopt::Error> {
+        if let Some(command) = self.instead {
+            return Ok(command);
+        }
+        let mut words = words.into_iter();
+        let name = words.next().unwrap_or_else(|| "serve".into());
+        let command = match name.to_str() {
+            Some("serve") => Command::Serve {
+                allow_root: self.allow_root,
+            },
+            Some("init-db") => Command::InitDb {
+                rebuild_ids: std::mem::take(&mut self.rebuild_ids),
+            },
+            Some("check-config") => Command::CheckConfig,
+            Some("keys") => Command::Keys,
+            Some("status") => Command::Status {
+                json: std::mem::take(&mut self.json),
+            },
+            Some("import") => Command::Import(Box::new(self.import(&mut words)?)),
+            _ => return Err(format!("unknown command {name:?}").into()),
+        };
+        let is_left = self.from.is_some() || self.table.is_some();
+        match (words.next(), self.json, is_left) {
+            (Some(word), _, _) => Err(Value(word).unexpected()),
+            (_, true, _) => Err("--json is for status alone".into()),
+            _ if self.rebuild_ids => Err("--rebuild-ids is for init-db alone".into()),
+            (_, _, true) => {
+                Err("--from and --table are for import pools and import database".into())
+            }
+            _ => Ok(command),
+        }
+    }
+
+    fn import(
+        &mut self,
+        words: &mut impl Iterator<Item = OsString>,
+    ) -> Result<import::Origin, lexopt::Error> {
+        let kind = words.next().unwrap_or_default();
+        let mut folder = || {
+            let folder = words.next().map(PathBuf::from);
+            folder.ok_or_else(|| lexopt::Error::from("import needs the older server's folder"))
+        };
+        let mut table = || import::Table {
+            database: self.from.take(),
+            name: self.table.take(),
+        };
+        match kind.to_str() {
+            Some("directory") => Ok(import::Origin::Directory(folder()?)),
+            Some("pools") => Ok(import::Origin::Pools(folder()?, table())),
+            Some("database") => match table() {
+                import::Table {
+                    database: None,
+                    name: None,
+                } => Err("import database needs --from DATABASE_URL, --table NAME, or both".into()),
+                table => Ok(import::Origin::Database(table)),
+            },
+            _ => Err("import takes over a directory, pools or a database".into()),
+        }
+    }
+}
+
+/// Its error doesn't repeat it: it may hold a password.
+fn database_url(value: &OsStr) -> Result<Settings, lexopt::Error> {
+    let url = value.to_str().ok_or("--from is not UTF-8")?;
+    Settings::parse(url).map_err(|error| format!("--from can't be read: {error}").into())
+}
+
+fn table_name(value: &OsStr) -> Result<String, lexopt::Error> {
+    Ok(value.to_str().ok_or("--table is not UTF-8")?.to_string())
+}

@@ -1,0 +1,31 @@
+//! An error of the database, as a sentence that says what to do.
+
+use crate::config::Config;
+use crate::db;
+
+/// What the operator can do about an error of the database.
+pub fn explain(error: &db::Error, config: &Config) -> String {
+    let name = config.database.database_name();
+    match error {
+        db::Error::Refused(text) => format!(
+            "the database {name} can't be used: {text}; check database.url, and that the \
+             database and its user exist (as the user postgres: createuser USER; createdb -O \
+             USER {name})"
+        ),
+        db::Error::Forbidden(text) => {
+            format!("the database {name} forbids this server's user what it needs: {text}")
+        }
+        db::Error::Layout(text) => {
+            format!("the database {name} can't be used as it is: {text}")
+        }
+        db::Error::Busy(text) => format!(
+            "the tables of the database {name} can't be changed now: {text}; repeat this when \
+             that has ended"
+        ),
+        db::Error::Unavailable(text) => format!(
+            "the database {name} can't be reached: {text}; check that PostgreSQL runs, and \
+             database.url"
+        ),
+        db::Error::Failed(text) => format!("the database {name} failed: {text}"),
+    }
+}

@@ -1,0 +1,19 @@
+//! `keys`: the public keys, and how clients name the server.
+
+use crate::config::Config;
+use crate::output::print;
+
+/// Prints them.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn run(config: &Config) -> Result<(), String> {
+    let path = &config.keys.ed25519;
+    if matches!(path.try_exists(), Ok(false)) {
+        let path = path.display();
+        return Err(format!(
+            "there is no key in {path} yet; serve makes it when it first starts"
+        ));
+    }
+    print(&config.keys.load()?.describe())
+}

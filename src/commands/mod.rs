@@ -1,0 +1,45 @@
+//! The commands: one file for each, and [`arguments`] that tells which one is wanted.
+
+mod app;
+pub mod arguments;
+mod check_config;
+mod explain;
+pub mod import;
+mod init_db;
+mod keys;
+mod rebuild_ids;
+mod serve;
+pub mod status;
+
+use std::path::Path;
+
+use crate::config::{Config, Source};
+use crate::output::{self, print};
+use arguments::{Arguments, Command, HELP, VERSION};
+
+/// Does what the command line asks for.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn run(arguments: Arguments) -> Result<(), String> {
+    let file = arguments.config.as_deref();
+    match arguments.command {
+        Command::Help => print(HELP),
+        Command::Version => print(VERSION),
+        Command::Serve { allow_root } => serve::start(file, allow_root),
+        Command::InitDb { rebuild_ids: false } => init_db::run(&config(file)?),
+        Command::InitDb { rebuild_ids: true } => rebuild_ids::run(&config(file)?),
+        // Without a log: what it reports doesn't depend on a level.
+        Command::CheckConfig => check_config::run(&Source::read(file)?.config()?),
+        Command::Keys => keys::run(&config(file)?),
+        Command::Status { json } => status::run(&config(file)?, json),
+        Command::Import(from) => import::run(*from, &config(file)?),
+    }
+}
+
+/// The configuration, and the log started as it says.
+fn config(file: Option<&Path>) -> Result<Config, String> {
+    let config = Source::read(file)?.config()?;
+    output::start_logging(config.log_level);
+    Ok(config)
+}

@@ -1,0 +1,107 @@
+//! `serve`: the rooms put together, from the listening socket to the timer thread.
+
+use std::os::fd::RawFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::app::App;
+use crate::config::{Config, Source};
+use crate::server::{self, Ended, Listener};
+use crate::signals::Signals;
+use crate::stop::Stop;
+use crate::{allocator, output, systemd};
+
+/// How often the server sees whether requests come in, unless systemd wants to know it
+/// more often.
+const SELF_CHECK: Duration = Duration::from_secs(5);
+
+/// Reads the configuration from `file`, or from where it is by default, and serves.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn start(file: Option<&Path>, allow_root: bool) -> Result<(), String> {
+    if !allow_root && is_root() {
+        return Err(
+            "will not serve as root: run it as a user of its own, or give --allow-root".into(),
+        );
+    }
+    // Before anything is read, because some configurations can be read only once.
+    let restarted = allocator::return_large_buffers();
+    let source = Source::read(file)?;
+    let config = source.config()?;
+    output::start_logging(config.log_level);
+    if let Err(error) = restarted {
+        // Without it the server needs more memory and is the same otherwise.
+        log::debug!("not started once more: {error}");
+    }
+    serve(config, &source)
+}
+
+/// Serves until a signal wants it to stop ([`crate::signals`]), and finishes what is in flight
+/// then. The configuration's `source` is for a restart.
+///
+/// # Errors
+/// A sentence for the operator.
+fn serve(config: Config, source: &Source) -> Result<(), String> {
+    for warning in config.warnings() {
+        log::warn!("{warning}");
+    }
+    server::quieten_tiny_http();
+    let config = Arc::new(config);
+    let workers = server::affordable_workers(config.workers)?;
+    let no_signals = |error| format!("cannot wait for signals: {error}");
+    let signals = Signals::catch().map_err(no_signals)?;
+    let listener = Listener::open(&config)?;
+    let stop = Stop::default();
+    let signalled = signals.watch(&stop).map_err(no_signals)?;
+    let unusable = Arc::new(AtomicBool::new(false));
+    let app = App::start(&config, &stop, &unusable).inspect_err(|_| listener.withdraw())?;
+    log::info!(
+        "listening on {}, with {workers} workers",
+        listener.address(),
+    );
+    systemd::ready();
+    let pause = systemd::watchdog().map_or(SELF_CHECK, |patience| SELF_CHECK.min(patience / 3));
+    let outcome = server::run(listener, workers, pause, Arc::new(app), &stop);
+    let ended = outcome.map_err(|error| format!("no more requests can be accepted: {error}"))?;
+    match ended {
+        // Whoever wants it to stop doesn't want it to start.
+        Ended::ToStartAnew(socket) if !signalled.load(Ordering::SeqCst) => {
+            return Err(start_anew(socket, source));
+        }
+        _ => {}
+    }
+    log::info!("stopped");
+    if unusable.load(Ordering::SeqCst) {
+        return Err("the database can't be used as it is; see above".into());
+    }
+    Ok(())
+}
+
+/// Puts the program in its own place, with the listening socket passed on as systemd would, and
+/// the configuration that it has: the file may have been a pipe, or changed or deleted since.
+/// Returns the reason for which it failed.
+fn start_anew(socket: RawFd, source: &Source) -> String {
+    let failed = std::env::current_exe().and_then(|program| {
+        let mut command = Command::new(program);
+        command
+            .args(std::env::args_os().skip(1))
+            .env("LISTEN_FDS", "1")
+            .env("LISTEN_PID", std::process::id().to_string())
+            .env("LISTEN_FDS_FIRST_FD", socket.to_string());
+        source.hand_on(&mut command)?;
+        Ok(command.exec())
+    });
+    let (Ok(error) | Err(error)) = failed;
+    format!("the server can't start anew: {error}")
+}
+
+/// Files under /proc/self belong to the process's effective user.
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
+}

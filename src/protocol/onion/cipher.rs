@@ -1,0 +1,163 @@
+//! The two ciphers of onion requests: from a shared secret to plaintext and back, in
+//! place. Names and formulas are the protocol's.
+
+use aes_gcm::Aes256Gcm;
+use aes_gcm::aead::{AeadInPlace, KeyInit};
+use chacha20poly1305::XChaCha20Poly1305;
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use crate::protocol::keys::KeyPair;
+
+/// Both ciphers end in a tag of 16 bytes (RFC 8439, 2.8; NIST SP 800-38D, 5.2.1.2).
+pub const TAG_LENGTH: usize = 16;
+
+/// What a request says of its encryption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EncType {
+    /// `xchacha20`, `xchacha20-poly1305`
+    XChaCha20,
+    /// `aes-gcm`, `gcm`, or nothing at all
+    AesGcm,
+}
+
+impl EncType {
+    /// The enc type of that name, or of a request that has none.
+    pub fn parse(name: Option<&str>) -> Option<EncType> {
+        match name {
+            Some("xchacha20" | "xchacha20-poly1305") => Some(EncType::XChaCha20),
+            Some("aes-gcm" | "gcm") | None => Some(EncType::AesGcm),
+            Some(_) => None,
+        }
+    }
+
+    /// The bytes in front of the ciphertext: the nonce of XChaCha20, or the IV of GCM.
+    pub const fn nonce_length(self) -> usize {
+        match self {
+            EncType::XChaCha20 => 24,
+            EncType::AesGcm => 12,
+        }
+    }
+}
+
+/// 24 random bytes for one reply; the shorter IV is their beginning. Made where there is
+/// a source of randomness, and used up by [`Cipher::seal`].
+pub struct FreshNonce(pub [u8; 24]);
+
+/// The key of one request and its reply.
+pub struct Cipher {
+    enc_type: EncType,
+    key: Zeroizing<[u8; 32]>,
+}
+
+impl Cipher {
+    /// Derives the key from S = X25519(our secret key, ephemeral key); `None` if S is all
+    /// zero.
+    pub fn agree(enc_type: EncType, ours: &KeyPair, ephemeral_key: &[u8; 32]) -> Option<Cipher> {
+        let shared_secret = ours.shared_secret(ephemeral_key)?;
+        Some(Cipher::derive(
+            enc_type,
+            &shared_secret,
+            ephemeral_key,
+            ours.public(),
+        ))
+    }
+
+    /// The same key on the client's side, where the ephemeral secret key is known.
+    pub(super) fn agree_as_client(
+        enc_type: EncType,
+        ephemeral: &KeyPair,
+        server: &[u8; 32],
+    ) -> Option<Cipher> {
+        let shared_secret = ephemeral.shared_secret(server)?;
+        Some(Cipher::derive(
+            enc_type,
+            &shared_secret,
+            ephemeral.public(),
+            server,
+        ))
+    }
+
+    fn derive(
+        enc_type: EncType,
+        shared_secret: &[u8; 32],
+        ephemeral_key: &[u8; 32],
+        server: &[u8; 32],
+    ) -> Cipher {
+        let key = match enc_type {
+            EncType::XChaCha20 => xchacha20_key(shared_secret, ephemeral_key, server),
+            EncType::AesGcm => aes_gcm_key(shared_secret),
+        };
+        Cipher { enc_type, key }
+    }
+
+    /// Decrypts `nonce ‖ ciphertext ‖ tag` in place and returns the plaintext within it;
+    /// `None` if the tag doesn't belong to it, and then the bytes are as they were.
+    ///
+    /// XChaCha20-Poly1305 with a 24-byte nonce (draft-irtf-cfrg-xchacha-03), or
+    /// AES-256-GCM with a 12-byte IV (NIST SP 800-38D); no associated data.
+    pub fn open<'a>(&self, sealed: &'a mut [u8]) -> Option<&'a [u8]> {
+        let (nonce, rest) = sealed.split_at_mut_checked(self.enc_type.nonce_length())?;
+        let (data, tag) = rest.split_at_mut_checked(rest.len().checked_sub(TAG_LENGTH)?)?;
+        // The lengths are those of the types: 24 or 12, and 16.
+        let opened = match self.enc_type {
+            EncType::XChaCha20 => XChaCha20Poly1305::new((&*self.key).into())
+                .decrypt_in_place_detached((&*nonce).into(), &[], data, (&*tag).into()),
+            EncType::AesGcm => Aes256Gcm::new((&*self.key).into()).decrypt_in_place_detached(
+                (&*nonce).into(),
+                &[],
+                data,
+                (&*tag).into(),
+            ),
+        };
+        opened.ok().map(|()| &*data)
+    }
+
+    /// Encrypts in place: `buffer` starts with room for the nonce ([`Self::nonce_length`]),
+    /// then comes the plaintext; the tag is appended. `None` if the plaintext is longer
+    /// than the cipher allows, which takes more than 64 GiB.
+    pub fn seal(&self, buffer: &mut Vec<u8>, nonce: FreshNonce) -> Option<()> {
+        let nonce = &nonce.0[..self.enc_type.nonce_length()];
+        let (room, data) = buffer.split_at_mut_checked(nonce.len())?;
+        room.copy_from_slice(nonce);
+        let tag = match self.enc_type {
+            EncType::XChaCha20 => XChaCha20Poly1305::new((&*self.key).into())
+                .encrypt_in_place_detached(nonce.into(), &[], data)
+                .ok()?,
+            EncType::AesGcm => Aes256Gcm::new((&*self.key).into())
+                .encrypt_in_place_detached(nonce.into(), &[], data)
+                .ok()?,
+        };
+        buffer.extend_from_slice(&tag);
+        Some(())
+    }
+
+    /// The room for the nonce in front of a plaintext.
+    pub fn nonce_length(&self) -> usize {
+        self.enc_type.nonce_length()
+    }
+}
+
+/// BLAKE2b-256(S ‖ ephemeral key ‖ the server's X25519 public key), unkeyed
+fn xchacha20_key(
+    shared_secret: &[u8; 32],
+    ephemeral_key: &[u8; 32],
+    server: &[u8; 32],
+) -> Zeroizing<[u8; 32]> {
+    let mut hash = blake2b_simd::Params::new().hash_length(32).to_state();
+    hash.update(shared_secret)
+        .update(ephemeral_key)
+        .update(server);
+    let mut key = Zeroizing::new([0; 32]);
+    key.copy_from_slice(hash.finalize().as_bytes());
+    key
+}
+
+/// HMAC-SHA256(key = `LOKI`, message = S)
+fn aes_gcm_key(shared_secret: &[u8; 32]) -> Zeroizing<[u8; 32]> {
+    // HMAC takes keys of any length.
+    let mut hmac = <Hmac<Sha256> as Mac>::new_from_slice(b"LOKI").expect("any length");
+    hmac.update(shared_secret);
+    Zeroizing::new(hmac.finalize().into_bytes().into())
+}

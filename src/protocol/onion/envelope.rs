@@ -1,0 +1,63 @@
+//! What stands around a ciphertext: `[N: 4 bytes, little endian][N bytes: ciphertext]{JSON}`.
+
+use std::ops::Range;
+
+use serde::Deserialize;
+
+use super::cipher::{Cipher, EncType, TAG_LENGTH};
+use crate::protocol::keys::Keys;
+
+/// The JSON of a service node has some 200 bytes; a request with more than this is no
+/// onion request.
+pub const MAX_JSON: usize = 4096;
+
+/// Where the parts of a request lie in its bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Envelope {
+    ciphertext: Range<usize>,
+    ephemeral_key: [u8; 32],
+    enc_type: EncType,
+}
+
+impl Envelope {
+    /// Finds the parts; `None` if it is malformed or has an unknown enc type.
+    pub fn parse(request: &[u8]) -> Option<Envelope> {
+        let length = u32::from_le_bytes(*request.first_chunk()?);
+        let start = size_of::<u32>();
+        let end = start.checked_add(usize::try_from(length).ok()?)?;
+        let json = request.get(end..).filter(|json| json.len() <= MAX_JSON)?;
+        let json: Json = serde_json::from_slice(json).ok()?;
+        let mut ephemeral_key = [0; 32];
+        hex::decode_to_slice(&*json.ephemeral_key, &mut ephemeral_key).ok()?;
+        let enc_type = EncType::parse(json.enc_type.as_deref())?;
+        let shortest = enc_type.nonce_length() + TAG_LENGTH;
+        (end - start >= shortest).then_some(Envelope {
+            ciphertext: start..end,
+            ephemeral_key,
+            enc_type,
+        })
+    }
+
+    /// Decrypts the request, in place, with the first of our keys that it was made for;
+    /// `None` if it was made for none. A wrong key costs one X25519 and one tag.
+    pub fn open<'a>(&self, request: &'a mut [u8], keys: &Keys) -> Option<(Cipher, &'a [u8])> {
+        let ciphertext = request.get_mut(self.ciphertext.clone())?;
+        let cipher = keys.pairs().iter().find_map(|ours| {
+            let cipher = Cipher::agree(self.enc_type, ours, &self.ephemeral_key)?;
+            cipher.open(ciphertext)?;
+            Some(cipher)
+        })?;
+        let end = ciphertext.len() - TAG_LENGTH;
+        let plaintext = ciphertext.get(cipher.nonce_length()..end)?;
+        Some((cipher, plaintext))
+    }
+}
+
+/// Other fields are the service nodes' own affair.
+#[derive(Deserialize)]
+struct Json<'a> {
+    #[serde(borrow)]
+    ephemeral_key: std::borrow::Cow<'a, str>,
+    #[serde(borrow)]
+    enc_type: Option<std::borrow::Cow<'a, str>>,
+}

@@ -1,0 +1,33 @@
+//! Deletes what has become too old.
+
+use super::failures::log_failure;
+use crate::db::Connection;
+use crate::statistics::StoredBytes;
+use crate::stop::Stop;
+
+/// Deletes the files that have expired, until there are none left or `stop` is requested.
+pub fn delete_expired(db: &mut Connection, stored: &StoredBytes, stop: &Stop) {
+    let mut deleted = 0;
+    let outcome = db.delete_expired(
+        || stop.is_requested(),
+        |files, bytes| {
+            deleted += files;
+            stored.deleted(bytes);
+        },
+    );
+    if deleted > 0 {
+        log::debug!("{deleted} expired files deleted");
+    }
+    if let Err(error) = outcome {
+        log_failure("delete expired files", &error);
+    }
+}
+
+/// Deletes the records of version checks that are older than they may become.
+pub fn delete_old_version_checks(db: &mut Connection) {
+    match db.delete_old_version_checks() {
+        Ok(0) => {}
+        Ok(deleted) => log::debug!("{deleted} old version checks deleted"),
+        Err(error) => log_failure("delete old version checks", &error),
+    }
+}

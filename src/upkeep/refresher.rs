@@ -1,0 +1,216 @@
+//! Keeps what is known of Session's versions fresh, by asking GitHub.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::failures::log_failure;
+use super::github::{self, Answer, Failure, GitHub};
+use super::github_list::shown;
+use crate::cache::releases::ReleaseCache;
+use crate::config::Config;
+use crate::db::{Claim, Connection};
+use crate::protocol::releases;
+
+/// A question without an answer after this time is given up; its thread may go on for as
+/// long as GitHub sends a byte in each second.
+const GIVE_UP: Duration = github::TIMEOUT.saturating_add(Duration::from_secs(1));
+/// Threads that may go on like that; with so many, nothing more is asked.
+const MAX_ABANDONED: usize = 4;
+/// The pause after a failure for which GitHub names none; it doubles with each further
+/// one, up to `versions.refresh_interval`.
+const FIRST_RETRY: Duration = Duration::from_secs(60);
+/// The longest that GitHub is obeyed: after a day without an answer nothing is served.
+const LONGEST_RETRY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Asks GitHub, one project at a time. The asking has a thread of its own while it lasts,
+/// so that a slow GitHub delays nothing else; the database is the timer thread's.
+pub struct Refresher {
+    config: Arc<Config>,
+    cache: Arc<ReleaseCache>,
+    /// `None` if it must not be asked.
+    github: Option<Arc<GitHub>>,
+    projects: Vec<String>,
+    /// Whether the database knows our projects.
+    registered: bool,
+    asking: Option<Asking>,
+    /// Threads whose answers nobody waits for any more.
+    abandoned: Vec<JoinHandle<Result<Answer, Failure>>>,
+    /// How often each project has failed since it last succeeded.
+    failures: HashMap<String, u32>,
+}
+
+struct Asking {
+    claim: Claim,
+    since: Instant,
+    thread: JoinHandle<Result<Answer, Failure>>,
+}
+
+impl Refresher {
+    /// For the projects of the configuration; `cache` forgets what has become old.
+    pub fn new(config: &Arc<Config>, cache: Arc<ReleaseCache>) -> Refresher {
+        let versions = &config.versions;
+        let github = GitHub::new(versions).inspect_err(|error| {
+            if versions.enabled {
+                log::warn!("GitHub is not asked, and the known versions are kept: {error}");
+            }
+        });
+        Refresher {
+            config: config.clone(),
+            cache,
+            github: github.ok().map(Arc::new),
+            projects: versions.projects.to_vec(),
+            registered: false,
+            asking: None,
+            abandoned: Vec::new(),
+            failures: HashMap::new(),
+        }
+    }
+
+    /// Goes on with what is under way, or begins what is due; never waits for GitHub.
+    pub fn tick(&mut self, db: &mut Connection) {
+        self.abandoned.retain(|thread| !thread.is_finished());
+        match self.asking.take() {
+            Some(asking) if asking.thread.is_finished() => {
+                let outcome = asking
+                    .thread
+                    .join()
+                    .unwrap_or_else(|_| Err(Failure::panicked()));
+                self.keep(&asking.claim.project, outcome, db);
+            }
+            Some(asking) if asking.since.elapsed() > GIVE_UP => {
+                self.abandoned.push(asking.thread);
+                self.keep(&asking.claim.project, Err(Failure::too_slow()), db);
+            }
+            waiting => self.asking = waiting,
+        }
+        if self.asking.is_none() && self.abandoned.len() < MAX_ABANDONED {
+            self.ask(db);
+        }
+    }
+
+    /// Claims a project, if one is due, and starts asking for it.
+    fn ask(&mut self, db: &mut Connection) {
+        let Some(github) = self.github.clone() else {
+            return;
+        };
+        if !self.registered {
+            if let Err(error) = db.register_projects(&self.projects) {
+                return log_failure("note whose versions are to be checked", &error);
+            }
+            self.registered = true;
+        }
+        let interval = self.config.versions.refresh_interval;
+        let claim = match db.claim_project(&self.projects, interval) {
+            Ok(Some(claim)) => claim,
+            Ok(None) => return,
+            Err(error) => return log_failure("see which versions are to be checked", &error),
+        };
+        let asked = claim.clone();
+        let thread = thread::Builder::new()
+            .name("github".into())
+            .spawn(move || github.releases(&asked.project, asked.etag.as_deref()));
+        match thread {
+            Ok(thread) => {
+                let since = Instant::now();
+                self.asking = Some(Asking {
+                    claim,
+                    since,
+                    thread,
+                });
+            }
+            Err(error) => log::warn!("no thread to ask GitHub with: {error}"),
+        }
+    }
+
+    fn keep(&mut self, project: &str, outcome: Result<Answer, Failure>, db: &mut Connection) {
+        let kept = match outcome {
+            Ok(Answer::Unchanged) => db.project_is_unchanged(project),
+            Ok(Answer::Releases { etag, listed }) => {
+                let (newest, skipped) = releases::newest(listed.releases);
+                let tags: Vec<String> = skipped.iter().map(|tag| shown(tag)).collect();
+                log_skipped(project, &listed.malformed, &tags);
+                db.replace_releases(project, etag.as_deref(), &newest)
+            }
+            Err(failure) => return self.postpone(project, &failure, db),
+        };
+        match kept {
+            Ok(()) => {
+                self.cache.forget(project);
+                if self.failures.remove(project).is_some() {
+                    log::info!("GitHub answers for {project} again");
+                }
+            }
+            Err(error) => log_failure("keep what GitHub answered", &error),
+        }
+    }
+
+    /// Keeps what is known, says so once, and asks again no sooner than GitHub wants.
+    fn postpone(&mut self, project: &str, failure: &Failure, db: &mut Connection) {
+        let failures = self.failures.entry(project.to_string()).or_default();
+        let delay = retry_delay(failure, *failures, self.config.versions.refresh_interval);
+        if *failures == 0 {
+            let reason = &failure.reason;
+            log::warn!("GitHub has no answer for {project}: {reason}; the known versions are kept");
+        }
+        *failures = failures.saturating_add(1);
+        if let Err(error) = db.postpone_project(project, delay) {
+            log_failure("postpone a version check", &error);
+        }
+    }
+}
+
+/// Tags and items that are shown in a line; more are only counted.
+const SHOWN: usize = 5;
+
+/// Says what of GitHub's list was of no use.
+fn log_skipped(project: &str, malformed: &[String], tags: &[String]) {
+    for (what, skipped) in [
+        ("what is malformed", malformed),
+        ("releases whose tags are no versions", tags),
+    ] {
+        if !skipped.is_empty() {
+            let shown: Vec<&str> = skipped.iter().take(SHOWN).map(String::as_str).collect();
+            let more = match skipped.len() - shown.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            log::info!("{project}: skipped {what}: {}{more}", shown.join(", "));
+        }
+    }
+}
+
+fn retry_delay(failure: &Failure, earlier: u32, interval: Duration) -> Duration {
+    let own = FIRST_RETRY
+        .saturating_mul(1 << earlier.min(10))
+        .min(interval);
+    failure
+        .retry_after
+        .map_or(own, |wanted| wanted.max(own))
+        .min(LONGEST_RETRY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_retried_later_and_later_and_no_sooner_than_github_wants() {
+        let delay = |retry_after: Option<u64>, earlier| {
+            let retry_after = retry_after.map(Duration::from_secs);
+            let failure = Failure {
+                reason: String::new(),
+                retry_after,
+            };
+            retry_delay(&failure, earlier, Duration::from_secs(1800)).as_secs()
+        };
+        assert_eq!(delay(None, 0), 60);
+        assert_eq!(delay(None, 3), 480);
+        assert_eq!(delay(None, 5), 1800);
+        assert_eq!(delay(None, u32::MAX), 1800);
+        assert_eq!(delay(Some(3600), 0), 3600);
+        assert_eq!(delay(Some(0), 0), 60);
+        assert_eq!(delay(Some(u64::MAX), 0), 86_400);
+    }
+}
