@@ -17,7 +17,7 @@
 //! 8. [`protocol`]: what is on the wire, without I/O: requests and responses, file ids, keys,
 //!    signatures, versions, and the onion.
 //! 9. What all of them stand on: [`buffer`]s for bodies, [`lock`]s, the wish to [`stop`],
-//!    [`signals`], [`output`], [`statistics`], [`quantity`] in words, [`systemd`], and what
+//!    [`signals`], [`descriptors`], the [`handover`] at a restart, [`output`], [`statistics`], [`quantity`] in words, [`systemd`], and what
 //!    the [`allocator`] keeps.
 //!
 //! `ARCHITECTURE.md` follows single requests through these rooms.
@@ -34,6 +34,8 @@ pub mod cache;
 pub mod commands;
 pub mod config;
 pub mod db;
+pub mod descriptors;
+pub mod handover;
 pub mod lock;
 pub mod output;
 pub mod protocol;

@@ -21,6 +21,8 @@ const LAYERS: &[&[&str]] = &[
 const GROUND: &[&str] = &[
     "allocator",
     "buffer",
+    "descriptors",
+    "handover",
     "lock",
     "output",
     "quantity",

@@ -363,7 +363,7 @@ fn a_panic_is_a_500_for_its_request_and_the_worker_goes_on() {
         listen: Listen::Tcp("127.0.0.1:0".into()),
         ..Config::default()
     };
-    let listener = Listener::open(&config).expect("a free port");
+    let listener = Listener::open(&config, None).expect("a free port");
     let address = listener.address().to_string();
     let stop = Stop::default();
     let running = {

@@ -46,7 +46,7 @@ fn address() -> &'static str {
             listen: Listen::Tcp("127.0.0.1:0".into()),
             ..Config::default()
         };
-        let listener = Listener::open(&config).expect("a free port");
+        let listener = Listener::open(&config, None).expect("a free port");
         let address = listener.address().to_string();
         let hour = Duration::from_secs(3600);
         std::thread::spawn(move || {

@@ -1,6 +1,6 @@
 //! `serve`: the rooms put together, from the listening socket to the timer thread.
 
-use std::os::fd::RawFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::app::App;
 use crate::config::{Config, Source};
+use crate::handover::Handover;
 use crate::server::{self, Ended, Listener};
 use crate::signals::Signals;
 use crate::stop::Stop;
@@ -32,22 +33,30 @@ pub fn start(file: Option<&Path>, allow_root: bool) -> Result<(), String> {
     }
     // Before anything is read, because some configurations can be read only once.
     let restarted = allocator::return_large_buffers();
-    let source = Source::read(file)?;
+    let no_handover = |error| format!("what the server left to itself can't be taken: {error}");
+    let (source, inherited) = match Handover::take().map_err(no_handover)? {
+        Some(left) => (
+            Source::decode(&left.configuration).map_err(no_handover)?,
+            Some(left.socket),
+        ),
+        None => (Source::read(file)?, None),
+    };
     let config = source.config()?;
     output::start_logging(config.log_level);
     if let Err(error) = restarted {
         // Without it the server needs more memory and is the same otherwise.
         log::debug!("not started once more: {error}");
     }
-    serve(config, &source)
+    serve(config, &source, inherited)
 }
 
 /// Serves until a signal wants it to stop ([`crate::signals`]), and finishes what is in flight
-/// then. The configuration's `source` is for a restart.
+/// then. The configuration's `source` is for a restart, `inherited` the socket of a server that
+/// has put this one in its place.
 ///
 /// # Errors
 /// A sentence for the operator.
-fn serve(config: Config, source: &Source) -> Result<(), String> {
+fn serve(config: Config, source: &Source, inherited: Option<OwnedFd>) -> Result<(), String> {
     for warning in config.warnings() {
         log::warn!("{warning}");
     }
@@ -56,7 +65,7 @@ fn serve(config: Config, source: &Source) -> Result<(), String> {
     let workers = server::affordable_workers(config.workers)?;
     let no_signals = |error| format!("cannot wait for signals: {error}");
     let signals = Signals::catch().map_err(no_signals)?;
-    let listener = Listener::open(&config)?;
+    let listener = Listener::open(&config, inherited)?;
     let stop = Stop::default();
     let signalled = signals.watch(&stop).map_err(no_signals)?;
     let unusable = Arc::new(AtomicBool::new(false));
@@ -83,18 +92,19 @@ fn serve(config: Config, source: &Source) -> Result<(), String> {
     Ok(())
 }
 
-/// Puts the program in its own place, with the listening socket passed on as systemd would, and
-/// the configuration that it has: the file may have been a pipe, or changed or deleted since.
-/// Returns the reason for which it failed.
-fn start_anew(socket: RawFd, source: &Source) -> String {
+/// Puts the program in its own place, with the listening socket and the configuration that it
+/// has: the configuration's file may have been a pipe, or changed or deleted since. Returns the
+/// reason for which it failed.
+fn start_anew(socket: OwnedFd, source: &Source) -> String {
+    let configuration = source.encode();
+    let left = Handover {
+        socket,
+        configuration,
+    };
     let failed = std::env::current_exe().and_then(|program| {
         let mut command = Command::new(program);
-        command
-            .args(std::env::args_os().skip(1))
-            .env("LISTEN_FDS", "1")
-            .env("LISTEN_PID", std::process::id().to_string())
-            .env("LISTEN_FDS_FIRST_FD", socket.to_string());
-        source.hand_on(&mut command)?;
+        command.args(std::env::args_os().skip(1));
+        left.leave(&mut command)?;
         Ok(command.exec())
     });
     let (Ok(error) | Err(error)) = failed;

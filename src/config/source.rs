@@ -3,22 +3,14 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use super::{Config, DEFAULT_PATHS};
 
 /// The largest configuration that is read, bytes: the sample has 6,000.
 const MAX_SIZE: u64 = 64 * 1024;
-
-/// Set to the number of the process whose standard input is a configuration that was handed
-/// on. Whoever inherits it by mistake has another number.
-const HANDED_ON: &str = "SESSION_FILE_SERVER_HANDED_ON";
 
 /// A configuration's text, before it is understood.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,16 +23,11 @@ pub struct Source {
 }
 
 impl Source {
-    /// Reads what was handed on to this process; else the file at `path`, or the first of
-    /// [`DEFAULT_PATHS`] that is there, or none.
+    /// Reads the file at `path`, or the first of [`DEFAULT_PATHS`] that is there, or none.
     ///
     /// # Errors
     /// A sentence for the operator.
     pub fn read(path: Option<&Path>) -> Result<Source, String> {
-        if is_handed_on() {
-            let taken = Source::decode(io::stdin().lock());
-            return taken.map_err(|error| format!("no configuration was handed on: {error}"));
-        }
         let default = || {
             DEFAULT_PATHS
                 .into_iter()
@@ -84,25 +71,8 @@ impl Source {
         })
     }
 
-    /// Lets the program that takes this one's place find the same configuration, as its
-    /// standard input. It may hold a password: neither its arguments nor its environment,
-    /// which others can see, have anything of it.
-    ///
-    /// # Errors
-    /// Those of the system.
-    pub fn hand_on(&self, command: &mut Command) -> io::Result<()> {
-        let (mut writer, reader) = UnixStream::pair()?;
-        // Nobody reads before this process is gone: all of it must fit.
-        writer.set_nonblocking(true)?;
-        writer.write_all(&self.encode())?;
-        writer.shutdown(Shutdown::Write)?;
-        command.stdin(Stdio::from(OwnedFd::from(reader)));
-        command.env(HANDED_ON, std::process::id().to_string());
-        Ok(())
-    }
-
-    /// Paths hold no zero byte.
-    fn encode(&self) -> Vec<u8> {
+    /// The bytes of which [`Source::decode`] makes the same. Paths hold no zero byte.
+    pub fn encode(&self) -> Vec<u8> {
         let parts = [
             self.path.as_os_str().as_bytes(),
             self.folder.as_os_str().as_bytes(),
@@ -111,9 +81,11 @@ impl Source {
         parts.join(&0)
     }
 
-    fn decode(mut from: impl Read) -> io::Result<Source> {
-        let mut bytes = Vec::new();
-        from.read_to_end(&mut bytes)?;
+    /// What [`Source::encode`] has made bytes of.
+    ///
+    /// # Errors
+    /// When they are incomplete.
+    pub fn decode(bytes: &[u8]) -> io::Result<Source> {
         let mut parts = bytes.splitn(3, |byte| *byte == 0);
         let mut next = || {
             parts
@@ -126,10 +98,6 @@ impl Source {
         let text = String::from_utf8(next()?).map_err(io::Error::other)?;
         Ok(Source { path, folder, text })
     }
-}
-
-fn is_handed_on() -> bool {
-    std::env::var(HANDED_ON).is_ok_and(|process| process == std::process::id().to_string())
 }
 
 /// Whether something is at `path`, or may be: where it may not be looked, reading it says so.
@@ -173,22 +141,10 @@ mod tests {
                 folder: folder.into(),
                 text: text.into(),
             };
-            let decoded = Source::decode(source.encode().as_slice());
+            let decoded = Source::decode(&source.encode());
             assert_eq!(decoded.expect("whole"), source);
         }
-        assert!(Source::decode(b"a\0b".as_slice()).is_err());
-    }
-
-    #[test]
-    fn a_configuration_of_the_largest_size_is_handed_on_whole() {
-        let source = Source {
-            text: "#".repeat(MAX_SIZE as usize),
-            ..Source::default()
-        };
-        let mut command = Command::new("cat");
-        source.hand_on(&mut command).expect("it fits");
-        let output = command.output().expect("cat");
-        assert_eq!(output.stdout, source.encode());
+        assert!(Source::decode(b"a\0b").is_err());
     }
 
     #[test]

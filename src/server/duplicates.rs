@@ -8,18 +8,14 @@
 //! `pidfd_getfd`, which the default seccomp profiles of Docker, containerd and Podman, gVisor,
 //! and kernels before 5.6 refuse.
 
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Mutex;
 
+use crate::descriptors::{self, SendWithFd};
 use crate::lock::lock;
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use sendfd::SendWithFd;
-
-/// Descriptors that are sent in one message.
-pub const AT_ONCE: usize = 16;
 
 /// Makes duplicates of this process's descriptors.
 pub struct Duplicator {
@@ -55,7 +51,7 @@ impl Duplicator {
         }
     }
 
-    /// Duplicates of up to [`AT_ONCE`] descriptors, in their order, for the price of little more
+    /// Duplicates of up to [`descriptors::AT_ONCE`] descriptors, in their order, for the price of little more
     /// than one; `None` if any of them can't be had, as one that was closed meanwhile.
     pub fn duplicate_all(&self, numbers: &[RawFd]) -> Option<Vec<OwnedFd>> {
         let received = self.send_and_receive(numbers).ok()?;
@@ -65,33 +61,14 @@ impl Duplicator {
     fn send_and_receive(&self, numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
         let pair = lock(&self.pair);
         pair.0.send_with_fd(&[0], numbers)?;
-        receive(&pair.1)
+        descriptors::receive(&pair.1)
     }
-}
-
-/// Takes the descriptors of one message.
-fn receive(socket: &UnixDatagram) -> io::Result<Vec<OwnedFd>> {
-    let mut byte = [0];
-    let mut space = [0; rustix::cmsg_space!(ScmRights(AT_ONCE))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut byte)],
-        &mut control,
-        RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
-    )?;
-    let mut received = Vec::new();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-            received.extend(descriptors);
-        }
-    }
-    Ok(received)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::descriptors::AT_ONCE;
     use std::io::{Read, Write};
     use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;

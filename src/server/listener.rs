@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::ops::Deref;
-use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{self, AssertUnwindSafe, Location, catch_unwind};
@@ -39,22 +39,51 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens where the operator wants it, or on the socket that was passed in by systemd.
-    /// To be called before any thread is started: it takes variables out of the environment.
+    /// Listens on the socket that is `inherited` from a server that this one has replaced, or
+    /// on the one that was passed in by systemd, or else where the operator wants it. To be
+    /// called before any thread is started: it takes variables out of the environment.
     ///
     /// # Errors
     /// A sentence for the operator.
-    pub fn open(config: &Config) -> Result<Listener, String> {
+    pub fn open(config: &Config, inherited: Option<OwnedFd>) -> Result<Listener, String> {
+        if let Some(socket) = inherited {
+            return Listener::on(socket.into()).map_err(|error| {
+                format!("the listening socket was not handed on as it should be: {error}")
+            });
+        }
         let mut passed_in = ListenFd::from_env();
         match (passed_in.len(), &config.listen) {
             (0, Listen::Tcp(address)) => bind_tcp(address),
             (0, Listen::Unix(path)) => bind_unix(path, config.socket_mode),
-            (1, _) => take(&mut passed_in),
+            (1, _) => passed_in_by_systemd(&mut passed_in),
             (count, _) => Err(format!(
                 "{count} sockets were passed in, and one is all that the server can use; leave \
                  one ListenStream= in session-file-server.socket"
             )),
         }
+    }
+
+    /// On a socket that listens already.
+    fn on(socket: Socket) -> io::Result<Listener> {
+        // As a server before us has left it, it may not wait.
+        socket.set_nonblocking(false)?;
+        let address = socket.local_addr()?;
+        let address = match address.as_socket() {
+            Some(address) => {
+                set_tcp_options(&socket)?;
+                Address::Tcp(address)
+            }
+            None => {
+                socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
+                let no_address = || io::Error::other("it is of no kind that clients have");
+                Address::Unix(address.as_unix().ok_or_else(no_address)?)
+            }
+        };
+        Ok(Listener {
+            socket,
+            address,
+            file: None,
+        })
     }
 
     /// Where it listens, with the port that the system chose if it was to choose one.
@@ -102,11 +131,9 @@ impl Listener {
         }
     }
 
-    /// Leaves the socket open for the program that takes this one's place: its number, as
-    /// [`Listener::open`] finds it.
-    pub(super) fn leave_open(self) -> io::Result<RawFd> {
-        self.socket.set_cloexec(false)?;
-        Ok(self.socket.into_raw_fd())
+    /// The socket alone, for the server that takes this one's place.
+    pub(super) fn into_socket(self) -> OwnedFd {
+        self.socket.into()
     }
 }
 
@@ -187,38 +214,22 @@ impl Deref for Accepting {
     }
 }
 
-/// Takes the socket that was passed in.
-fn take(passed_in: &mut ListenFd) -> Result<Listener, String> {
-    let no_stream = |error| {
+/// Takes the socket that systemd has passed in.
+fn passed_in_by_systemd(passed_in: &mut ListenFd) -> Result<Listener, String> {
+    let unusable = |error| {
         format!("the socket that was passed in is of no use: {error}; it must be a ListenStream=")
     };
-    let (socket, address) = match passed_in.take_unix_listener(0) {
-        Ok(Some(listener)) => {
-            let address = listener.local_addr().map(Address::Unix);
-            (Socket::from(listener), address)
+    let gone = || unusable(io::Error::other("it is gone"));
+    let socket = match passed_in.take_unix_listener(0) {
+        Ok(listener) => Socket::from(listener.ok_or_else(gone)?),
+        Err(_) => {
+            let listener = passed_in.take_tcp_listener(0).map_err(unusable)?;
+            Socket::from(listener.ok_or_else(gone)?)
         }
-        Ok(None) => return Err(no_stream(io::Error::other("it is gone"))),
-        Err(_) => match passed_in.take_tcp_listener(0).map_err(no_stream)? {
-            Some(listener) => {
-                let address = listener.local_addr().map(Address::Tcp);
-                (Socket::from(listener), address)
-            }
-            None => return Err(no_stream(io::Error::other("it is gone"))),
-        },
     };
-    let address = address.map_err(no_stream)?;
-    // As the server before us has left it, it may not wait.
-    let ready = socket.set_nonblocking(false).and_then(|()| match address {
-        Address::Tcp(_) => set_tcp_options(&socket),
-        Address::Unix(_) => socket.set_write_timeout(Some(WRITE_TIMEOUT)),
-    });
-    ready.map_err(no_stream)?;
+    let listener = Listener::on(socket).map_err(unusable)?;
     log::info!("using the socket that was passed in, not listen in the configuration");
-    Ok(Listener {
-        socket,
-        address,
-        file: None,
-    })
+    Ok(listener)
 }
 
 fn bind_tcp(address: &str) -> Result<Listener, String> {

@@ -34,7 +34,7 @@ mod threads;
 mod workers;
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
@@ -78,9 +78,9 @@ pub trait Service: Send + Sync + 'static {
 pub enum Ended {
     /// As it was asked to.
     Stopped,
-    /// So that the program is started anew in its own place: the number of the descriptor
-    /// of the listening socket, on which connections wait.
-    ToStartAnew(RawFd),
+    /// So that the program is started anew in its own place: the listening socket, on which
+    /// connections wait.
+    ToStartAnew(OwnedFd),
 }
 
 /// Serves until `stop` is requested; then accepts no more connections, finishes what is in
@@ -147,7 +147,7 @@ pub fn run<S: Service>(
         return Err(io::Error::other("the server doesn't answer itself"));
     }
     match door.starts_anew() {
-        true => listener.leave_open().map(Ended::ToStartAnew),
+        true => Ok(Ended::ToStartAnew(listener.into_socket())),
         false => Ok(Ended::Stopped),
     }
 }

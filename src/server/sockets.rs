@@ -17,7 +17,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{SockAddr, SockRef};
 
 use super::address::Address;
-use super::duplicates::{self, Duplicator};
+use super::duplicates::Duplicator;
+use crate::descriptors::AT_ONCE;
 use crate::lock::lock;
 
 /// Spare descriptors, for looking at the connections when no others are left.
@@ -165,7 +166,7 @@ impl Sockets {
             }
         };
         let outcome = numbers().and_then(|numbers| {
-            let mut chunks = numbers.chunks(duplicates::AT_ONCE);
+            let mut chunks = numbers.chunks(AT_ONCE);
             chunks.try_for_each(|chunk| each_duplicate(duplicator, chunk, &mut show))
         });
         self.refill();
