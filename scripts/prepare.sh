@@ -205,6 +205,7 @@ c_compiler_works() {
 
 # The client of a test.
 need_curl() { command -v curl >/dev/null || install curl; }
+need_openssl() { command -v openssl >/dev/null || install openssl; }
 
 # Fetches the libraries from crates.io; at once if they are there.
 fetch_libraries() {

@@ -77,6 +77,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// How the database is reached.
+    pub(super) fn settings(&self) -> &Settings {
+        &self.database.settings
+    }
+
     /// Runs `work`, and again where [`Remedy`] says so. `work` must come to the same when its
     /// statements are committed twice: it is repeated on a new connection if this one was left
     /// alone before and has ended, whether or not the database has done the work.
@@ -185,7 +190,6 @@ impl Database {
                 Ok(open)
             }
             Err(error) => {
-                let error = Error::of_connecting(&error);
                 if self.outage.began() {
                     log::warn!(
                         "the database can't be reached; requests are answered 503 until it can: {error}"
@@ -206,7 +210,7 @@ pub(super) struct Open {
 }
 
 impl Open {
-    fn connect(settings: &Settings, session: &str) -> Result<Open, postgres::Error> {
+    fn connect(settings: &Settings, session: &str) -> Result<Open, Error> {
         Ok(Open {
             client: settings.connect_with(session)?,
             statements: HashMap::new(),

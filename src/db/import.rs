@@ -209,11 +209,9 @@ impl OlderFiles {
     }
 
     fn connect(settings: &Settings, table: &str) -> Result<OlderFiles, Error> {
-        let connected = settings.connect().and_then(|mut client| {
-            client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
-            Ok(client)
-        });
-        let mut client = connected.map_err(|e| Error::of(&e))?;
+        let mut client = settings.connect()?;
+        let begun = client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+        begun.map_err(|e| Error::of(&e))?;
         let found = client.query_one(FIND_TABLE, &[&table]);
         let name = match found.and_then(|row| row.try_get(0)) {
             // No name at all: a syntax error.

@@ -14,13 +14,17 @@ mod error;
 mod fitness;
 mod locks;
 mod older;
+mod passwords;
 mod permissions;
 mod probe;
 mod rebuild;
 mod servers;
 mod settings;
 mod text;
+mod tls;
 mod token_info;
+mod url;
+mod verifier;
 mod versions;
 
 pub use collation::IdOrder;

@@ -7,13 +7,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use postgres::CancelToken;
 use postgres::error::SqlState;
-use postgres::{CancelToken, NoTls};
 
 use super::connection::{Connection, Database, Open};
 use super::error::Error;
 use super::locks;
 use super::settings::Settings;
+use super::tls::Connector;
 use crate::lock::lock;
 
 /// Settings of the connection that builds the index.
@@ -103,25 +104,32 @@ pub struct Plan {
 
 /// Stops a rebuild from another thread.
 #[derive(Clone, Default)]
-pub struct Canceller(Arc<Mutex<(bool, Option<CancelToken>)>>);
+pub struct Canceller(Arc<Mutex<Cancelling>>);
+
+#[derive(Default)]
+struct Cancelling {
+    is_cancelled: bool,
+    /// The connection that works, and how another one is made to stop it.
+    working: Option<(CancelToken, Connector)>,
+}
 
 impl Canceller {
     /// The statement that runs now fails, and no further one is begun.
     pub fn cancel(&self) {
         let mut state = lock(&self.0);
-        state.0 = true;
-        if let Some(token) = &state.1 {
+        state.is_cancelled = true;
+        if let Some((token, connector)) = &state.working {
             // What can't be cancelled ends by itself, or with the program.
-            let _ = token.cancel_query(NoTls);
+            let _ = token.cancel_query(connector.clone());
         }
     }
 
     fn is_cancelled(&self) -> bool {
-        lock(&self.0).0
+        lock(&self.0).is_cancelled
     }
 
-    fn watch(&self, token: CancelToken) {
-        lock(&self.0).1 = Some(token);
+    fn watch(&self, token: CancelToken, connector: Connector) {
+        lock(&self.0).working = Some((token, connector));
     }
 }
 
@@ -181,8 +189,9 @@ impl Connection {
     /// Those of the database, and [`Error::Busy`] if somebody uses the table all the time.
     /// Nothing is left of the new index then.
     pub fn rebuild_ids(&mut self, plan: &Plan, canceller: &Canceller) -> Result<u64, Error> {
+        let connector = self.settings().connector()?;
         let is_alone: bool = self.once(|open| {
-            canceller.watch(open.client.cancel_token());
+            canceller.watch(open.client.cancel_token(), connector.clone());
             open.query_one(LOCK, &[])?.try_get(0)
         })?;
         if !is_alone {

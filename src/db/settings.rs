@@ -3,8 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use postgres::Client;
 use postgres::config::{ChannelBinding, Host, SslMode};
-use postgres::{Client, NoTls};
+use zeroize::Zeroizing;
+
+use super::error::Error;
+use super::passwords::{self, Login};
+use super::tls::{self, Connector, TlsSettings};
+use super::url;
 
 /// The default of `database.url`.
 pub const DEFAULT_URL: &str = "host=/run/postgresql dbname=sessionfiles";
@@ -31,7 +37,18 @@ const EVERYWHERE: &str = "SET quote_all_identifiers = off; SET row_security = of
 
 /// How to reach the database.
 #[derive(Clone, Debug)]
-pub struct Settings(postgres::Config);
+pub struct Settings {
+    /// What the driver knows of it.
+    driver: postgres::Config,
+    tls: TlsSettings,
+    /// `passfile`: where the password is if it isn't here.
+    password_file: Option<PathBuf>,
+}
+
+/// The parameter of libpq that names a password file.
+const PASSWORD_FILE: &str = "passfile";
+/// PostgreSQL's port, where the operator names none.
+const DEFAULT_PORT: u16 = 5432;
 
 impl Settings {
     /// Reads key=value pairs or a `postgresql://` URL, and refuses what can never work.
@@ -42,7 +59,13 @@ impl Settings {
         if url.trim().is_empty() {
             return Err("it is empty".into());
         }
-        let mut config: postgres::Config = url.parse().map_err(|error: postgres::Error| {
+        let names: Vec<&str> = tls::PARAMETERS.into_iter().chain([PASSWORD_FILE]).collect();
+        let url = url::take(url, &names);
+        let tls = TlsSettings::parse(&url.taken)?;
+        let password_file = url.taken.iter().find(|(name, _)| *name == PASSWORD_FILE);
+        let password_file = password_file.map(|(_, file)| PathBuf::from(file));
+        let parsed = url.rest.parse();
+        let mut config: postgres::Config = parsed.map_err(|error: postgres::Error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             cause.unwrap_or_else(|| error.to_string())
         })?;
@@ -50,6 +73,13 @@ impl Settings {
             config.host_path(DEFAULT_SOCKET_FOLDER);
         }
         refuse_impossible(&config)?;
+        if config.get_hosts().is_empty() {
+            // The name that a certificate is for, where nothing else names the host.
+            for address in config.get_hostaddrs().to_vec() {
+                config.host(&address.to_string());
+            }
+        }
+        set_tls(&mut config, &tls)?;
         if config.get_application_name().is_none() {
             config.application_name("session-file-server");
         }
@@ -62,28 +92,76 @@ impl Settings {
         if config.get_keepalives_idle() == postgres::Config::new().get_keepalives_idle() {
             config.keepalives_idle(KEEPALIVE_IDLE);
         }
-        Ok(Settings(config))
+        Ok(Settings {
+            driver: config,
+            tls,
+            password_file,
+        })
     }
 
     /// A connection that nobody looks after.
-    pub(super) fn connect(&self) -> Result<Client, postgres::Error> {
+    ///
+    /// # Errors
+    /// Those of an attempt to connect.
+    pub(super) fn connect(&self) -> Result<Client, Error> {
         self.connect_with("")
     }
 
     /// The same, with more settings, as statements.
-    pub(super) fn connect_with(&self, session: &str) -> Result<Client, postgres::Error> {
-        let mut client = self.0.connect(NoTls)?;
-        client.batch_execute(&format!("{EVERYWHERE}; {session}"))?;
-        Ok(client)
+    pub(super) fn connect_with(&self, session: &str) -> Result<Client, Error> {
+        let mut driver = self.driver.clone();
+        if driver.get_password().is_none() {
+            if let Some(password) = self.password().map_err(Error::Refused)? {
+                driver.password(password.as_bytes());
+            }
+        }
+        let connected = driver.connect(self.connector()?).and_then(|mut client| {
+            client.batch_execute(&format!("{EVERYWHERE}; {session}"))?;
+            Ok(client)
+        });
+        connected.map_err(|error| Error::of_connecting(&error))
+    }
+
+    /// What makes TLS of a connection, if the settings ask for TLS.
+    pub(super) fn connector(&self) -> Result<Connector, Error> {
+        let connector = match self.driver.get_ssl_mode() {
+            SslMode::Disable => TlsSettings::default().connector(),
+            _ => self.tls.connector(),
+        };
+        connector.map_err(Error::Refused)
+    }
+
+    /// The password that doesn't stand here.
+    fn password(&self) -> Result<Option<Zeroizing<String>>, String> {
+        let host = self.driver.get_hosts().iter().find_map(|host| match host {
+            Host::Tcp(name) => Some(name.as_str()),
+            Host::Unix(_) => None,
+        });
+        let os_user = std::env::var("USER").unwrap_or_default();
+        let user = self.driver.get_user().unwrap_or(&os_user);
+        let login = Login {
+            host: host.unwrap_or("localhost"),
+            port: self
+                .driver
+                .get_ports()
+                .first()
+                .copied()
+                .unwrap_or(DEFAULT_PORT),
+            database: self.driver.get_dbname().unwrap_or(user),
+            user,
+        };
+        passwords::find(self.password_file.as_deref(), login)
     }
 
     /// The name of the database, for messages.
     pub fn database_name(&self) -> &str {
-        self.0.get_dbname().unwrap_or("(the user's own)")
+        self.driver.get_dbname().unwrap_or("(the user's own)")
     }
 
     /// What may be a mistake and may be none, each as a sentence.
     pub fn warnings(&self) -> Vec<String> {
+        let certificates = self.connector().err();
+        let certificates = certificates.map(|error| format!("database.url: {error}"));
         let missing = self.socket_folders().filter(|folder| !folder.is_dir());
         let warn = |folder: &PathBuf| {
             format!(
@@ -92,14 +170,17 @@ impl Settings {
                 folder.display()
             )
         };
-        missing.map(warn).collect()
+        missing.map(warn).chain(certificates).collect()
     }
 
     fn socket_folders(&self) -> impl Iterator<Item = &PathBuf> {
-        self.0.get_hosts().iter().filter_map(|host| match host {
-            Host::Unix(folder) => Some(folder),
-            Host::Tcp(_) => None,
-        })
+        self.driver
+            .get_hosts()
+            .iter()
+            .filter_map(|host| match host {
+                Host::Unix(folder) => Some(folder),
+                Host::Tcp(_) => None,
+            })
     }
 }
 
@@ -130,20 +211,36 @@ fn refuse_impossible(config: &postgres::Config) -> Result<(), String> {
     if ports.contains(&0) {
         return Err("no database listens on port 0".into());
     }
-    if config.get_ssl_mode() == SslMode::Require
-        || config.get_channel_binding() == ChannelBinding::Require
-    {
-        return Err(
-            "sslmode=require and channel_binding=require need TLS, which this version of the \
-             server doesn't speak with its database"
-                .into(),
-        );
-    }
     for (option, value) in [("dbname", config.get_dbname()), ("user", config.get_user())] {
         if value.is_some_and(|value| value.is_empty() || value.contains('\0')) {
             return Err(format!("{option} is empty or no name"));
         }
     }
+    Ok(())
+}
+
+/// Tells the driver what it must do about TLS. Over Unix sockets nobody speaks it, whatever is
+/// asked for, as with libpq.
+fn set_tls(config: &mut postgres::Config, tls: &TlsSettings) -> Result<(), String> {
+    let is_local = |host: &Host| matches!(host, Host::Unix(_));
+    let hosts = config.get_hosts();
+    let all_are_local = hosts.iter().all(is_local);
+    if tls.is_required() && !all_are_local && hosts.iter().any(is_local) {
+        return Err(
+            "sslmode asks for TLS, and one of the hosts is a Unix socket, over which \
+                    there is none"
+                .into(),
+        );
+    }
+    let needs_tls = config.get_channel_binding() == ChannelBinding::Require;
+    if needs_tls && (all_are_local || tls.driver_mode() == SslMode::Disable) {
+        return Err("channel_binding=require needs TLS".into());
+    }
+    config.ssl_mode(if all_are_local {
+        SslMode::Disable
+    } else {
+        tls.driver_mode()
+    });
     Ok(())
 }
 
@@ -230,8 +327,10 @@ mod tests {
             ("host=a port=1,2", "one port"),
             ("host=a,b hostaddr=127.0.0.1", "host and hostaddr"),
             ("host=a hostaddr=localhost", "hostaddr"),
-            ("host=a sslmode=require", "TLS"),
-            ("host=a channel_binding=require", "TLS"),
+            ("host=/run channel_binding=require", "TLS"),
+            ("host=a sslmode=disable channel_binding=require", "TLS"),
+            ("host=a,/run sslmode=require", "Unix socket"),
+            ("host=a sslmode=verify-ca", "sslrootcert"),
             ("host=a sslmode=perhaps", "sslmode"),
             (
                 "host=a target_session_attrs=primary",

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use postgres::{Client, NoTls};
 
-use super::{eventually, signal};
+use super::{eventually, free_port, signal};
 
 /// Runs its arguments until told otherwise by a line on standard input, or its end, which
 /// also removes the folder $0. It answers "ended" when they have ended.
@@ -28,6 +28,8 @@ pub struct Cluster {
     keeper: Option<Child>,
     /// Whether it waits for the disk, as all do but those of tests.
     durable: bool,
+    /// Its port on this machine's own address, if it listens there.
+    port: Option<u16>,
 }
 
 impl Cluster {
@@ -47,9 +49,32 @@ impl Cluster {
         Cluster::make(true)
     }
 
+    /// The same, which listens on `127.0.0.1` as well, after `prepare` has changed the files in
+    /// its folder.
+    pub fn on_tcp(prepare: impl FnOnce(&Path)) -> Cluster {
+        let mut cluster = Cluster::initialised();
+        prepare(&cluster.data());
+        if is_root() {
+            succeed(
+                Command::new("chown")
+                    .args(["-R", "postgres:"])
+                    .arg(&cluster.folder),
+            );
+        }
+        cluster.port = Some(free_port());
+        cluster.resume();
+        cluster
+    }
+
     fn make(durable: bool) -> Cluster {
-        let mut cluster = Cluster::in_new_folder();
+        let mut cluster = Cluster::initialised();
         cluster.durable = durable;
+        cluster.resume();
+        cluster
+    }
+
+    fn initialised() -> Cluster {
+        let cluster = Cluster::in_new_folder();
         let mut initdb = as_owner(&tool("initdb"));
         initdb.args([
             "--no-sync",
@@ -59,7 +84,6 @@ impl Cluster {
         ]);
         initdb.args(["--locale=C", "--pgdata"]).arg(cluster.data());
         succeed(&mut initdb);
-        cluster.resume();
         cluster
     }
 
@@ -95,7 +119,13 @@ impl Cluster {
             folder,
             keeper: None,
             durable: false,
+            port: None,
         }
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port.unwrap_or(5432)
     }
 
     /// Where the sockets are, and the data below.
@@ -111,13 +141,19 @@ impl Cluster {
     pub fn resume(&mut self) {
         let postgres = as_owner(&tool("postgres"));
         let sockets = format!("unix_socket_directories={}", self.folder.display());
+        let (address, port) = (self.port.map_or("", |_| "127.0.0.1"), self.port());
+        let (addresses, port) = (
+            format!("listen_addresses={address}"),
+            format!("port={port}"),
+        );
         let mut keeper = Command::new("sh");
         keeper.arg("-c").arg(KEEPER).arg(&self.folder);
         keeper.arg(postgres.get_program()).args(postgres.get_args());
         keeper.arg("-D").arg(self.data());
         for setting in [
             sockets.as_str(),
-            "listen_addresses=",
+            &addresses,
+            &port,
             if self.durable {
                 "fsync=on"
             } else {
@@ -161,7 +197,8 @@ impl Cluster {
 
     /// What `database.url` is for a database of this cluster.
     pub fn url(&self, name: &str) -> String {
-        format!("host={} user=tester dbname={name}", self.folder.display())
+        let (folder, port) = (self.folder.display(), self.port());
+        format!("host={folder} port={port} user=tester dbname={name}")
     }
 
     /// A new, empty database.
@@ -285,7 +322,8 @@ pub fn is_root() -> bool {
     std::fs::metadata("/proc/self").expect("Linux").uid() == 0
 }
 
-fn succeed(command: &mut Command) {
+/// Runs a command that must succeed.
+pub fn succeed(command: &mut Command) {
     let output = command
         .output()
         .unwrap_or_else(|error| panic!("{command:?}: {error}"));

@@ -17,7 +17,7 @@ mod web;
 use std::time::{Duration, Instant};
 
 pub use client::{Connection, Response};
-pub use cluster::{Cluster, Database, is_root, tool};
+pub use cluster::{Cluster, Database, is_root, succeed, tool};
 pub use onion::{Onion, Reply, new_exchange, nonce};
 pub use pooler::Pooler;
 pub use server::{BINARY, Server, config_folder, run, signal};

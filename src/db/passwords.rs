@@ -1,0 +1,185 @@
+//! Passwords that don't stand in `database.url`: from the environment, or from a password file
+//! as libpq has it (`~/.pgpass`).
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+/// A password file that is longer than this, bytes, is none.
+const MAX_FILE: u64 = 64 * 1024;
+
+/// Whose password is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Login<'a> {
+    /// The host's name or address; `localhost` for a Unix socket.
+    pub host: &'a str,
+    /// The port.
+    pub port: u16,
+    /// The database.
+    pub database: &'a str,
+    /// The user.
+    pub user: &'a str,
+}
+
+/// The password for a login: `PGPASSWORD`; else what the password file says, which is `file`, or
+/// `PGPASSFILE`, or `~/.pgpass`. `None` if there is none anywhere.
+///
+/// # Errors
+/// A sentence for the operator, about a file that was named and can't be used. The file in the
+/// home folder is only warned of, as libpq does.
+pub fn find(file: Option<&Path>, login: Login) -> Result<Option<Zeroizing<String>>, String> {
+    if let Some(password) = set("PGPASSWORD") {
+        return Ok(Some(Zeroizing::new(password)));
+    }
+    let named = file
+        .map(Path::to_path_buf)
+        .or_else(|| set("PGPASSFILE").map(PathBuf::from));
+    if let Some(path) = named {
+        return match read(&path) {
+            Ok(text) => Ok(password_in(&text, login)),
+            Err(error) => Err(unusable(&path, &error)),
+        };
+    }
+    let Some(path) = set("HOME").map(|home| Path::new(&home).join(".pgpass")) else {
+        return Ok(None);
+    };
+    match read(&path) {
+        Ok(text) => Ok(password_in(&text, login)),
+        Err(error) => {
+            if error.kind() != ErrorKind::NotFound {
+                log::warn!("{}", unusable(&path, &error));
+            }
+            Ok(None)
+        }
+    }
+}
+
+fn set(variable: &str) -> Option<String> {
+    std::env::var(variable)
+        .ok()
+        .filter(|value| !value.is_empty())
+}
+
+fn unusable(path: &Path, error: &io::Error) -> String {
+    format!(
+        "the password file {} can't be used: {error}",
+        path.display()
+    )
+}
+
+fn read(path: &Path) -> io::Result<Zeroizing<String>> {
+    let file = File::open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_file() && metadata.mode() & 0o077 != 0 {
+        return Err(io::Error::other("others can read it; run chmod 600 on it"));
+    }
+    let mut text = Zeroizing::new(String::new());
+    file.take(MAX_FILE).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// The password of the first line that fits: `host:port:database:user:password`, where `*` fits
+/// everything, a backslash takes the meaning from a colon and from itself, and `#` begins a
+/// comment (PostgreSQL, "The Password File").
+fn password_in(file: &str, login: Login) -> Option<Zeroizing<String>> {
+    let port = login.port.to_string();
+    let wanted = [login.host, &port, login.database, login.user];
+    let lines = file.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .filter_map(|line| {
+            let mut rest = line;
+            for wanted in wanted {
+                let (field, after) = next_field(rest)?;
+                if field != "*" && unescaped(field) != wanted {
+                    return None;
+                }
+                rest = after;
+            }
+            let password = next_field(rest).map_or(rest, |(password, _)| password);
+            Some(Zeroizing::new(unescaped(password).into_owned()))
+        })
+        .next()
+}
+
+/// What stands before the next colon that means one, and what stands behind it.
+fn next_field(line: &str) -> Option<(&str, &str)> {
+    let mut is_escaped = false;
+    let colon = line.find(|c| {
+        let is_end = c == ':' && !is_escaped;
+        is_escaped = c == '\\' && !is_escaped;
+        is_end
+    })?;
+    Some((&line[..colon], &line[colon + 1..]))
+}
+
+fn unescaped(field: &str) -> Cow<'_, str> {
+    if !field.contains('\\') {
+        return field.into();
+    }
+    let mut text = String::with_capacity(field.len());
+    let mut characters = field.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => text.extend(characters.next()),
+            other => text.push(other),
+        }
+    }
+    text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_line_that_fits_has_the_password() {
+        let file = "# a comment\n\
+             elsewhere:5432:files:session:no\n\
+             db.example:5432:files:session:s\\:e\\\\cret\n\
+             db.example:5432:*:*:other\n\
+             localhost:*:*:session:with: more\n\
+             short:5432\n\
+             \\:\\:1:5433:a\\:b:c:six\n\
+             *:*:*:any:last";
+        let password = |host, port, database, user| {
+            let login = Login {
+                host,
+                port,
+                database,
+                user,
+            };
+            password_in(file, login).map(|password| password.to_string())
+        };
+        assert_eq!(
+            password("db.example", 5432, "files", "session").as_deref(),
+            Some("s:e\\cret")
+        );
+        assert_eq!(
+            password("db.example", 5432, "files", "x").as_deref(),
+            Some("other")
+        );
+        assert_eq!(
+            password("localhost", 1, "files", "session").as_deref(),
+            Some("with")
+        );
+        assert_eq!(password("::1", 5433, "a:b", "c").as_deref(), Some("six"));
+        assert_eq!(password("short", 5432, "x", "any").as_deref(), Some("last"));
+        assert_eq!(password("short", 5432, "x", "nobody"), None);
+        assert!(
+            password_in(
+                "",
+                Login {
+                    host: "a",
+                    port: 1,
+                    database: "b",
+                    user: "c"
+                }
+            )
+            .is_none()
+        );
+    }
+}

@@ -1,0 +1,412 @@
+//! TLS with the database, by rustls: `sslmode`, `sslrootcert`, `sslcert` and `sslkey` of
+//! `database.url`, with the meaning that they have for libpq. What is asked for is done or
+//! refused, never less.
+//!
+//! The driver has its TLS as a future over an asynchronous stream. Nothing here waits or is woken
+//! by us: these types only put rustls' stream into the driver's traits.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use postgres::Socket;
+use postgres::config::SslMode;
+use postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
+use sha2::{Digest, Sha256, Sha384, Sha512};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client;
+use tokio_rustls::rustls::client::WebPkiServerVerifier;
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
+
+use super::verifier::Verifier;
+
+/// The parameters of libpq that are ours.
+pub const PARAMETERS: [&str; 4] = ["sslmode", "sslrootcert", "sslcert", "sslkey"];
+/// The value of `sslrootcert` that means the certificates which the system trusts.
+const SYSTEM: &str = "system";
+
+/// Whether there is TLS, and what of the server's certificate is checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Mode {
+    /// No TLS.
+    Disable,
+    /// TLS if the server has it; nothing is checked.
+    #[default]
+    Prefer,
+    /// TLS; nothing is checked.
+    Require,
+    /// TLS with a server whose certificate one of `sslrootcert` has signed.
+    VerifyCa,
+    /// The same, and the certificate is for the host's name.
+    VerifyFull,
+}
+
+/// What `database.url` says of TLS.
+#[derive(Clone, Debug, Default)]
+pub struct TlsSettings {
+    mode: Mode,
+    /// The file of the certificates that are trusted; none for those of the system.
+    root: Option<PathBuf>,
+    /// The files of our own certificate and of its key.
+    own: Option<(PathBuf, PathBuf)>,
+}
+
+impl TlsSettings {
+    /// Understands the parameters.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn parse(parameters: &[(&str, String)]) -> Result<TlsSettings, String> {
+        let value = |name: &str| {
+            let found = parameters.iter().rev().find(|(known, _)| *known == name);
+            found
+                .map(|(_, value)| value.as_str())
+                .filter(|value| !value.is_empty())
+        };
+        let root = value("sslrootcert");
+        let asked = match value("sslmode") {
+            None => None,
+            Some("disable") => Some(Mode::Disable),
+            Some("allow" | "prefer") => Some(Mode::Prefer),
+            Some("require") => Some(Mode::Require),
+            Some("verify-ca") => Some(Mode::VerifyCa),
+            Some("verify-full") => Some(Mode::VerifyFull),
+            Some(_) => {
+                return Err(
+                    "sslmode is none of disable, prefer, require, verify-ca and \
+                            verify-full"
+                        .into(),
+                );
+            }
+        };
+        let mode = match (asked, root) {
+            // As libpq: the system's certificates alone say nothing, anybody can have one.
+            (None, Some(SYSTEM)) => Mode::VerifyFull,
+            (Some(weaker), Some(SYSTEM)) if weaker < Mode::VerifyFull => {
+                return Err("sslrootcert=system needs sslmode=verify-full".into());
+            }
+            // As libpq: whoever names certificates to trust wants them to matter.
+            (Some(Mode::Require), Some(_)) => Mode::VerifyCa,
+            (Some(Mode::VerifyCa), None) => {
+                return Err(
+                    "sslmode=verify-ca needs sslrootcert, the file of the certificate that \
+                            signs the database's"
+                        .into(),
+                );
+            }
+            (asked, _) => asked.unwrap_or_default(),
+        };
+        let own = match (value("sslcert"), value("sslkey")) {
+            (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
+            (None, None) => None,
+            _ => return Err("sslcert and sslkey need each other".into()),
+        };
+        Ok(TlsSettings {
+            mode,
+            root: root.filter(|root| *root != SYSTEM).map(PathBuf::from),
+            own,
+        })
+    }
+
+    /// The same, as far as the driver has to know.
+    pub fn driver_mode(&self) -> SslMode {
+        match self.mode {
+            Mode::Disable => SslMode::Disable,
+            Mode::Prefer => SslMode::Prefer,
+            _ => SslMode::Require,
+        }
+    }
+
+    /// Whether a connection without TLS is refused.
+    pub fn is_required(&self) -> bool {
+        self.mode >= Mode::Require
+    }
+
+    /// Reads the certificates, anew for each connection, because they are renewed in their place.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn connector(&self) -> Result<Connector, String> {
+        let provider = Arc::new(ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(self.verifier(provider)?));
+        let config = match &self.own {
+            None => config.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let chain = certificates(certificate, "sslcert")?;
+                let key = PrivateKeyDer::from_pem_file(key)
+                    .map_err(|error| unreadable("sslkey", key, &error))?;
+                let usable = config.with_client_auth_cert(chain, key);
+                usable.map_err(|error| format!("sslcert and sslkey can't be used: {error}"))?
+            }
+        };
+        Ok(Connector {
+            config: Arc::new(config),
+        })
+    }
+
+    fn verifier(&self, provider: Arc<CryptoProvider>) -> Result<Verifier, String> {
+        if self.mode < Mode::VerifyCa {
+            return Ok(Verifier::of_nothing(provider));
+        }
+        let Some(file) = &self.root else {
+            return Ok(Verifier::by_the_system(provider));
+        };
+        let trusted = certificates(file, "sslrootcert")?;
+        let mut roots = RootCertStore::empty();
+        for certificate in &trusted {
+            let added = roots.add(certificate.clone());
+            added.map_err(|error| unreadable("sslrootcert", file, &error))?;
+        }
+        let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+        let chain = chain
+            .build()
+            .map_err(|error| unreadable("sslrootcert", file, &error))?;
+        let checks_name = self.mode == Mode::VerifyFull;
+        Ok(Verifier::by_roots(chain, trusted, checks_name, provider))
+    }
+}
+
+/// The certificates in a file, at least one.
+fn certificates(file: &Path, parameter: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let found = read.map_err(|error| unreadable(parameter, file, &error))?;
+    if found.is_empty() {
+        return Err(unreadable(parameter, file, &"it has no certificate"));
+    }
+    Ok(found)
+}
+
+fn unreadable(parameter: &str, file: &Path, reason: &dyn fmt::Display) -> String {
+    format!("{parameter}={} can't be used: {reason}", file.display())
+}
+
+/// Makes TLS of connections to the database.
+#[derive(Clone)]
+pub struct Connector {
+    config: Arc<ClientConfig>,
+}
+
+impl MakeTlsConnect<Socket> for Connector {
+    type Stream = Stream;
+    type TlsConnect = ConnectorTo;
+    type Error = rustls::pki_types::InvalidDnsNameError;
+
+    fn make_tls_connect(&mut self, host: &str) -> Result<ConnectorTo, Self::Error> {
+        // With a Unix socket there is no name, and no TLS either.
+        let host = if host.is_empty() { "localhost" } else { host };
+        Ok(ConnectorTo {
+            config: self.config.clone(),
+            host: ServerName::try_from(host.to_string())?,
+        })
+    }
+}
+
+/// Makes TLS of a connection to one host.
+pub struct ConnectorTo {
+    config: Arc<ClientConfig>,
+    host: ServerName<'static>,
+}
+
+impl TlsConnect<Socket> for ConnectorTo {
+    type Stream = Stream;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Future = Pin<Box<dyn Future<Output = Result<Stream, Self::Error>> + Send>>;
+
+    fn connect(self, socket: Socket) -> Self::Future {
+        Box::pin(async move {
+            let connecting = TlsConnector::from(self.config).connect(self.host, socket);
+            connecting.await.map(Stream).map_err(explained)
+        })
+    }
+}
+
+/// Tells what is wrong with the other side's certificate from a connection that has broken.
+fn explained(error: io::Error) -> Box<dyn std::error::Error + Send + Sync> {
+    let cause = error
+        .get_ref()
+        .and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    match cause {
+        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
+            "the database's certificate is of an unknown issuer (UnknownIssuer); set sslrootcert to \
+             the file of the certificate that signs it"
+                .into()
+        }
+        Some(cause) => cause.to_string().into(),
+        None => error.into(),
+    }
+}
+
+/// A connection to the database inside TLS.
+pub struct Stream(client::TlsStream<Socket>);
+
+impl TlsStream for Stream {
+    fn channel_binding(&self) -> ChannelBinding {
+        let (_, connection) = self.0.get_ref();
+        let certificate = connection.peer_certificates().and_then(<[_]>::first);
+        let hash = certificate.and_then(|certificate| end_point_hash(certificate));
+        hash.map_or_else(ChannelBinding::none, ChannelBinding::tls_server_end_point)
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+/// The `tls-server-end-point` of RFC 5929, 4.1: the hash of the server's certificate by the hash
+/// function of its signature, SHA-256 instead of MD5 and SHA-1; `None` for signatures without
+/// one such function (Ed25519, RSA-PSS).
+fn end_point_hash(certificate: &[u8]) -> Option<Vec<u8>> {
+    /// 1.2.840.113549.1.1, the signatures of PKCS #1.
+    const RSA: [u8; 8] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01];
+    /// 1.2.840.10045.4, the signatures of ECDSA.
+    const ECDSA: [u8; 6] = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04];
+    // Certificate ::= SEQUENCE { tbsCertificate, signatureAlgorithm SEQUENCE { OID, … }, … }
+    let (whole, _) = der_content(certificate)?;
+    let (_, after) = der_content(whole)?;
+    let (algorithm, _) = der_content(after)?;
+    let (oid, _) = der_content(algorithm)?;
+    let by_rsa = oid.strip_prefix(&RSA).map(|last| match last {
+        [4 | 5 | 11] => 256,
+        [12] => 384,
+        [13] => 512,
+        _ => 0,
+    });
+    let by_ecdsa = oid.strip_prefix(&ECDSA).map(|last| match last {
+        [1] | [3, 2] => 256,
+        [3, 3] => 384,
+        [3, 4] => 512,
+        _ => 0,
+    });
+    match by_rsa.or(by_ecdsa)? {
+        256 => Some(Sha256::digest(certificate).to_vec()),
+        384 => Some(Sha384::digest(certificate).to_vec()),
+        512 => Some(Sha512::digest(certificate).to_vec()),
+        _ => None,
+    }
+}
+
+/// The content of the first element of DER, and what follows the element (X.690, 8.1).
+fn der_content(der: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (_tag, rest) = der.split_first()?;
+    let (&first, mut rest) = rest.split_first()?;
+    let mut length = usize::from(first);
+    if first >= 0x80 {
+        let (digits, after) = rest.split_at_checked(usize::from(first - 0x80))?;
+        if digits.len() > 4 {
+            return None;
+        }
+        length = digits
+            .iter()
+            .fold(0, |length, digit| length << 8 | usize::from(*digit));
+        rest = after;
+    }
+    rest.split_at_checked(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(parameters: &[(&'static str, &str)]) -> Result<TlsSettings, String> {
+        let parameters: Vec<_> = parameters
+            .iter()
+            .map(|(n, v)| (*n, v.to_string()))
+            .collect();
+        TlsSettings::parse(&parameters)
+    }
+
+    #[test]
+    fn modes_mean_what_they_mean_for_libpq() {
+        let mode = |parameters: &[(&'static str, &str)]| parse(parameters).map(|tls| tls.mode);
+        assert_eq!(mode(&[]), Ok(Mode::Prefer));
+        assert_eq!(mode(&[("sslmode", "disable")]), Ok(Mode::Disable));
+        assert_eq!(mode(&[("sslmode", "require")]), Ok(Mode::Require));
+        let root = ("sslrootcert", "/x.pem");
+        assert_eq!(mode(&[("sslmode", "require"), root]), Ok(Mode::VerifyCa));
+        assert_eq!(
+            mode(&[("sslmode", "verify-full"), root]),
+            Ok(Mode::VerifyFull)
+        );
+        assert_eq!(mode(&[("sslmode", "verify-full")]), Ok(Mode::VerifyFull));
+        assert_eq!(mode(&[("sslrootcert", "system")]), Ok(Mode::VerifyFull));
+        for refused in [
+            &[("sslmode", "verify-ca")][..],
+            &[("sslmode", "yes")],
+            &[("sslmode", "require"), ("sslrootcert", "system")],
+            &[("sslcert", "/x.pem")],
+            &[("sslkey", "/x.pem")],
+        ] {
+            assert!(parse(refused).is_err(), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_hashed_as_its_signature_says() {
+        let certificate = |oid: &[u8]| {
+            let mut algorithm = vec![0x06, oid.len() as u8];
+            algorithm.extend_from_slice(oid);
+            let mut content = vec![0x30, 3, 1, 2, 3, 0x30, algorithm.len() as u8];
+            content.extend(algorithm);
+            let mut whole = vec![0x30, 0x81, content.len() as u8];
+            whole.extend(content);
+            whole
+        };
+        let rsa = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01];
+        let ecdsa = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04];
+        for (oid, length) in [
+            ([&rsa[..], &[5]].concat(), Some(32)),
+            ([&rsa[..], &[11]].concat(), Some(32)),
+            ([&rsa[..], &[13]].concat(), Some(64)),
+            ([&rsa[..], &[10]].concat(), None),
+            ([&ecdsa[..], &[3, 3]].concat(), Some(48)),
+            (vec![0x2b, 0x65, 0x70], None),
+        ] {
+            let hash = end_point_hash(&certificate(&oid));
+            assert_eq!(hash.map(|hash| hash.len()), length, "{oid:?}");
+        }
+        for broken in [
+            &b""[..],
+            b"\x30",
+            b"\x30\x85\x01\x01\x01\x01\x01",
+            b"\x30\x05\x30\x80",
+        ] {
+            assert_eq!(end_point_hash(broken), None);
+        }
+    }
+}
