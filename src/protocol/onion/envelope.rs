@@ -5,6 +5,7 @@ use std::ops::Range;
 use serde::Deserialize;
 
 use super::cipher::{Cipher, EncType, TAG_LENGTH};
+use crate::buffer::Buffer;
 use crate::protocol::keys::Keys;
 
 /// The JSON of a service node has some 200 bytes; a request with more than this is no
@@ -39,18 +40,34 @@ impl Envelope {
     }
 
     /// Decrypts the request, in place, with the first of our keys that it was made for;
-    /// `None` if it was made for none. A wrong key costs one X25519 and one tag.
+    /// `None` if it was made for none. A wrong key costs one X25519 and one decryption.
+    ///
+    /// The cipher wipes what it can't decrypt. So a copy is made for each further key: of which
+    /// there is none, unless the operator has a key of an older server.
     pub fn open<'a>(&self, request: &'a mut [u8], keys: &Keys) -> Option<(Cipher, &'a [u8])> {
         let ciphertext = request.get_mut(self.ciphertext.clone())?;
-        let cipher = keys.pairs().iter().find_map(|ours| {
-            let cipher = Cipher::agree(self.enc_type, ours, &self.ephemeral_key)?;
-            cipher.open(ciphertext)?;
-            Some(cipher)
-        })?;
+        let mut pairs = keys.pairs().iter().peekable();
+        let cipher = loop {
+            let ours = pairs.next()?;
+            let copy = pairs.peek().map(|_| copied(ciphertext));
+            let cipher = Cipher::agree(self.enc_type, ours, &self.ephemeral_key);
+            let opened = cipher.filter(|cipher| cipher.open(ciphertext).is_some());
+            match (opened, copy) {
+                (Some(cipher), _) => break cipher,
+                (None, Some(copy)) => ciphertext.copy_from_slice(&copy),
+                (None, None) => return None,
+            }
+        };
         let end = ciphertext.len() - TAG_LENGTH;
         let plaintext = ciphertext.get(cipher.nonce_length()..end)?;
         Some((cipher, plaintext))
     }
+}
+
+fn copied(bytes: &[u8]) -> Buffer {
+    let mut copy = Buffer::with_capacity(bytes.len());
+    copy.extend_from_slice(bytes);
+    copy
 }
 
 /// Other fields are the service nodes' own affair.
