@@ -1,21 +1,22 @@
 # What the scripts share. Each sources it in the repository's folder. It installs what is
 # missing and says so, and finds Rust and PostgreSQL.
 
-# Messages that a script reads are in English then, and no locale can be missing.
+# The scripts read programs' messages, which must be in English. Every system has this locale.
 LC_ALL=C.UTF-8
 export LC_ALL
 # Services and containers may have no HOME, where rustup and cargo are.
 : "${HOME:=$(getent passwd "$(id -u)" | cut -d: -f6)}"
 export HOME
-# PostgreSQL's programs would take another server's port or user from these.
+# PostgreSQL's programs would take another server's port or user from PGPORT, PGUSER and the like.
 for name in $(env | sed -n 's/^\(PG[A-Z]*\)=.*/\1/p'); do unset "$name"; done
 
-# The folder is always told to cargo: a configuration of cargo's may have another one.
+# cargo is always told its target folder, because its own configuration may name another one.
 target=${CARGO_TARGET_DIR:-target}
 
 say() { printf '%s: %s\n' "$0" "$*" >&2; }
 fail() { say "$*"; exit 1; }
-# The linker that newer toolchains bring (rust-lld in 1.95) can't write below such a folder.
+# The linker that newer toolchains bring (rust-lld in 1.95) can't write below a folder with a double
+# quote in its name.
 case $PWD/$target in *\"*) fail "the linker can't work in a folder with a double quote in its name, $PWD: rename it" ;; esac
 
 is_root() { [ "$(id -u)" = 0 ]; }
@@ -32,8 +33,8 @@ as_root() {
     fi
 }
 
-# $* are packages; ends the script with a sentence if nobody can install them. It names all that
-# the scripts need, so that root is asked once.
+# $* are packages. Ends the script with a sentence if nobody can install them. The sentence names
+# all packages that the scripts need, so that root is asked once.
 need_root_for() {
     is_root && return
     missing="these packages are missing: $*"
@@ -45,12 +46,12 @@ need_root_for() {
     say "sudo may ask for your password"
 }
 
-# Run by root; $1 is "terminal" or "file": where the progress goes. $2 is what to do, the
-# others are packages.
-# - Debian's PostgreSQL makes a cluster that listens on port 5432 when it is installed. Nobody
-#   asked for it here: a file of ours says no while we install, and is removed afterwards.
+# The part that root runs. $1 is "terminal" or "file": where the progress goes. $2 is what to do,
+# the others are packages.
+# - When Debian's PostgreSQL is installed, it makes a cluster that listens on port 5432. Nobody
+#   asked for it here: a file of ours prevents it, and is removed afterwards.
 # - A umask of 077 would make /etc/ssl/certs unreadable for everybody else.
-# - apt's complaints go to a file: without a network there are dozens.
+# - apt's error messages go to a file, because there are dozens without a network.
 APT='
 umask 022
 export DEBIAN_FRONTEND=noninteractive APT_LISTCHANGES_FRONTEND=none NEEDRESTART_SUSPEND=1
@@ -73,7 +74,7 @@ install)
         mkdir -p "${no_cluster%/*}"
         echo "create_main_cluster = false" >"$no_cluster"
     esac
-    # On a terminal it says so itself.
+    # On a terminal apt itself says how much it fetches.
     [ "$where" = terminal ] ||
         apt --assume-no install "$@" | grep -E "^(Need to get|After this operation)" >&2
     act --yes --no-remove install "$@" || {
@@ -140,7 +141,7 @@ find_rust() {
     return 1
 }
 
-# What is wrong with the Rust that is there, as a part of a sentence.
+# Prints what is wrong with the Rust that is there, as a part of a sentence.
 describe_rust() {
     for program in rustc cargo; do
         path=$(command -v $program) || { echo "there is no $program on the PATH"; return; }
@@ -152,8 +153,8 @@ describe_rust() {
     done
 }
 
-# $* are the packages that bring Rust in Debian 13. Debian 12 has a newer Rust beside its own,
-# for the sake of browsers; it takes the place of Debian's own, which is for the user to decide.
+# $* are the packages that bring Rust in Debian 13. Debian 12 has a second, newer Rust, for building
+# browsers. It would replace the ordinary one, so that it is only installed if that is not there.
 install_rust() {
     found=$(describe_rust)
     advice="get it from https://rustup.rs; if rustup is there, run: rustup default stable && rustup update stable"
@@ -181,10 +182,10 @@ need_rust() {
         install_rust "$@"
         find_rust || fail "needs Rust $RUST_VERSION or newer, and $(describe_rust)"
     fi
-    # Without it cargo can't know crates.io.
+    # Without certificates cargo can't trust crates.io.
     [ -e /etc/ssl/certs/ca-certificates.crt ] || [ -n "${SSL_CERT_FILE:-}" ] ||
         ! command -v apt-get >/dev/null || install ca-certificates
-    # A home that is missing or read-only, as of users who are there for one service.
+    # Users who exist for one service may have a home that is missing or read-only.
     if [ -z "${CARGO_HOME:-}" ] && ! { [ -d "$HOME" ] && mkdir -p "$HOME/.cargo/registry" 2>/dev/null; }; then
         CARGO_HOME=$PWD/.local/cargo
         export CARGO_HOME
@@ -192,7 +193,7 @@ need_rust() {
     fi
 }
 
-# A linker alone is not enough: one of the libraries is partly C, and needs its headers.
+# A linker alone is not enough: one of the libraries is partly C, and needs the C headers.
 need_c_linker() {
     c_compiler_works || install gcc libc6-dev
     c_compiler_works || fail "the C compiler (cc) can't compile and link; install gcc and libc6-dev, or what they are called here"
@@ -203,11 +204,11 @@ c_compiler_works() {
         cc -x c -o /dev/null - 2>/dev/null
 }
 
-# The client of a test.
+# Some tests use curl as their client.
 need_curl() { command -v curl >/dev/null || install curl; }
 need_openssl() { command -v openssl >/dev/null || install openssl; }
 
-# Fetches the libraries from crates.io; at once if they are there.
+# Fetches the libraries from crates.io, unless they are there already.
 fetch_libraries() {
     cargo_fetch --offline --quiet 2>/dev/null && return
     say "fetching the libraries from crates.io"
@@ -237,7 +238,7 @@ need_space() {
     [ "${free:-0}" -ge "$2" ] || fail "$1 needs $2 MB of disk in $target/, and $free MB are free: make room, or set CARGO_TARGET_DIR to a folder on a larger disk"
 }
 
-# Sets pg_bin.
+# Sets pg_bin to the folder of PostgreSQL's programs, and installs them if they are missing.
 need_postgresql() {
     if ! find_postgresql; then
         install postgresql postgresql-client
@@ -258,14 +259,14 @@ find_postgresql() {
 
 is_postgresql() { [ -x "$1/initdb" ] && [ -x "$1/postgres" ] && [ -x "$1/psql" ]; }
 
-# PostgreSQL refuses root: root becomes the user that Debian's package has made.
+# PostgreSQL refuses to run as root: root runs it as the user that Debian's package has made.
 if is_root; then become_postgres='setpriv --reuid=postgres --regid=postgres --clear-groups'
 else become_postgres=
 fi
 as_postgres() { $become_postgres "$@"; }
 
-# A folder for the tests' clusters and sockets, which PostgreSQL's user must reach and whose path
-# must leave room for a socket's: some systems give each user a private one.
+# Sets TMPDIR to a folder for the tests' clusters and sockets. PostgreSQL's user must reach it, which
+# it can't if each user has a private one, and its path must leave room for a socket's name.
 need_temporary_folder() {
     for TMPDIR in "${TMPDIR:-/tmp}" /tmp /var/tmp; do
         export TMPDIR

@@ -157,3 +157,74 @@ fn wrong_usage_exits_2_and_help_lists_the_commands() {
     assert_eq!(words(&help).len(), 8 + 8, "{:?}", words(&help));
     assert_eq!(words(&man), words(&help));
 }
+
+const MAN_PAGES: [&str; 2] = [
+    include_str!("../packaging/session-file-server.1"),
+    include_str!("../packaging/session-file-server.toml.5"),
+];
+
+#[test]
+fn the_man_pages_are_of_this_version() {
+    let version = format!("\"session-file-server {}\"", env!("CARGO_PKG_VERSION"));
+    for page in MAN_PAGES {
+        let title = page.lines().next().expect("a title");
+        assert!(title.contains(&version), "{title}");
+    }
+}
+
+/// The settings of the sample, as `files.expiry = "3 weeks"`. A setting without a default has an
+/// example there, after `# ` with a space: only its key is returned.
+fn settings_of_sample() -> Vec<String> {
+    let mut section = String::new();
+    let mut settings = Vec::new();
+    for line in include_str!("../config.sample.toml").lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+            section = format!("{name}.");
+        }
+        let is_example = line.starts_with("# ");
+        let setting = line.trim_start_matches(['#', ' ']);
+        let Some((key, _)) = setting.split_once(" = ") else {
+            continue;
+        };
+        if !key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            continue;
+        }
+        let shown = if is_example { key } else { setting };
+        settings.push(format!("{section}{shown}"));
+    }
+    settings
+}
+
+/// The settings that session-file-server.toml(5) describes, written in the same way.
+fn settings_of_man_page() -> Vec<String> {
+    let mut section = String::new();
+    let mut settings = Vec::new();
+    for line in MAN_PAGES[1].lines() {
+        let line = line.replace("\\(dq", "\u{1}").replace("\\-", "-");
+        if let Some(heading) = line.strip_prefix(".SH SECTION [") {
+            section = format!("{}.", heading.trim_end_matches(']'));
+        }
+        let Some(setting) = line.strip_prefix(".BR ") else {
+            continue;
+        };
+        if let Some((key, default)) = setting.split_once(" \" = \" ") {
+            let default = default.trim_matches('"').replace('\u{1}', "\"");
+            settings.push(format!("{section}{key} = {default}"));
+        } else if let Some(key) = setting.strip_suffix(" \" (no default)\"") {
+            settings.push(format!("{section}{key}"));
+        }
+    }
+    settings
+}
+
+#[test]
+fn the_man_page_describes_every_setting_of_the_sample_with_its_default() {
+    let sample = settings_of_sample();
+    assert_eq!(settings_of_man_page(), sample);
+    for known in [
+        "files.max_total_size",
+        "versions.refresh_interval = \"30 min\"",
+    ] {
+        assert!(sample.iter().any(|setting| setting == known), "{sample:?}");
+    }
+}

@@ -39,7 +39,7 @@ pub fn x25519_key(server: &Server) -> [u8; 32] {
     key
 }
 
-/// The processor's name, for the README.
+/// The processor's name, for benches/README.md.
 pub fn machine() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find(|line| line.starts_with("model name"));
