@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use postgres::error::DbError;
 use postgres::types::ToSql;
 use postgres::{Client, CopyInWriter, Row, RowIter, Statement};
 
@@ -117,7 +118,9 @@ impl Connection {
                 Some(open) => open,
                 None => self.open.insert(self.database.connect()?),
             };
+            open.is_unreplicated.store(false, Ordering::SeqCst);
             let error = match work(open) {
+                Ok(_) if open.is_unreplicated.load(Ordering::SeqCst) => return Err(unreplicated()),
                 Ok(result) => return Ok(result),
                 Err(error) => error,
             };
@@ -133,6 +136,23 @@ impl Connection {
             log::debug!("a statement is tried again: {}", describe(&error));
         }
     }
+}
+
+/// Whether a notice says that a wait for a synchronous stand-by was cancelled: the transaction is
+/// committed here, and the stand-by may not have it. The text is in the operator's language, and
+/// the code (01000) is that of any warning; the place in PostgreSQL's source is what it is.
+fn is_cancelled_wait(notice: &DbError) -> bool {
+    let file = notice.file().unwrap_or_default();
+    file.rsplit('/').next() == Some("syncrep.c")
+}
+
+/// What was stored isn't safe where the operator wants it to be, so it must not be acknowledged.
+/// Whoever repeats it stores the same once more.
+fn unreplicated() -> Error {
+    let text = "the wait for a synchronous stand-by was cancelled, so that what was stored may not \
+                be there";
+    log::warn!("answered 503: {text}");
+    Error::Unavailable(text.into())
 }
 
 /// How often one piece of work may still be tried again, by reason.
@@ -207,14 +227,24 @@ pub(super) struct Open {
     statements: HashMap<&'static str, Statement>,
     /// Whether the driver and the database no longer agree on which answer is whose.
     is_spoilt: bool,
+    /// Whether the last work may be missing on a stand-by that it should have waited for.
+    is_unreplicated: Arc<AtomicBool>,
 }
 
 impl Open {
     fn connect(settings: &Settings, session: &str) -> Result<Open, Error> {
+        let is_unreplicated = Arc::<AtomicBool>::default();
+        let noted = is_unreplicated.clone();
+        let client = settings.connect_with(session, move |notice| {
+            if is_cancelled_wait(&notice) {
+                noted.store(true, Ordering::SeqCst);
+            }
+        })?;
         Ok(Open {
-            client: settings.connect_with(session)?,
+            client,
             statements: HashMap::new(),
             is_spoilt: false,
+            is_unreplicated,
         })
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use postgres::Client;
 use postgres::config::{ChannelBinding, Host, SslMode};
+use postgres::error::DbError;
 use zeroize::Zeroizing;
 
 use super::error::Error;
@@ -104,12 +105,18 @@ impl Settings {
     /// # Errors
     /// Those of an attempt to connect.
     pub(super) fn connect(&self) -> Result<Client, Error> {
-        self.connect_with("")
+        self.connect_with("", |_| ())
     }
 
-    /// The same, with more settings, as statements.
-    pub(super) fn connect_with(&self, session: &str) -> Result<Client, Error> {
+    /// The same, with more settings, as statements. `notice` is told what the database says
+    /// beside its answers.
+    pub(super) fn connect_with(
+        &self,
+        session: &str,
+        notice: impl Fn(DbError) + Send + Sync + 'static,
+    ) -> Result<Client, Error> {
         let mut driver = self.driver.clone();
+        driver.notice_callback(notice);
         if driver.get_password().is_none() {
             if let Some(password) = self.password().map_err(Error::Refused)? {
                 driver.password(password.as_bytes());
