@@ -185,7 +185,10 @@ fn a_library_is_known_to_one_room() {
         for (library, rooms) in ONE_ROOM {
             let mut before = code.split(&format!("{library}::")).collect::<Vec<_>>();
             before.pop();
-            let is_named = before.iter().any(|before| !before.ends_with(is_name));
+            // `rustls::crypto::ring` is a module of rustls that has the name of a library.
+            let is_named = before
+                .iter()
+                .any(|before| !before.ends_with(is_name) && !before.ends_with("crypto::"));
             assert!(!is_named || rooms.contains(&room), "{name} uses {library}");
         }
     }
