@@ -14,7 +14,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use session_file_server::protocol::onion::cipher::FreshNonce;
-use session_file_server::protocol::onion::client::{Exchange, read_v4_reply, v4_plaintext};
+use session_file_server::protocol::onion::client::{OnionRequest, read_v4_reply, v4_plaintext};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -58,7 +58,7 @@ fn ask(
     getrandom::getrandom(&mut ephemeral_secret)?;
     getrandom::getrandom(&mut nonce)?;
 
-    let exchange = Exchange::new(&server, Some("xchacha20"), ephemeral_secret)
+    let exchange = OnionRequest::new(&server, Some("xchacha20"), ephemeral_secret)
         .ok_or("that is no server's public key")?;
     let plaintext = v4_plaintext(method, endpoint, &[], body);
     let request = exchange

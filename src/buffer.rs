@@ -1,52 +1,55 @@
-//! Buffers for bodies. Large ones are used again: malloc would take each from the system anew,
-//! as thousands of pages that the system clears first, which costs more than filling it.
+//! Buffers for bodies. Large ones are reused, because malloc would map each anew, and the system
+//! clears the thousands of new pages first, which costs more than filling the buffer.
 
-use crate::lock::lock;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// From this capacity on, bytes, a buffer is large: `main` has malloc give back those to the
-/// system as soon as they are freed.
+use crate::lock::lock;
+
+/// The capacity, bytes, from which a buffer is large. Malloc returns memory of this size to the
+/// system as soon as it is freed ([`crate::allocator`]).
 pub const LARGE: usize = 4 * 1024 * 1024;
 
-/// The capacity of a large buffer is a multiple of this, bytes. It serves for whatever has the
-/// same multiple: a much smaller file must not hold the memory that a larger one has touched.
-const STEP: usize = 1024 * 1024;
+/// The unit of a large buffer's capacity, bytes. A buffer is reused only for a length that rounds
+/// up to its capacity, so that a small file never holds the memory of a much larger one.
+const CAPACITY_STEP: usize = 1024 * 1024;
 
-/// Spare buffers take no more than this, bytes: two for files of ten megabytes, which is enough
-/// as long as somebody frees one whenever somebody else wants one.
-const SPARE: usize = 24 * 1024 * 1024;
+/// The most memory that spare buffers take, bytes. This is enough for two files of 10 MB, which
+/// suffices as long as buffers are freed as often as they are requested.
+const MAX_SPARE_BYTES: usize = 24 * 1024 * 1024;
 
-/// With none wanted and none freed for so long, the spare ones go.
-const UNUSED: Duration = Duration::from_secs(1);
+/// The time without a request or a return of a large buffer, after which spare ones are freed.
+const SPARE_LIFETIME: Duration = Duration::from_secs(1);
 
-/// Bytes that grow like a `Vec`'s, in a buffer that is used again if it is large.
+/// A growable buffer of bytes, like `Vec<u8>`. Its memory is reused if it is large.
 #[derive(Default)]
 pub struct Buffer(Vec<u8>);
 
 impl Buffer {
-    /// An empty one with room for so many bytes.
+    /// An empty buffer with room for so many bytes.
     pub fn with_capacity(bytes: usize) -> Buffer {
-        let mut buffer = match bytes < LARGE {
-            true => Vec::with_capacity(bytes),
-            false => Spare::lock()
+        let mut buffer = if bytes < LARGE {
+            Vec::with_capacity(bytes)
+        } else {
+            lock(&SPARE_BUFFERS)
                 .take(bytes)
-                .unwrap_or_else(|| Vec::with_capacity(bytes.next_multiple_of(STEP))),
+                .unwrap_or_else(|| Vec::with_capacity(bytes.next_multiple_of(CAPACITY_STEP)))
         };
         buffer.clear();
         Buffer(buffer)
     }
 
-    /// One of that length for somebody who overwrites all of it: it may hold zeros, or what
-    /// was in it before. Zeros that nobody touches cost no memory.
+    /// A buffer of that length, whose content is unspecified and must be overwritten by the
+    /// caller. Zeroed pages that are never touched take no memory.
     pub fn to_overwrite(length: usize) -> Buffer {
-        let mut buffer = match length < LARGE {
-            true => vec![0; length],
-            false => Spare::lock()
+        let mut buffer = if length < LARGE {
+            vec![0; length]
+        } else {
+            lock(&SPARE_BUFFERS)
                 .take(length)
-                .unwrap_or_else(|| vec![0; length.next_multiple_of(STEP)]),
+                .unwrap_or_else(|| vec![0; length.next_multiple_of(CAPACITY_STEP)])
         };
         buffer.resize(length, 0);
         Buffer(buffer)
@@ -56,8 +59,8 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.0.capacity() >= LARGE {
-            let refused = Spare::lock().put(std::mem::take(&mut self.0));
-            // Outside the lock: it may be given back to the system.
+            let refused = lock(&SPARE_BUFFERS).put(std::mem::take(&mut self.0));
+            // Unmapping takes time, so it happens outside the lock.
             drop(refused);
         }
     }
@@ -89,34 +92,30 @@ impl fmt::Debug for Buffer {
     }
 }
 
-/// Gives spare buffers back to the system that nobody needs any more; to be called every now and
-/// then.
+/// Frees the spare buffers if none was needed for a while. Must be called regularly.
 pub fn release_unused() {
-    let released = Spare::lock().release(UNUSED);
-    // Outside the lock.
+    let released = lock(&SPARE_BUFFERS).release(SPARE_LIFETIME);
+    // Unmapping takes time, so it happens outside the lock.
     drop(released);
 }
 
-/// Large buffers that wait to be used again, with what was last in them.
-struct Spare {
+/// Large buffers that wait to be reused. They still hold their last content.
+struct SpareBuffers {
     buffers: Vec<Vec<u8>>,
-    /// When one was last wanted or freed.
+    /// When a large buffer was last requested or returned.
     used: Option<Instant>,
 }
 
-static ALL_SPARE: Mutex<Spare> = Mutex::new(Spare {
+static SPARE_BUFFERS: Mutex<SpareBuffers> = Mutex::new(SpareBuffers {
     buffers: Vec::new(),
     used: None,
 });
 
-impl Spare {
-    fn lock() -> MutexGuard<'static, Spare> {
-        lock(&ALL_SPARE)
-    }
-
+impl SpareBuffers {
+    /// A spare buffer that fits so many bytes.
     fn take(&mut self, bytes: usize) -> Option<Vec<u8>> {
         self.used = Some(Instant::now());
-        let fitting = bytes..=bytes.next_multiple_of(STEP);
+        let fitting = bytes..=bytes.next_multiple_of(CAPACITY_STEP);
         let found = self
             .buffers
             .iter()
@@ -124,22 +123,23 @@ impl Spare {
         Some(self.buffers.swap_remove(found))
     }
 
-    /// Keeps a buffer, or returns it.
+    /// Keeps a buffer, or returns it if the spare ones would take too much memory.
     fn put(&mut self, buffer: Vec<u8>) -> Option<Vec<u8>> {
         self.used = Some(Instant::now());
         let kept: usize = self.buffers.iter().map(Vec::capacity).sum();
-        if kept + buffer.capacity() > SPARE {
+        if kept + buffer.capacity() > MAX_SPARE_BYTES {
             return Some(buffer);
         }
         self.buffers.push(buffer);
         None
     }
 
-    /// Hands all out if none was wanted and none freed for `unused`.
-    fn release(&mut self, unused: Duration) -> Vec<Vec<u8>> {
-        match self.used.is_some_and(|used| used.elapsed() >= unused) {
-            true => std::mem::take(&mut self.buffers),
-            false => Vec::new(),
+    /// Removes all buffers if none was requested or returned for `lifetime`.
+    fn release(&mut self, lifetime: Duration) -> Vec<Vec<u8>> {
+        if self.used.is_some_and(|used| used.elapsed() >= lifetime) {
+            std::mem::take(&mut self.buffers)
+        } else {
+            Vec::new()
         }
     }
 }
@@ -163,23 +163,24 @@ mod tests {
 
     #[test]
     fn spare_buffers_are_bounded_used_again_and_released() {
-        let capacities = |spare: &Spare| spare.buffers.iter().map(Vec::capacity).sum::<usize>();
-        let mut spare = Spare {
+        let capacities =
+            |spare: &SpareBuffers| spare.buffers.iter().map(Vec::capacity).sum::<usize>();
+        let mut spare = SpareBuffers {
             buffers: Vec::new(),
             used: None,
         };
         for _ in 0..5 {
             spare.put(vec![7; 3 * LARGE]);
         }
-        assert_eq!(capacities(&spare), SPARE);
+        assert_eq!(capacities(&spare), MAX_SPARE_BYTES);
         assert!(spare.put(vec![7; LARGE]).is_some());
         assert!(spare.take(3 * LARGE + 1).is_none());
         assert!(spare.take(2 * LARGE).is_none());
-        let fitting = spare.take(3 * LARGE - STEP + 1);
+        let fitting = spare.take(3 * LARGE - CAPACITY_STEP + 1);
         assert_eq!(fitting.map(|b| b.len()), Some(3 * LARGE));
-        assert!(spare.put(vec![7; SPARE]).is_some());
+        assert!(spare.put(vec![7; MAX_SPARE_BYTES]).is_some());
         assert_eq!(capacities(&spare), 3 * LARGE);
-        assert!(spare.release(UNUSED * 60).is_empty());
+        assert!(spare.release(SPARE_LIFETIME * 60).is_empty());
         assert_eq!(spare.release(Duration::ZERO).len(), 1);
         assert_eq!(capacities(&spare), 0);
     }

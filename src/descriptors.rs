@@ -1,5 +1,6 @@
-//! File descriptors, sent and received over Unix sockets (`SCM_RIGHTS`, unix(7)): the way to own
-//! one of which only the number is known, or that is to outlive this program, without unsafe code.
+//! Sending and receiving file descriptors over Unix sockets (`SCM_RIGHTS`, unix(7)). Without
+//! unsafe code this is the only way to own a descriptor of which just the number is known, and to
+//! hand one to the next program.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,14 +9,14 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 
 pub use sendfd::SendWithFd;
 
-/// Descriptors that one message may have.
+/// The most descriptors that one message may carry.
 pub const AT_ONCE: usize = 16;
 
-/// Receives a byte and the descriptors that came with it, which no other program inherits. It
-/// never waits.
+/// Receives a byte and the descriptors that come with it, without blocking. Child processes
+/// don't inherit the descriptors.
 ///
 /// # Errors
-/// When nothing has come, or there are no descriptors to spare.
+/// When nothing has arrived, or the process has no descriptors to spare.
 pub fn receive(socket: impl AsFd) -> io::Result<Vec<OwnedFd>> {
     let mut byte = [0];
     let mut space = [0; rustix::cmsg_space!(ScmRights(AT_ONCE))];

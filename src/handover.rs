@@ -1,10 +1,10 @@
-//! What a server leaves to the one that takes its place, in the same process: a program that is
-//! started by `exec` keeps nothing of the memory.
+//! The listening socket and the configuration, handed over when the server restarts itself
+//! (`exec`): the new program keeps nothing of the old one's memory.
 //!
-//! It is given as the standard input, a socket: first a byte with the listening socket, then the
-//! configuration, which may hold a password. Neither the arguments nor the environment, which
-//! others can see, have anything of it. The convention of systemd would do for the socket, but
-//! wants it at a certain number, to which no safe code moves it.
+//! The new program's standard input is a Unix socket. It carries a byte with the listening
+//! socket, then the configuration. The configuration may hold a password, so it must not stand
+//! in the arguments or the environment, which other users can see. systemd's socket activation
+//! would do for the socket, but expects it at descriptor 3, to which safe code can't move it.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -14,21 +14,21 @@ use std::process::{Command, Stdio};
 
 use crate::descriptors::{self, SendWithFd};
 
-/// Set to the number of the process whose standard input is a handover. Whoever inherits the
-/// variable by mistake has another number.
+/// The environment variable with the id of the process whose standard input is a handover. A
+/// child process that inherits the variable has another id and ignores it.
 const VARIABLE: &str = "SESSION_FILE_SERVER_HANDED_ON";
 
-/// What is left to the next server.
+/// What the next server takes over.
 #[derive(Debug)]
 pub struct Handover {
     /// The listening socket, on which connections wait.
     pub socket: OwnedFd,
-    /// The configuration, as [`crate::config::Source`] writes it.
+    /// The configuration, encoded by [`crate::config::ConfigSource::encode`].
     pub configuration: Vec<u8>,
 }
 
 impl Handover {
-    /// Lets the program of `command`, which must take the place of this one, find it.
+    /// Attaches the handover to `command`, which must replace this process (`exec`).
     ///
     /// # Errors
     /// Those of the system.
@@ -40,7 +40,7 @@ impl Handover {
 
     fn send(&self) -> io::Result<OwnedFd> {
         let (mut writer, reader) = UnixStream::pair()?;
-        // Nobody reads before this program is gone: all of it must fit.
+        // Nothing is read before `exec`, so all of it must fit into the socket's buffer.
         writer.set_nonblocking(true)?;
         writer.send_with_fd(&[0], &[self.socket.as_raw_fd()])?;
         writer.write_all(&self.configuration)?;
@@ -48,10 +48,11 @@ impl Handover {
         Ok(reader.into())
     }
 
-    /// Takes what was left to this program; `None` if nothing was.
+    /// Receives the handover of the server that ran in this process before; `None` if there was
+    /// none.
     ///
     /// # Errors
-    /// When it is incomplete.
+    /// When the handover is incomplete.
     pub fn take() -> io::Result<Option<Handover>> {
         let own = std::process::id().to_string();
         if std::env::var(VARIABLE).is_ok_and(|process| process == own) {

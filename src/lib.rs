@@ -1,30 +1,31 @@
 //! The Session File Server: stores the encrypted files of Session's clients in PostgreSQL,
 //! hands them out, and lets them expire.
 //!
-//! This is a tour of the house in the order in which data flows. Folders are layers: each uses
-//! those that come after it here and none before it, which `tests/layers.rs` holds.
+//! This is a tour of the modules in the order in which data flows. Folders are layers: each uses
+//! those that come after it here and none before it; `tests/layers.rs` checks this.
 //!
-//! 1. [`commands`]: what the command line asks for. `serve` puts the other rooms together;
-//!    `import`, `status`, `init-db` and the rest use the database alone.
-//! 2. [`api`]: the table of endpoints, and the handlers, each a function from a request and
-//!    what a worker has to a response.
-//! 3. [`upkeep`]: the timer thread, which deletes expired files and has GitHub asked.
+//! 1. [`commands`]: one module per command of the command line. `serve` puts the other modules
+//!    together; `import`, `status`, `init-db` and the rest use the database alone.
+//! 2. [`api`]: the table of endpoints and their handlers. A handler is a function from a
+//!    request, and what a worker lends it, to a response.
+//! 3. [`upkeep`]: the timer thread, which deletes expired files and asks GitHub for releases.
 //! 4. [`server`]: HTTP in and out. It gives complete requests to the workers and sends their
-//!    answers. Nobody else knows tiny_http, and nobody in it knows what an endpoint does.
-//! 5. [`cache`]: recent files, and what is known of Session's releases.
-//! 6. [`config`]: `config.toml` becomes one checked structure; the files of the keys.
+//!    responses. No other module uses tiny_http, and this one knows no endpoint.
+//! 5. [`cache`]: recent files, and the known releases of Session.
+//! 6. [`config`]: turns `config.toml` into one checked structure, and reads the key files.
 //! 7. [`db`]: every SQL statement, and a connection for each worker.
-//! 8. [`protocol`]: what is on the wire, without I/O: requests and responses, file ids, keys,
-//!    signatures, versions, and the onion.
-//! 9. What all of them stand on: [`buffer`]s for bodies, [`lock`]s, the wish to [`stop`],
-//!    [`signals`], [`descriptors`], the [`handover`] at a restart, [`output`], [`statistics`], [`quantity`] in words, [`systemd`], and what
-//!    the [`allocator`] keeps.
+//! 8. [`protocol`]: the formats on the wire, without I/O: requests and responses, file ids,
+//!    keys, signatures, versions, and onion requests.
+//! 9. The modules that all others may use: [`buffer`]s for bodies, [`lock`]s, the [`stop`]
+//!    flag, [`signals`], [`descriptors`], the [`handover`] at a restart, [`output`],
+//!    [`statistics`], [`quantity`] for readable numbers, [`systemd`], and the settings of the
+//!    [`allocator`].
 //!
-//! `ARCHITECTURE.md` follows single requests through these rooms.
+//! `ARCHITECTURE.md` follows single requests through these modules.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
-// The documentation is for readers of the source, and made with private items.
+// The documentation is for readers of the source, and is built with private items.
 #![allow(rustdoc::private_intra_doc_links)]
 
 pub mod allocator;

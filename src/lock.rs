@@ -1,18 +1,17 @@
-//! Locks that no panic poisons.
+//! Mutexes whose poisoning is ignored.
 //!
-//! What our locks protect is whole whenever they are free: nothing that may panic runs between
-//! two changes that belong together. So a thread that has panicked with a lock in its hands has
-//! left nothing half done, and the others go on.
+//! The data behind our mutexes is consistent even if a thread panics while it holds one, because
+//! nothing that may panic runs between two changes that belong together. So the other threads
+//! can go on with the data.
 
 use std::sync::{LockResult, Mutex, MutexGuard, PoisonError};
 
-/// Waits for the lock and takes it.
+/// Locks the mutex, whether or not it is poisoned.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     unpoisoned(mutex.lock())
 }
 
-/// What a lock, or a wait that gives one back, has returned, whether somebody has panicked or
-/// not.
+/// The guard in the result of locking a mutex, or of waiting with one, poisoned or not.
 pub fn unpoisoned<T>(result: LockResult<T>) -> T {
     result.unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,17 +7,17 @@ use std::process::ExitCode;
 use session_file_server::commands::{self, arguments::Arguments};
 use session_file_server::{output, signals};
 
-/// What a wrong command line ends with, as for other programs.
-const WRONG_USAGE: u8 = 2;
+/// The exit status after a wrong command line, 2 by convention.
+const USAGE_ERROR: u8 = 2;
 
 fn main() -> ExitCode {
-    // Without it a full log would end the program; nothing else would be different.
-    let _ = signals::survive_full_files();
+    // If this fails, the only difference is that a log at its size limit ends the program.
+    let _ = signals::survive_file_size_limit();
     let arguments = match Arguments::parse(lexopt::Parser::from_env()) {
         Ok(arguments) => arguments,
         Err(error) => {
             output::complain(&format!("{error}; see --help"));
-            return ExitCode::from(WRONG_USAGE);
+            return ExitCode::from(USAGE_ERROR);
         }
     };
     match commands::run(arguments) {

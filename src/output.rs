@@ -1,23 +1,23 @@
-//! What the program says: log lines and errors on standard error, results on standard output.
+//! The program's output: log lines and errors on standard error, results on standard output.
 //!
-//! Standard error may be full, closed, or have nobody who reads it: that changes nothing else.
+//! Standard error may be full, closed, or without a reader. Nothing else depends on it.
 
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, Write};
 
 use log::LevelFilter;
 
-/// Starts the log, on standard error; under systemd without the time, which the journal adds.
-/// `level` is that of the program's own lines, unless RUST_LOG says otherwise.
+/// Starts the log on standard error. Under systemd the lines have no time, because the journal
+/// adds it. `level` is the level of the program's own lines, unless RUST_LOG overrides it.
 pub fn start_logging(level: LevelFilter) {
     let in_journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let mut builder = env_logger::Builder::new();
     match std::env::var("RUST_LOG") {
         Ok(filters) => builder.parse_filters(&filters),
-        // The libraries' own lines are of interest to nobody but a developer.
+        // Lines of the libraries are useful to developers only, who can set RUST_LOG.
         Err(_) => builder
             .filter_level(LevelFilter::Error)
-            // What it calls an error is its way to stop, or is reported by the server.
+            // tiny_http logs errors when it stops normally; the server reports the others.
             .filter_module("tiny_http", LevelFilter::Off)
             .filter_module("session_file_server", level),
     };
@@ -27,8 +27,8 @@ pub fn start_logging(level: LevelFilter) {
                 let now = humantime::format_rfc3339_millis(std::time::SystemTime::now());
                 write!(out, "{now} ")?;
             }
-            // Here, so that no caller can forget it: lines repeat what clients, GitHub and the
-            // database have sent.
+            // Escaped here so that no caller can forget it: log lines repeat what clients,
+            // GitHub and the database have sent.
             let text = record.args().to_string();
             writeln!(out, "{:<5} {}", record.level(), one_line(&text))
         })
@@ -36,14 +36,13 @@ pub fn start_logging(level: LevelFilter) {
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
 }
 
-/// Prints what a command was asked for, as text for people or for programs.
-///
-/// Whoever reads it may stop reading, as `head` does.
+/// Prints the result of a command, for people or for programs. A reader that closes the pipe
+/// early, as `head` does, is no error.
 ///
 /// # Errors
-/// A sentence for the operator, if the text can't be delivered.
+/// A sentence for the operator, if the text can't be written.
 pub fn print(text: &str) -> Result<(), String> {
-    // Not `print!`, which panics when nobody reads.
+    // `print!` would panic when the pipe is closed.
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -53,27 +52,27 @@ pub fn print(text: &str) -> Result<(), String> {
     }
 }
 
-/// Prints what a command has done. Where that can't be delivered, the work is done all the
-/// same, and the exit status tells of the work.
+/// Prints a message about work that is done. A failure to write it is only logged, because the
+/// exit status must tell whether the work succeeded.
 pub fn mention(text: &str) {
     if let Err(error) = print(text) {
         log::warn!("{error}");
     }
 }
 
-/// Prints why the program ends, on standard error.
+/// Prints a message on standard error: a warning, or why the program ends.
 pub fn complain(message: &str) {
-    // Not `eprintln!`, which panics when standard error is full.
+    // `eprintln!` would panic when standard error can't be written.
     let _ = writeln!(io::stderr(), "session-file-server: {}", printable(message));
 }
 
-/// The text with everything escaped that could end its line, or show it as another one: control
-/// characters, and Unicode's line separators and changes of direction.
+/// Escapes what could end the line or make it look like another one: control characters, and
+/// Unicode's line separators and direction marks.
 pub fn one_line(text: &str) -> Cow<'_, str> {
     escape(text, changes_lines)
 }
 
-/// The same with line ends left: a text of ours may have several lines.
+/// Like [`one_line`], but keeps line ends, for messages of several lines.
 pub fn printable(text: &str) -> Cow<'_, str> {
     escape(text, |c| c != '\n' && changes_lines(c))
 }
@@ -84,16 +83,17 @@ fn escape(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
     }
     let mut escaped = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        match is_escaped(c) {
-            true => escaped.extend(c.escape_default()),
-            false => escaped.push(c),
+        if is_escaped(c) {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
         }
     }
     escaped.into()
 }
 
-/// C0, DEL and C1; marks of direction, line and paragraph separators, embeddings, overrides and
-/// isolates (Unicode Standard Annex 9), and the byte order mark.
+/// Whether a character is C0, DEL or C1; a direction mark, a line or paragraph separator, an
+/// embedding, an override or an isolate (Unicode Standard Annex 9); or the byte order mark.
 fn changes_lines(c: char) -> bool {
     c.is_control()
         || matches!(

@@ -1,13 +1,13 @@
-//! Amounts as people read them: bytes, counts, spans of time.
+//! Numbers as people read them: bytes, counts, spans of time.
 
 use std::time::{Duration, SystemTime};
 
-/// A number of bytes: three digits and a decimal unit.
+/// Formats a number of bytes with three digits and a decimal unit.
 pub fn bytes(bytes: u64) -> String {
     let mut amount = bytes as f64;
     let mut units = ["B", "kB", "MB", "GB", "TB", "PB", "EB"].into_iter();
     let mut unit = units.next().unwrap_or_default();
-    // What would be rounded to 1000 is 1.00 of the next unit.
+    // From 999.5 on, three digits would round to 1000: that is 1.00 of the next unit.
     while amount >= 999.5 {
         let Some(next) = units.next() else { break };
         amount /= 1000.0;
@@ -21,7 +21,7 @@ pub fn bytes(bytes: u64) -> String {
     }
 }
 
-/// A number with its thousands set apart.
+/// Formats a number with its thousands separated by commas.
 pub fn number(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -34,13 +34,13 @@ pub fn number(number: u64) -> String {
     text
 }
 
-/// How many of something there are; an "s" makes its noun plural.
+/// Formats a number of things. The plural of `noun` must be made with an "s".
 pub fn count(count: u64, noun: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{} {noun}{plural}", number(count))
 }
 
-/// How far `time` is from `now`, as "3 days ago" or "in 5 minutes".
+/// Formats how far `time` is from `now`, for example "3 days ago" or "in 5 minutes".
 pub fn distance(time: SystemTime, now: SystemTime) -> String {
     match now.duration_since(time) {
         Ok(past) => format!("{} ago", span(past)),
@@ -48,7 +48,7 @@ pub fn distance(time: SystemTime, now: SystemTime) -> String {
     }
 }
 
-/// A span of time in its largest unit.
+/// Formats a span of time in its largest unit, rounded down.
 fn span(span: Duration) -> String {
     const UNITS: [(u64, &str); 4] = [
         (24 * 60 * 60, "day"),

@@ -1,8 +1,9 @@
-//! What signals do to the program.
+//! The program's reactions to signals.
 //!
-//! While it serves, SIGTERM, SIGINT and SIGQUIT let it finish what is in flight, and a further
-//! one ends it at once. Signals that other programs use for a request of their own (read the
-//! configuration again, rotate the log) end nothing: an upload would be lost by them.
+//! While the server runs, SIGTERM, SIGINT and SIGQUIT let it finish the requests in flight, and
+//! a second one ends it at once. Signals that other programs use for requests of their own (read
+//! the configuration again, rotate the log) are ignored, because their default action would end
+//! the server and lose uploads.
 
 use std::ffi::c_int;
 use std::io;
@@ -22,57 +23,58 @@ use signal_hook::low_level;
 use crate::stop::Stop;
 use crate::systemd;
 
-/// These stop the server.
-const STOPPING: [c_int; 3] = [SIGTERM, SIGINT, SIGQUIT];
-/// These would end a program that doesn't know them.
-const IGNORED: [c_int; 7] = [SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO];
+/// Signals that stop the server.
+const STOP_SIGNALS: [c_int; 3] = [SIGTERM, SIGINT, SIGQUIT];
+/// Signals whose default action would end the program, and that are ignored instead.
+const IGNORED_SIGNALS: [c_int; 7] = [SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO];
 
-/// A stopping signal that follows the first one as quickly as this tells the same wish once
-/// more: a terminal sends SIGINT to a script and to the server, and the script SIGTERM to the
-/// server.
-const SAME_WISH: Duration = Duration::from_secs(1);
+/// A second stop signal within this time counts as a repetition of the first and doesn't end the
+/// server at once: a terminal sends SIGINT to a script and to the server, and then the script
+/// sends SIGTERM to the server.
+const REPEAT_WINDOW: Duration = Duration::from_secs(1);
 
-/// How long a signal waits for its line to be written to the log.
-const LINE_TIMEOUT: Duration = Duration::from_millis(200);
-/// Lines that may wait to be written; further ones are dropped.
-const MAX_LINES: usize = 8;
+/// How long the signal thread waits for its line to be written to the log.
+const LOG_TIMEOUT: Duration = Duration::from_millis(200);
+/// The number of lines that may wait to be written. Further ones are dropped.
+const MAX_WAITING_LINES: usize = 8;
 
-/// The signals that come while the server runs.
+/// The signals that arrive while the server runs.
 pub struct Signals(iterator::Signals);
 
 impl Signals {
-    /// Catches signals from now on; [`Signals::watch`] does what they ask for.
+    /// Catches signals from now on. [`Signals::watch`] handles them.
     ///
     /// # Errors
     /// When the system has no descriptors to spare.
     pub fn catch() -> io::Result<Signals> {
-        let signals = STOPPING.into_iter().chain(IGNORED);
+        let signals = STOP_SIGNALS.into_iter().chain(IGNORED_SIGNALS);
         iterator::Signals::new(signals).map(Signals)
     }
 
-    /// Starts a thread that requests `stop` when a stopping signal comes; whether one has come.
+    /// Starts a thread that requests `stop` when a stop signal arrives. The returned flag tells
+    /// whether one has arrived.
     ///
     /// # Errors
     /// When the system has no thread to spare.
     pub fn watch(mut self, stop: &Stop) -> io::Result<Arc<AtomicBool>> {
         let stop = stop.clone();
         let stopping = Arc::<AtomicBool>::default();
-        let came = stopping.clone();
-        let scribe = Scribe::start()?;
+        let is_stopping = stopping.clone();
+        let log_writer = LogWriter::start()?;
         let watch = move || {
             let mut first = None;
             for signal in self.0.forever() {
                 let name = name(signal);
-                if IGNORED.contains(&signal) {
-                    scribe.log(Level::Info, ignored(signal));
+                if IGNORED_SIGNALS.contains(&signal) {
+                    log_writer.log(Level::Info, ignored(signal));
                 } else if let Some(first) = first {
-                    stop_sooner(signal, first, &scribe);
+                    stop_sooner(signal, first, &log_writer);
                 } else {
                     first = Some(Instant::now());
-                    came.store(true, Ordering::SeqCst);
+                    is_stopping.store(true, Ordering::SeqCst);
                     stop.request();
                     systemd::stopping();
-                    scribe.log(Level::Info, format!("{name}: finishing what is in flight"));
+                    log_writer.log(Level::Info, format!("{name}: finishing what is in flight"));
                 }
             }
         };
@@ -81,16 +83,16 @@ impl Signals {
     }
 }
 
-/// Writes to the log from a thread of its own. Writing waits for as long as a terminal is held
-/// or the reader of a pipe does something else, and signals must be obeyed then, too.
-struct Scribe {
+/// Writes to the log from a thread of its own, because signals must be handled even while
+/// writing blocks: on a terminal that is held, or a pipe whose reader is busy.
+struct LogWriter {
     lines: SyncSender<(Level, String)>,
     written: Receiver<()>,
 }
 
-impl Scribe {
-    fn start() -> io::Result<Scribe> {
-        let (lines, to_write) = sync_channel::<(Level, String)>(MAX_LINES);
+impl LogWriter {
+    fn start() -> io::Result<LogWriter> {
+        let (lines, to_write) = sync_channel::<(Level, String)>(MAX_WAITING_LINES);
         let (tell, written) = channel();
         let write = move || {
             for (level, line) in to_write {
@@ -101,25 +103,25 @@ impl Scribe {
         thread::Builder::new()
             .name("signal-log".into())
             .spawn(write)?;
-        Ok(Scribe { lines, written })
+        Ok(LogWriter { lines, written })
     }
 
-    /// Waits until the line is written, but no longer than [`LINE_TIMEOUT`].
+    /// Hands over a line, and waits until it is written, but no longer than [`LOG_TIMEOUT`].
     fn log(&self, level: Level, line: String) {
-        // Those that are waited for no more.
+        // Confirmations of earlier lines, which came after the timeout.
         while self.written.try_recv().is_ok() {}
         if self.lines.try_send((level, line)).is_ok() {
-            let _ = self.written.recv_timeout(LINE_TIMEOUT);
+            let _ = self.written.recv_timeout(LOG_TIMEOUT);
         }
     }
 }
 
-/// Lets the program go on where a file that it writes, as its log, has reached the limit of its
-/// size: writing fails then, as it does on a full disk.
+/// Catches SIGXFSZ, which would end the program when a file that it writes, such as its log,
+/// reaches the size limit. Writing then fails instead, as it does on a full disk.
 ///
 /// # Errors
 /// When the system refuses.
-pub fn survive_full_files() -> io::Result<()> {
+pub fn survive_file_size_limit() -> io::Result<()> {
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map(drop)
 }
 
@@ -133,19 +135,19 @@ fn ignored(signal: c_int) -> String {
     }
 }
 
-fn stop_sooner(signal: c_int, first: Instant, scribe: &Scribe) {
+fn stop_sooner(signal: c_int, first: Instant, log_writer: &LogWriter) {
     let name = name(signal);
-    if first.elapsed() < SAME_WISH {
+    if first.elapsed() < REPEAT_WINDOW {
         let line = "finishing what is in flight already; a later signal ends the server at once";
-        scribe.log(Level::Info, format!("{name}: {line}"));
+        log_writer.log(Level::Info, format!("{name}: {line}"));
     } else {
-        scribe.log(Level::Warn, format!("{name}: ending at once"));
+        log_writer.log(Level::Warn, format!("{name}: ending at once"));
         end_at_once(signal);
     }
 }
 
-/// Ends the program as the signal by itself would have done, so that shells and systemd see it;
-/// but SIGQUIT without an image of the memory on disk, in which the server's key would be.
+/// Ends the program by the signal's default action, so that shells and systemd see it. SIGQUIT
+/// exits instead, because a core dump would hold the server's key.
 fn end_at_once(signal: c_int) -> ! {
     if signal != SIGQUIT {
         let _ = low_level::emulate_default_handler(signal);

@@ -1,91 +1,92 @@
-//! What the server has done since it started.
+//! Counts of what the server has done since it started.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
 
 use crate::lock::lock;
 use crate::quantity;
 
-/// The bytes of all stored files and of those that are being stored, for
-/// `files.max_total_size`. The timer thread counts the stored ones from time to time; in
-/// between, this server adds what it stores and takes away what it deletes. What other servers
-/// do on the same database is noticed at the next count.
+/// The bytes of all stored files and of uploads in flight, for `files.max_total_size`.
+///
+/// The timer thread counts the stored files regularly. Between two counts this server adds what
+/// it stores and subtracts what it deletes. Changes by other servers on the same database are
+/// noticed at the next count.
 #[derive(Debug, Default)]
-pub struct StoredBytes(Mutex<Bytes>);
+pub struct StoredBytes {
+    sums: Mutex<ByteSums>,
+}
 
 #[derive(Debug, Default)]
-struct Bytes {
+struct ByteSums {
+    /// Bytes of the stored files.
     stored: u64,
-    /// What uploads in flight will add.
+    /// Bytes that uploads in flight will add.
     reserved: u64,
-    /// What was added since the last count began, which may have missed it.
+    /// Bytes added since the last count began, which may have missed them.
     added: u64,
 }
 
 impl StoredBytes {
-    /// Replaces what was known by a guess.
+    /// Sets the stored bytes to an estimate, until the first count.
     pub fn estimated(&self, bytes: u64) {
-        self.lock().stored = bytes;
+        lock(&self.sums).stored = bytes;
     }
 
-    /// Must be called before a count begins.
+    /// Notes the start of a count; must be called before each count.
     pub fn count_begins(&self) {
-        self.lock().added = 0;
+        lock(&self.sums).added = 0;
     }
 
-    /// Replaces what was known by a new count. What was added meanwhile is added again, because
-    /// it may not be in the count: for a minute the sum may be too large, never too small.
+    /// Sets the stored bytes to the result of a count. Bytes that were added during the count
+    /// are added once more, because the count may have missed them: until the next count the sum
+    /// may be too large, but never too small.
     pub fn counted(&self, bytes: u64) {
-        let mut known = self.lock();
-        known.stored = bytes.saturating_add(known.added);
+        let mut sums = lock(&self.sums);
+        sums.stored = bytes.saturating_add(sums.added);
     }
 
-    /// Notes that files of so many bytes were deleted.
+    /// Subtracts the bytes of deleted files.
     pub fn deleted(&self, bytes: u64) {
-        let mut known = self.lock();
-        known.stored = known.stored.saturating_sub(bytes);
+        let mut sums = lock(&self.sums);
+        sums.stored = sums.stored.saturating_sub(bytes);
     }
 
-    /// Room for a file of that many bytes below `limit`, kept until it is stored or given up;
-    /// `None` if there is none.
-    pub fn reserve(&self, bytes: u64, limit: u64) -> Option<Reservation<'_>> {
-        let mut known = self.lock();
-        let sum = known.stored.saturating_add(known.reserved);
+    /// Reserves space below `limit` for a file of that many bytes; `None` if there is too
+    /// little.
+    pub fn reserve(&self, bytes: u64, limit: u64) -> Option<SpaceReservation<'_>> {
+        let mut sums = lock(&self.sums);
+        let sum = sums.stored.saturating_add(sums.reserved);
         if sum.saturating_add(bytes) > limit {
             return None;
         }
-        known.reserved += bytes;
-        Some(Reservation { of: self, bytes })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Bytes> {
-        lock(&self.0)
+        sums.reserved += bytes;
+        Some(SpaceReservation { of: self, bytes })
     }
 }
 
-/// Room for a file that is being stored. It is given back when this is dropped.
+/// Space for a file that is being stored. Dropping the reservation frees the space.
 #[derive(Debug)]
-pub struct Reservation<'a> {
+pub struct SpaceReservation<'a> {
     of: &'a StoredBytes,
     bytes: u64,
 }
 
-impl Reservation<'_> {
-    /// Notes that the file was stored and takes the room for good.
+impl SpaceReservation<'_> {
+    /// Counts the file as stored.
     pub fn fill(self) {
-        let mut known = self.of.lock();
-        known.stored = known.stored.saturating_add(self.bytes);
-        known.added = known.added.saturating_add(self.bytes);
+        let mut sums = lock(&self.of.sums);
+        sums.stored = sums.stored.saturating_add(self.bytes);
+        sums.added = sums.added.saturating_add(self.bytes);
     }
 }
 
-impl Drop for Reservation<'_> {
+impl Drop for SpaceReservation<'_> {
     fn drop(&mut self) {
-        self.of.lock().reserved -= self.bytes;
+        lock(&self.of.sums).reserved -= self.bytes;
     }
 }
 
-/// Counts, shared by all workers.
+/// Counters, shared by all workers.
 #[derive(Debug, Default)]
 pub struct Statistics {
     requests: AtomicU64,
@@ -94,11 +95,11 @@ pub struct Statistics {
     files_stored: AtomicU64,
     downloads: AtomicU64,
     cache_hits: AtomicU64,
-    /// What all files together take.
+    /// The bytes of all files.
     pub stored_bytes: StoredBytes,
 }
 
-/// What was counted until some moment.
+/// The values of the counters at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Requests that were answered.
@@ -109,14 +110,14 @@ pub struct Counts {
     pub bytes_down: u64,
     /// Files that clients have stored.
     pub files_stored: u64,
-    /// Files that clients wanted,
+    /// Files that clients asked for.
     pub downloads: u64,
-    /// and how many of them came out of the file cache.
+    /// Files that clients asked for and that were in the file cache.
     pub cache_hits: u64,
 }
 
 impl Statistics {
-    /// Counts a request that was answered, with the bytes of its body and of the answer's.
+    /// Counts an answered request, the bytes of its body, and the bytes of the answer's body.
     pub fn answered(&self, bytes_up: usize, bytes_down: usize) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.bytes_up.fetch_add(bytes_up as u64, Ordering::Relaxed);
@@ -124,19 +125,19 @@ impl Statistics {
             .fetch_add(bytes_down as u64, Ordering::Relaxed);
     }
 
-    /// Counts a file that a client has stored.
+    /// Counts a file that a client has uploaded.
     pub fn stored(&self) {
         self.files_stored.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a file that a client wants, and whether it was in the file cache.
+    /// Counts a file that a client asks for, and whether it was in the file cache.
     pub fn looked_for_file(&self, is_cached: bool) {
         self.downloads.fetch_add(1, Ordering::Relaxed);
         self.cache_hits
             .fetch_add(u64::from(is_cached), Ordering::Relaxed);
     }
 
-    /// What was counted until now.
+    /// The current values of the counters.
     pub fn counts(&self) -> Counts {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counts {
@@ -151,7 +152,7 @@ impl Statistics {
 }
 
 impl Counts {
-    /// All of it, in a line.
+    /// All counts in one line of text.
     pub fn describe(&self) -> String {
         format!(
             "{}, {} up, {} down, {} stored, {} of {} from the cache since the start",

@@ -1,20 +1,20 @@
-//! What systemd is told (`man sd_notify`). Without systemd nothing happens.
+//! Notifications to systemd (sd_notify(3)). Without systemd these functions do nothing.
 
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// The server listens.
+/// Tells systemd that the server listens.
 pub fn ready() {
     notify(&[NotifyState::Ready]);
 }
 
-/// The server is alive and has done that much: the line that `systemctl status` shows.
+/// Feeds the watchdog, and sets the line that `systemctl status` shows.
 pub fn alive(status: &str) {
     notify(&[NotifyState::Watchdog, NotifyState::Status(status)]);
 }
 
-/// The server finishes what is in flight.
+/// Tells systemd that the server is stopping and finishes requests in flight.
 pub fn stopping() {
     notify(&[
         NotifyState::Stopping,
@@ -22,7 +22,8 @@ pub fn stopping() {
     ]);
 }
 
-/// How long systemd waits for a sign of life, if it waits for any.
+/// The watchdog's timeout: systemd restarts a server from which it hears nothing for so long.
+/// `None` without a watchdog.
 pub fn watchdog() -> Option<Duration> {
     let mut microseconds = 0;
     sd_notify::watchdog_enabled(false, &mut microseconds)

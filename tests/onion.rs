@@ -8,9 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use common::{Database, Onion, Reply, Response, Server, bytes, new_exchange, nonce};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use session_file_server::protocol::keys::{KeyPair, Keys};
+use session_file_server::protocol::keys::{KeyPair, ServerKeys};
 use session_file_server::protocol::onion::cipher::{Cipher, EncType, FreshNonce};
-use session_file_server::protocol::onion::client::{Exchange, v4_plaintext};
+use session_file_server::protocol::onion::client::{OnionRequest, v4_plaintext};
 use session_file_server::protocol::onion::envelope::Envelope;
 use session_file_server::protocol::onion::{bencode, v3_sub_request, v4_sub_request};
 
@@ -54,9 +54,9 @@ fn every_vector_decrypts_to_its_plaintext_and_its_reply_with_its_key() {
             .find(|own| own["x25519_secret"] == vector["server_x25519_secret"]);
         let seed = key(&seed.expect("a key of keys.json")["ed25519_seed"]);
         for keys in [
-            Keys::from_secrets(&seed, None),
-            Keys::from_secrets(&seed, Some(&[3; 32])),
-            Keys::from_secrets(&[3; 32], Some(&secret)),
+            ServerKeys::from_secrets(&seed, None),
+            ServerKeys::from_secrets(&seed, Some(&[3; 32])),
+            ServerKeys::from_secrets(&[3; 32], Some(&secret)),
         ] {
             let mut request = unhex(&vector["request"]);
             let envelope = Envelope::parse(&request).unwrap_or_else(|| panic!("{name}"));
@@ -74,7 +74,7 @@ fn every_vector_decrypts_to_its_plaintext_and_its_reply_with_its_key() {
         }
         let mut request = unhex(&vector["request"]);
         let envelope = Envelope::parse(&request).expect("parsed above");
-        let others = Keys::from_secrets(&[3; 32], None);
+        let others = ServerKeys::from_secrets(&[3; 32], None);
         assert!(envelope.open(&mut request, &others).is_none(), "{name}");
     }
 }
@@ -466,7 +466,7 @@ fn the_key_is_made_once_private_and_printed_without_its_secret() {
         .expect("hex")
         .try_into()
         .expect("32 bytes");
-    let keys = Keys::from_secrets(&seed, None);
+    let keys = ServerKeys::from_secrets(&seed, None);
     let x25519 = hex::encode(keys.pairs()[0].public());
     std::fs::write(folder.path().join("config.toml"), &setting).expect("writable");
     let output = common::run(folder.path(), &["keys"]);
@@ -536,9 +536,9 @@ proptest! {
         ephemeral: [u8; 32],
         nonce: [u8; 24],
     ) {
-        let keys = Keys::from_secrets(&[1; 32], Some(&[2; 32]));
+        let keys = ServerKeys::from_secrets(&[1; 32], Some(&[2; 32]));
         for pair in keys.pairs() {
-            let exchange = Exchange::new(pair.public(), ENC_TYPES[which], ephemeral).expect("valid");
+            let exchange = OnionRequest::new(pair.public(), ENC_TYPES[which], ephemeral).expect("valid");
             let mut request = exchange.seal(&plaintext, FreshNonce(nonce)).expect("sealed");
             let envelope = Envelope::parse(&request).expect("well-formed");
             let (cipher, opened) = envelope.open(&mut request, &keys).expect("for us");

@@ -7,9 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 /// An answer that takes longer counts as an error.
-const PATIENCE: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes that are read at once, at most.
-const READ: usize = 1024 * 1024;
+const READ_CHUNK: usize = 1024 * 1024;
 
 trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}
@@ -34,7 +34,7 @@ impl Client {
             address: address.to_string(),
             reconnects,
             stream: None,
-            buffer: vec![0; READ],
+            buffer: vec![0; READ_CHUNK],
         }
     }
 
@@ -60,13 +60,13 @@ fn connect(address: &str) -> io::Result<Box<dyn Stream>> {
     Ok(match address.strip_prefix("unix:") {
         Some(path) => {
             let stream = UnixStream::connect(path)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
             Box::new(stream)
         }
         None => {
             let stream = TcpStream::connect(address)?;
             stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
             Box::new(stream)
         }
     })
@@ -114,7 +114,7 @@ fn read_answer(
         buffer.resize(end, 0);
     }
     while filled < end {
-        let until = end.min(filled + READ);
+        let until = end.min(filled + READ_CHUNK);
         filled += read_some(stream, &mut buffer[filled..until])?;
     }
     Ok((Head { status, closes }, start..end))

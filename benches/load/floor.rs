@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use postgres::{Client, NoTls, Statement};
 
 use crate::common::{Database, bytes, tool};
-use crate::work::{CLIENTS, Chance, Outcome, Step, closed_loop};
+use crate::work::{CLIENTS, Outcome, Random, Step, closed_loop};
 
 const SELECT: &str = "SELECT data, expiry FROM files WHERE id = $1 AND expiry > now()";
 
@@ -22,9 +22,9 @@ const INSERT: &str = "INSERT INTO files (id, data, expiry) \
 pub fn get(database: &Database, ids: &[String], seconds: f64) -> Outcome {
     let by_driver = closed_loop(CLIENTS, seconds, |number| {
         let (mut client, statement) = connect(database, SELECT);
-        let mut chance = Chance::new(number);
+        let mut random = Random::new(number);
         Box::new(move || {
-            let row = client.query_one(&statement, &[&ids[chance.below(ids.len())]]);
+            let row = client.query_one(&statement, &[&ids[random.below(ids.len())]]);
             let row = row.map_err(io::Error::other)?;
             let _: (&[u8], SystemTime) = (row.get(0), row.get(1));
             Ok(())

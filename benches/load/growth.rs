@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::Client;
 use crate::common::{Cluster, Database, Server, bytes, eventually};
-use crate::work::{Chance, Door, Outcome, Prepared, Step, closed_loop, id_of};
+use crate::work::{Outcome, Prepared, Random, Step, Transport, closed_loop, id_of};
 
 const NO_CACHE: &str = "files.cache_size = 0\nfiles.cleanup_interval = '1 s'";
 const KB: usize = 1000;
@@ -185,7 +185,7 @@ fn fill(server: &Server, count: usize, size: usize) -> Vec<String> {
         .map(|number| {
             let content = bytes((size + number) as u64, size);
             id_of(
-                &Door::Direct
+                &Transport::Direct
                     .post(&content)
                     .fetch(&mut client)
                     .expect("stored"),
@@ -196,18 +196,18 @@ fn fill(server: &Server, count: usize, size: usize) -> Vec<String> {
 
 fn getter<'a>(server: &Server, ids: &[String], size: usize, number: usize) -> Step<'a> {
     let mut client = Client::new(&server.address, false);
-    let mut chance = Chance::new(number);
+    let mut random = Random::new(number);
     let requests: Vec<Prepared> = ids
         .iter()
-        .map(|id| Door::Direct.get(&format!("/file/{id}")))
+        .map(|id| Transport::Direct.get(&format!("/file/{id}")))
         .collect();
-    Box::new(move || requests[chance.below(requests.len())].send(&mut client, size))
+    Box::new(move || requests[random.below(requests.len())].send(&mut client, size))
 }
 
 fn poster<'a>(server: &Server, size: usize, number: usize, series: i64) -> Step<'a> {
     let mut client = Client::new(&server.address, false);
     let seed = number as u64 + (series as u64) * 100;
-    let mut request = Door::Direct.post(&bytes(seed, size));
+    let mut request = Transport::Direct.post(&bytes(seed, size));
     let mut count = 0;
     Box::new(move || {
         count += 1;

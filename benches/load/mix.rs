@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use crate::client::Client;
 use crate::common::{Cluster, Server, bytes};
 use crate::table::DEFAULT_CACHE;
-use crate::work::{Chance, Door, Step, closed_loop, id_of, open_loop};
+use crate::work::{Random, Step, Transport, closed_loop, id_of, open_loop};
 use crate::{process, web};
 
 /// Of a hundred uploads so many are avatars, and so many pictures; the rest are files.
@@ -15,7 +15,7 @@ const AVATARS: usize = 70;
 const PICTURES: usize = 27;
 
 /// Uploads that are waiting for recipients; with fewer, somebody uploads.
-const PENDING: usize = 16;
+const MIN_WANTED: usize = 16;
 
 /// How the mix is brought to the server.
 pub struct Options {
@@ -53,16 +53,16 @@ pub fn run(options: &Options) -> String {
     let server = Server::with(&database, &settings);
     let web = (options.via == "nginx").then(|| web::Nginx::before(&server));
     let address = web.as_ref().map_or(&server.address, |web| &web.address);
-    let door = match options.direct {
-        true => Door::Direct,
-        false => Door::Onion(process::x25519_key(&server)),
+    let transport = match options.direct {
+        true => Transport::Direct,
+        false => Transport::Onion(process::x25519_key(&server)),
     };
     let wanted = Mutex::new(Vec::new());
     let before = process::processor_time(server.pid());
     let client = |number| {
         step(
             Client::new(address, options.reconnects),
-            &door,
+            &transport,
             &wanted,
             number,
         )
@@ -93,24 +93,26 @@ pub fn run(options: &Options) -> String {
 /// One client that uploads now and then, and mostly fetches.
 fn step<'a>(
     mut client: Client,
-    door: &'a Door,
+    transport: &'a Transport,
     wanted: &'a Mutex<Vec<Wanted>>,
     number: usize,
 ) -> Step<'a> {
-    let mut chance = Chance::new(number);
+    let mut random = Random::new(number);
     let mut content = bytes(number as u64, 10_000_000);
     let mut count = 0u32;
-    Box::new(move || match take(wanted, &mut chance) {
-        Some((id, size)) => door.get(&format!("/file/{id}")).send(&mut client, size),
+    Box::new(move || match take(wanted, &mut random) {
+        Some((id, size)) => transport
+            .get(&format!("/file/{id}"))
+            .send(&mut client, size),
         None => {
             count += 1;
             content[..4].copy_from_slice(&count.to_le_bytes());
-            let size = size(&mut chance);
-            let answer = door.post(&content[..size]).fetch(&mut client)?;
+            let size = size(&mut random);
+            let answer = transport.post(&content[..size]).fetch(&mut client)?;
             let entry = Wanted {
                 id: id_of(&answer),
                 size,
-                recipients: chance.between(1, 101),
+                recipients: random.between(1, 101),
             };
             wanted.lock().map_err(|_| lost())?.push(entry);
             Ok(())
@@ -118,13 +120,13 @@ fn step<'a>(
     })
 }
 
-/// One of the files that are wanted, by chance.
-fn take(wanted: &Mutex<Vec<Wanted>>, chance: &mut Chance) -> Option<(String, usize)> {
+/// One of the files that are wanted, by random.
+fn take(wanted: &Mutex<Vec<Wanted>>, random: &mut Random) -> Option<(String, usize)> {
     let mut wanted = wanted.lock().ok()?;
-    if wanted.len() < PENDING {
+    if wanted.len() < MIN_WANTED {
         return None;
     }
-    let index = chance.below(wanted.len());
+    let index = random.below(wanted.len());
     let entry = &mut wanted[index];
     entry.recipients -= 1;
     let taken = (entry.id.clone(), entry.size);
@@ -134,10 +136,10 @@ fn take(wanted: &Mutex<Vec<Wanted>>, chance: &mut Chance) -> Option<(String, usi
     Some(taken)
 }
 
-fn size(chance: &mut Chance) -> usize {
-    match chance.below(100) {
-        part if part < AVATARS => chance.between(5_000, 60_000),
-        part if part < AVATARS + PICTURES => chance.between(200_000, 2_000_000),
+fn size(random: &mut Random) -> usize {
+    match random.below(100) {
+        part if part < AVATARS => random.between(5_000, 60_000),
+        part if part < AVATARS + PICTURES => random.between(200_000, 2_000_000),
         _ => 10_000_000,
     }
 }

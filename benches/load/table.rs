@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::client::Client;
 use crate::common::{Cluster, Database, Server, bytes};
-use crate::work::{CLIENTS, Chance, Door, Outcome, Prepared, Step, closed_loop, id_of};
+use crate::work::{CLIENTS, Outcome, Prepared, Random, Step, Transport, closed_loop, id_of};
 use crate::{floor, process};
 
 /// The tests' servers have no cache.
@@ -85,7 +85,7 @@ struct Bench {
     /// Without a cache, and with the default one.
     plain: Server,
     caching: Server,
-    door: Door,
+    transport: Transport,
 }
 
 /// Measures all rows whose name contains `only`, each for so many `rounds` of so many seconds.
@@ -111,13 +111,13 @@ impl Bench {
         let database = cluster.database();
         let plain = Server::with(&database, "files.cache_size = 0");
         let caching = Server::with(&database, DEFAULT_CACHE);
-        let door = Door::Onion(process::x25519_key(&plain));
+        let transport = Transport::Onion(process::x25519_key(&plain));
         Bench {
             cluster,
             database,
             plain,
             caching,
-            door,
+            transport,
         }
     }
 
@@ -164,7 +164,7 @@ impl Bench {
         (0..count)
             .map(|number| {
                 let content = bytes((size + number) as u64, size);
-                let answer = Door::Direct.post(&content).fetch(&mut client);
+                let answer = Transport::Direct.post(&content).fetch(&mut client);
                 id_of(&answer.expect("stored"))
             })
             .collect()
@@ -173,9 +173,9 @@ impl Bench {
     /// One client's way to do the work of a row.
     fn step<'a>(&'a self, row: &Row, server: &Server, ids: &[String], number: usize) -> Step<'a> {
         let (size, mut client) = (row.size, Client::new(&server.address, false));
-        let mut chance = Chance::new(number);
+        let mut random = Random::new(number);
         if row.work == Work::Post {
-            let mut request = Door::Direct.post(&bytes(number as u64, size));
+            let mut request = Transport::Direct.post(&bytes(number as u64, size));
             let mut count = 0;
             return Box::new(move || {
                 // Each is another file, also in the next round.
@@ -194,14 +194,14 @@ impl Bench {
             .map(|index| {
                 let path = format!("/file/{}", ids[index % ids.len()]);
                 match row.work {
-                    Work::OnionGet => self.door.get(&path),
-                    _ => Door::Direct.get(&path),
+                    Work::OnionGet => self.transport.get(&path),
+                    _ => Transport::Direct.get(&path),
                 }
             })
             .collect();
         let first = requests[0].fetch(&mut client).expect("a file");
         assert!(first == bytes(size as u64, size), "another file");
-        Box::new(move || requests[chance.below(requests.len())].send(&mut client, size))
+        Box::new(move || requests[random.below(requests.len())].send(&mut client, size))
     }
 
     fn empty_if(&self, condition: bool) {
@@ -236,7 +236,7 @@ pub fn memory(seconds: f64) -> Memory {
     let path = "/file/none";
     closed_loop(8, 1.0, |_| {
         let mut client = Client::new(&address, false);
-        let request = Door::Direct.get(path);
+        let request = Transport::Direct.get(path);
         Box::new(move || request.fetch(&mut client).map(drop))
     });
     std::thread::sleep(Duration::from_secs(12));
@@ -246,10 +246,10 @@ pub fn memory(seconds: f64) -> Memory {
     closed_loop(CLIENTS, seconds, |number| {
         let mut client = Client::new(&address, false);
         if number % 2 == 0 {
-            let request = Door::Direct.get(&format!("/file/{id}"));
+            let request = Transport::Direct.get(&format!("/file/{id}"));
             return Box::new(move || request.send(&mut client, size));
         }
-        let mut request = Door::Direct.post(&bytes(number as u64, size));
+        let mut request = Transport::Direct.post(&bytes(number as u64, size));
         let mut count = 0;
         Box::new(move || {
             count += 1;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use session_file_server::protocol::onion::cipher::FreshNonce;
-use session_file_server::protocol::onion::client::{Exchange, read_v4_reply, v4_plaintext};
+use session_file_server::protocol::onion::client::{OnionRequest, read_v4_reply, v4_plaintext};
 
 use crate::client::{Client, head};
 use crate::common::bytes;
@@ -141,7 +141,7 @@ fn count(step: &mut Step, since: Instant, outcome: &mut Outcome) {
 
 /// How a request comes to the server.
 #[derive(Clone)]
-pub enum Door {
+pub enum Transport {
     /// As plain HTTP.
     Direct,
     /// As an onion request for the server with that X25519 public key.
@@ -151,25 +151,25 @@ pub enum Door {
 /// A request that is ready to be sent.
 pub struct Prepared {
     bytes: Vec<u8>,
-    exchange: Option<Exchange>,
+    exchange: Option<OnionRequest>,
 }
 
-impl Door {
+impl Transport {
     /// Prepares `GET path`.
     pub fn get(&self, path: &str) -> Prepared {
         match self {
-            Door::Direct => Prepared {
+            Transport::Direct => Prepared {
                 bytes: head("GET", path, None),
                 exchange: None,
             },
-            Door::Onion(key) => onion(key, "GET", path, None),
+            Transport::Onion(key) => onion(key, "GET", path, None),
         }
     }
 
     /// Prepares `POST /file` with that content.
     pub fn post(&self, content: &[u8]) -> Prepared {
         match self {
-            Door::Direct => {
+            Transport::Direct => {
                 let mut bytes = head("POST", "/file", Some(content.len()));
                 bytes.extend_from_slice(content);
                 Prepared {
@@ -177,7 +177,7 @@ impl Door {
                     exchange: None,
                 }
             }
-            Door::Onion(key) => onion(key, "POST", "/file", Some(content)),
+            Transport::Onion(key) => onion(key, "POST", "/file", Some(content)),
         }
     }
 }
@@ -188,7 +188,7 @@ fn onion(key: &[u8; 32], method: &str, path: &str, body: Option<&[u8]>) -> Prepa
     let (mut secret, mut nonce) = ([0; 32], [0; 24]);
     secret.copy_from_slice(&fresh[..32]);
     nonce.copy_from_slice(&fresh[32..]);
-    let exchange = Exchange::new(key, Some("xchacha20"), secret).expect("a server's key");
+    let exchange = OnionRequest::new(key, Some("xchacha20"), secret).expect("a server's key");
     let plaintext = v4_plaintext(method, path, &[], body);
     let sealed = exchange
         .seal(&plaintext, FreshNonce(nonce))
@@ -246,12 +246,12 @@ pub fn id_of(answer: &[u8]) -> String {
     answer["id"].as_str().unwrap_or_default().to_string()
 }
 
-/// Numbers by chance: repeatable, and quick.
-pub struct Chance(u64);
+/// Numbers by random: repeatable, and quick.
+pub struct Random(u64);
 
-impl Chance {
-    pub fn new(seed: usize) -> Chance {
-        Chance((seed as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+impl Random {
+    pub fn new(seed: usize) -> Random {
+        Random((seed as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }
 
     /// From 0 to below 1.

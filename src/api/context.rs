@@ -5,7 +5,7 @@ use crate::cache::releases::ReleaseCache;
 use crate::config::Config;
 use crate::db;
 use crate::protocol::http::{Request, Response};
-use crate::protocol::keys::Keys;
+use crate::protocol::keys::ServerKeys;
 use crate::statistics::Statistics;
 
 /// What a handler answers a request with.
@@ -20,7 +20,7 @@ pub struct Context<'a> {
     /// Whether the database answers at all.
     pub probe: &'a db::Probe,
     /// The server's keys.
-    pub keys: &'a Keys,
+    pub keys: &'a ServerKeys,
     /// Recent files.
     pub cache: &'a FileCache,
     /// What was read of Session's releases lately.

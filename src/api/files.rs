@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::context::{Context, database_error};
 use crate::buffer::Buffer;
-use crate::cache::files::{File, Found};
+use crate::cache::files::{File, Lookup};
 use crate::config;
 use crate::db::{self, FileInfo};
 use crate::protocol::file_id::FileId;
@@ -147,17 +147,17 @@ fn find(
 ) -> Result<Option<(Arc<Buffer>, SystemTime)>, db::Error> {
     let cache = context.cache;
     let found = cache.find(id);
-    let is_cached = !matches!(found, Found::Nothing);
+    let is_cached = !matches!(found, Lookup::Missing);
     context.statistics.looked_for_file(is_cached);
     match found {
-        Found::Fresh(file) => Ok(Some((file.bytes, file.expires))),
-        Found::Stale(file) => match file_info(id, context) {
+        Lookup::Fresh(file) => Ok(Some((file.bytes, file.expires))),
+        Lookup::Stale(file) => match file_info(id, context) {
             Ok(info) => Ok(info.map(|info| (file.bytes, info.expires))),
             // While the database is away, what was right a minute ago still is.
             Err(db::Error::Unavailable(_)) => Ok(Some((file.bytes, file.expires))),
             Err(error) => Err(error),
         },
-        Found::Nothing => {
+        Lookup::Missing => {
             let Some(file) = context.db.file(id)? else {
                 return Ok(None);
             };

@@ -13,11 +13,11 @@ struct Route {
     /// `{id}` stands for a valid file id.
     path: &'static str,
     /// Which limit a request's body has.
-    body: Limit,
+    body: BodyLimit,
     handler: Handler,
 }
 
-const fn route(method: Method, path: &'static str, body: Limit, handler: Handler) -> Route {
+const fn route(method: Method, path: &'static str, body: BodyLimit, handler: Handler) -> Route {
     Route {
         method,
         path,
@@ -29,15 +29,15 @@ const fn route(method: Method, path: &'static str, body: Limit, handler: Handler
 /// Every endpoint. HEAD goes where GET goes.
 #[rustfmt::skip]
 const ROUTES: &[Route] = &[
-    route(Method::Post, "/file",             Limit::File,       files::upload),
-    route(Method::Get,  "/file/{id}",        Limit::Unused,     files::download),
-    route(Method::Get,  "/file/{id}/info",   Limit::Unused,     files::info),
-    route(Method::Post, "/file/{id}/extend", Limit::Unused,     files::extend),
-    route(Method::Post, "/files",            Limit::Base64File, files::deprecated_upload),
-    route(Method::Get,  "/files/{id}",       Limit::Unused,     files::deprecated_download),
-    route(Method::Get,  "/session_version",  Limit::Unused,     versions::session_version),
-    route(Method::Get,  "/token_info",       Limit::Unused,     token_info::show),
-    route(Method::Get,  "/health",           Limit::Unused,     health::check),
+    route(Method::Post, "/file",             BodyLimit::File,       files::upload),
+    route(Method::Get,  "/file/{id}",        BodyLimit::Unused,     files::download),
+    route(Method::Get,  "/file/{id}/info",   BodyLimit::Unused,     files::info),
+    route(Method::Post, "/file/{id}/extend", BodyLimit::Unused,     files::extend),
+    route(Method::Post, "/files",            BodyLimit::Base64File, files::deprecated_upload),
+    route(Method::Get,  "/files/{id}",       BodyLimit::Unused,     files::deprecated_download),
+    route(Method::Get,  "/session_version",  BodyLimit::Unused,     versions::session_version),
+    route(Method::Get,  "/token_info",       BodyLimit::Unused,     token_info::show),
+    route(Method::Get,  "/health",           BodyLimit::Unused,     health::check),
 ];
 
 /// The endpoints for onion requests. They are not in the table: a sub-request must not
@@ -136,10 +136,10 @@ pub fn body_rule(method: Method, target: &str, config: &Config) -> BodyRule {
     if method == Method::Post && onion_version(path).is_some() {
         return BodyRule::Required(onion::body_limit(config.files.max_size));
     }
-    match route_of(method, path).map_or(Limit::Unused, |route| route.body) {
-        Limit::Unused => BodyRule::AtMost(UNUSED_BODY_LIMIT),
-        Limit::File => BodyRule::Required(config.files.max_size),
-        Limit::Base64File => BodyRule::Required(base64_json_limit(config.files.max_size)),
+    match route_of(method, path).map_or(BodyLimit::Unused, |route| route.body) {
+        BodyLimit::Unused => BodyRule::AtMost(UNUSED_BODY_LIMIT),
+        BodyLimit::File => BodyRule::Required(config.files.max_size),
+        BodyLimit::Base64File => BodyRule::Required(base64_json_limit(config.files.max_size)),
     }
 }
 
@@ -148,7 +148,7 @@ pub fn body_rule(method: Method, target: &str, config: &Config) -> BodyRule {
 const UNUSED_BODY_LIMIT: usize = 64 * 1024;
 
 #[derive(Clone, Copy)]
-enum Limit {
+enum BodyLimit {
     Unused,
     File,
     Base64File,

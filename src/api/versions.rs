@@ -10,7 +10,7 @@ use crate::config::Platform;
 use crate::db::KnownReleases;
 use crate::protocol::auth::{self, BlindedId};
 use crate::protocol::http::{Request, Response, unix_seconds};
-use crate::protocol::releases::{Channel, Newest};
+use crate::protocol::releases::{Channel, NewestRelease};
 
 /// After this long without a successful check, what is known may be wrong.
 const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -80,7 +80,7 @@ fn version_response(known: &KnownReleases, channel: Channel, now: SystemTime) ->
     Response::json(200, &answer)
 }
 
-fn add_version(answer: &mut Value, newest: &Newest, checked: SystemTime) {
+fn add_version(answer: &mut Value, newest: &NewestRelease, checked: SystemTime) {
     answer["updated"] = json!(unix_seconds(checked));
     answer["result"] = json!(newest.version);
     for (field, text) in [("name", &newest.name), ("notes", &newest.notes)] {
@@ -90,7 +90,7 @@ fn add_version(answer: &mut Value, newest: &Newest, checked: SystemTime) {
     }
 }
 
-fn assets_json(newest: &Newest) -> Value {
+fn assets_json(newest: &NewestRelease) -> Value {
     let assets = newest.assets.iter();
     assets
         .map(|asset| json!({ "name": asset.name, "url": asset.url }))
@@ -104,7 +104,7 @@ mod tests {
     fn known(age: u64) -> KnownReleases {
         KnownReleases {
             checked: SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(1_000_000_000 - age)),
-            newest: vec![Newest {
+            newest: vec![NewestRelease {
                 channel: Channel::Stable,
                 version: "1.2.3".into(),
                 name: None,

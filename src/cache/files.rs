@@ -1,75 +1,78 @@
-//! The file cache: the bytes of recent files, so that one which many want at once is read
+//! The file cache: the bytes of recent files, so that a popular file is read from the database
 //! once.
 //!
-//! What an id names never changes, so that a cached file is right until it expires. But
-//! another server on the same database may have let it live longer, or somebody may have
-//! deleted it by hand: an entry is [confirmed](Found::Stale) by the database once in a while,
-//! which costs nothing beside reading the file.
+//! The bytes behind an id never change, so a cached file is valid until it expires. But another
+//! server on the same database may have extended it, or an operator may have deleted it by hand.
+//! So an entry must be [confirmed](Lookup::Stale) by the database regularly, which costs much
+//! less than reading the file.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::buffer::Buffer;
 use crate::lock::lock;
 use crate::protocol::file_id::FileId;
 
-/// After this time the server has an entry confirmed: when another server has refreshed a file,
-/// clients are told so within the minute, whatever is under way meanwhile.
-pub const FRESH: Duration = Duration::from_secs(30);
-/// Files up to this size, bytes, are small: avatars, which are 5 to 60 KB.
-const SMALL: usize = 128 * 1024;
-/// A quarter of the cache is for small files and the rest for large ones, as long as there are
-/// enough of both: a few large files must not drive out hundreds of avatars, nor the other way
-/// round.
-const SMALL_SHARE: usize = 4;
-/// What an entry takes beside its bytes.
-const OVERHEAD: usize = 256;
+/// How long the server uses an entry without a confirmation. Clients must learn within a minute
+/// when another server has extended a file.
+pub const FRESH_FOR: Duration = Duration::from_secs(30);
+/// The largest small file, bytes. Avatars, which have 5 to 60 KB, are small.
+const SMALL_FILE: usize = 128 * 1024;
+/// The part of the cache that is for small files, as a divisor; the rest is for large ones. Either
+/// class may use more as long as the other doesn't need it. A few large files must not evict
+/// hundreds of avatars, nor the other way round.
+const SMALL_FILES_DIVISOR: usize = 4;
+/// The memory that an entry takes in addition to the file's bytes, bytes.
+const ENTRY_OVERHEAD: usize = 256;
 
-/// A file as it is handed out.
+/// A file in the cache.
 #[derive(Clone, Debug)]
 pub struct File {
-    /// Its content.
+    /// The file's content.
     pub bytes: Arc<Buffer>,
-    /// When it expires.
+    /// When the file expires.
     pub expires: SystemTime,
-    /// How long it lived yet when the database was asked, by the database's clock.
+    /// The time until the file expires, by the database's clock.
     pub remaining: Duration,
 }
 
-/// What the cache has of a file.
+/// The result of looking for a file in the cache.
 #[derive(Debug)]
-pub enum Found {
-    /// This, which can be handed out.
+pub enum Lookup {
+    /// The file, which can be served.
     Fresh(File),
-    /// This, if the database still has it.
+    /// The file, which can be served if the database confirms that it is still there.
     Stale(File),
-    /// Nothing.
-    Nothing,
+    /// The cache doesn't have the file.
+    Missing,
 }
 
-/// Recent files, bounded by their bytes; the least recently used go first.
+/// Recent files, bounded by their bytes. The least recently used ones are evicted first.
 #[derive(Debug)]
 pub struct FileCache {
+    /// The most memory that all entries take, bytes.
     capacity: usize,
+    /// How long an entry needs no confirmation.
     fresh: Duration,
-    state: Mutex<State>,
+    state: Mutex<CacheState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct CacheState {
     entries: HashMap<FileId, Entry>,
-    small: Class,
-    large: Class,
-    /// Counts uses.
+    small: SizeClass,
+    large: SizeClass,
+    /// The number of uses so far, which orders the entries by their last use.
     clock: u64,
 }
 
-/// The files of one class of sizes.
+/// The entries of either small or large files.
 #[derive(Debug, Default)]
-struct Class {
+struct SizeClass {
+    /// The memory that the entries take, bytes.
     bytes: usize,
-    /// By their last use.
+    /// The entries, ordered by their last use.
     order: BTreeMap<u64, FileId>,
 }
 
@@ -77,16 +80,17 @@ struct Class {
 struct Entry {
     bytes: Arc<Buffer>,
     expires: SystemTime,
+    /// The last use, as a value of [`CacheState::clock`].
     used: u64,
-    /// When it must be confirmed.
+    /// When the entry must be confirmed.
     fresh_until: Instant,
-    /// When it expires.
-    dies: Instant,
+    /// When the file expires, by this machine's clock.
+    expires_at: Instant,
 }
 
 impl FileCache {
-    /// An empty cache for `capacity` bytes, 0 for none; entries need no confirmation while
-    /// they are `fresh`, which in the server is [`FRESH`].
+    /// An empty cache of `capacity` bytes; with 0 it keeps nothing. Entries need no confirmation
+    /// for the time `fresh`; the server uses [`FRESH_FOR`].
     pub fn new(capacity: usize, fresh: Duration) -> FileCache {
         FileCache {
             capacity,
@@ -95,29 +99,31 @@ impl FileCache {
         }
     }
 
-    /// Looks for a file, which counts as a use of it.
-    pub fn find(&self, id: &FileId) -> Found {
+    /// Looks for a file, which counts as a use of its entry.
+    pub fn find(&self, id: &FileId) -> Lookup {
         let now = Instant::now();
-        match self.lock().used(id) {
-            Some(entry) if entry.dies > now => {
+        match lock(&self.state).used(id) {
+            Some(entry) if entry.expires_at > now => {
                 let file = File {
                     bytes: entry.bytes.clone(),
                     expires: entry.expires,
-                    remaining: entry.dies - now,
+                    remaining: entry.expires_at - now,
                 };
-                match entry.fresh_until > now {
-                    true => Found::Fresh(file),
-                    false => Found::Stale(file),
+                if entry.fresh_until > now {
+                    Lookup::Fresh(file)
+                } else {
+                    Lookup::Stale(file)
                 }
             }
-            // Another server may have let it live longer.
-            _ => Found::Nothing,
+            // An expired entry counts as missing and stays: another server may have extended the
+            // file, which `extended` then notes.
+            _ => Lookup::Missing,
         }
     }
 
-    /// Whether a file of that many bytes would be kept.
+    /// Whether the cache would keep a file of that many bytes.
     pub fn takes(&self, bytes: usize) -> bool {
-        bytes + OVERHEAD <= self.share(bytes)
+        bytes + ENTRY_OVERHEAD <= self.share(bytes)
     }
 
     /// Keeps a file that was just read or stored.
@@ -126,29 +132,32 @@ impl FileCache {
             return;
         }
         let now = Instant::now();
-        let dies = now + file.remaining.min(Duration::from_secs(365 * 24 * 60 * 60));
+        let expires_at = now + file.remaining.min(Duration::from_secs(365 * 24 * 60 * 60));
         let entry = Entry {
             bytes: file.bytes,
             expires: file.expires,
             used: 0,
-            fresh_until: dies.min(now + self.fresh),
-            dies,
+            fresh_until: expires_at.min(now + self.fresh),
+            expires_at,
         };
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         let replaced = state.insert(id.clone(), entry);
         let mut evicted = Vec::new();
         while state.small.bytes + state.large.bytes > self.capacity {
-            let is_small = state.small.bytes > self.capacity / SMALL_SHARE;
+            let is_small = state.small.bytes > self.capacity / SMALL_FILES_DIVISOR;
             evicted.push(state.evict(is_small));
         }
         drop(state);
-        // Large buffers are given back outside the lock.
+        // Freeing large buffers takes time, so it happens outside the lock.
         drop((replaced, evicted));
     }
 
-    /// Notes how long a file lives now, by the database, if it is kept.
+    /// Notes a file's new expiry, as the database has it, if the cache has the file. This
+    /// confirms the entry.
     pub fn extended(&self, id: &FileId, expires: SystemTime, remaining: Duration) {
-        let bytes = self.lock().entries.get(id).map(|entry| entry.bytes.clone());
+        let state = lock(&self.state);
+        let bytes = state.entries.get(id).map(|entry| entry.bytes.clone());
+        drop(state);
         if let Some(bytes) = bytes {
             let file = File {
                 bytes,
@@ -159,35 +168,35 @@ impl FileCache {
         }
     }
 
-    /// Drops a file that the database has no more.
+    /// Drops a file that the database no longer has.
     pub fn forget(&self, id: &FileId) {
-        let removed = self.lock().remove(id);
+        let removed = lock(&self.state).remove(id);
+        // Freeing a large buffer takes time, so it happens outside the lock.
         drop(removed);
     }
 
-    /// What the class of a file may take when both want more.
+    /// The memory that the class of a file with so many bytes may take while the other class
+    /// needs its own share, bytes.
     fn share(&self, bytes: usize) -> usize {
-        let small = self.capacity / SMALL_SHARE;
-        match bytes <= SMALL {
-            true => small,
-            false => self.capacity - small,
+        let small = self.capacity / SMALL_FILES_DIVISOR;
+        if bytes <= SMALL_FILE {
+            small
+        } else {
+            self.capacity - small
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
     }
 }
 
-impl State {
-    fn class(&mut self, bytes: usize) -> &mut Class {
-        match bytes <= SMALL {
-            true => &mut self.small,
-            false => &mut self.large,
+impl CacheState {
+    fn class(&mut self, bytes: usize) -> &mut SizeClass {
+        if bytes <= SMALL_FILE {
+            &mut self.small
+        } else {
+            &mut self.large
         }
     }
 
-    /// An entry, as the one that was used last.
+    /// Finds an entry and marks it as the most recently used.
     fn used(&mut self, id: &FileId) -> Option<&Entry> {
         let entry = self.remove(id)?;
         self.insert(id.clone(), entry);
@@ -199,7 +208,7 @@ impl State {
         self.clock += 1;
         entry.used = self.clock;
         let class = self.class(entry.bytes.len());
-        class.bytes += entry.bytes.len() + OVERHEAD;
+        class.bytes += entry.bytes.len() + ENTRY_OVERHEAD;
         class.order.insert(entry.used, id.clone());
         self.entries.insert(id, entry);
         replaced
@@ -208,12 +217,12 @@ impl State {
     fn remove(&mut self, id: &FileId) -> Option<Entry> {
         let entry = self.entries.remove(id)?;
         let class = self.class(entry.bytes.len());
-        class.bytes -= entry.bytes.len() + OVERHEAD;
+        class.bytes -= entry.bytes.len() + ENTRY_OVERHEAD;
         class.order.remove(&entry.used);
         Some(entry)
     }
 
-    /// Removes the small or large entry that was used least recently.
+    /// Removes the least recently used small or large entry.
     fn evict(&mut self, is_small: bool) -> Option<Entry> {
         let class = if is_small { &self.small } else { &self.large };
         let (_, id) = class.order.first_key_value()?;
@@ -242,12 +251,12 @@ mod tests {
     }
 
     fn has(cache: &FileCache, number: usize) -> bool {
-        matches!(cache.find(&id(number)), Found::Fresh(_))
+        matches!(cache.find(&id(number)), Lookup::Fresh(_))
     }
 
     #[test]
     fn what_was_kept_is_found_until_it_expires() {
-        let cache = FileCache::new(MB, FRESH);
+        let cache = FileCache::new(MB, FRESH_FOR);
         cache.keep(&id(1), file(KB));
         let short = File {
             remaining: Duration::from_millis(30),
@@ -256,8 +265,8 @@ mod tests {
         cache.keep(&id(2), short.clone());
         assert!(has(&cache, 1) && has(&cache, 2) && !has(&cache, 3));
         std::thread::sleep(short.remaining);
-        assert!(matches!(cache.find(&id(2)), Found::Nothing));
-        cache.extended(&id(2), short.expires, FRESH);
+        assert!(matches!(cache.find(&id(2)), Lookup::Missing));
+        cache.extended(&id(2), short.expires, FRESH_FOR);
         assert!(has(&cache, 1) && has(&cache, 2));
         cache.forget(&id(1));
         assert!(!has(&cache, 1));
@@ -269,18 +278,18 @@ mod tests {
         cache.keep(&id(1), file(KB));
         assert!(has(&cache, 1));
         std::thread::sleep(cache.fresh);
-        assert!(matches!(cache.find(&id(1)), Found::Stale(_)));
-        cache.extended(&id(1), SystemTime::now(), FRESH);
+        assert!(matches!(cache.find(&id(1)), Lookup::Stale(_)));
+        cache.extended(&id(1), SystemTime::now(), FRESH_FOR);
         assert!(has(&cache, 1));
     }
 
     #[test]
     fn the_least_recently_used_go_first_and_the_bound_holds() {
-        let cache = FileCache::new(20 * (KB + OVERHEAD), FRESH);
+        let cache = FileCache::new(20 * (KB + ENTRY_OVERHEAD), FRESH_FOR);
         for number in 0..100 {
             cache.keep(&id(number), file(KB));
             assert!(number == 0 || has(&cache, 0), "it is used again and again");
-            let state = cache.lock();
+            let state = lock(&cache.state);
             assert!(state.small.bytes + state.large.bytes <= cache.capacity);
             assert_eq!(state.entries.len(), state.small.order.len());
         }
@@ -289,7 +298,7 @@ mod tests {
 
     #[test]
     fn large_files_leave_a_share_to_small_ones_and_the_other_way_round() {
-        let cache = FileCache::new(16 * MB, FRESH);
+        let cache = FileCache::new(16 * MB, FRESH_FOR);
         for number in 0..1000 {
             cache.keep(&id(number), file(10 * KB));
         }
@@ -307,10 +316,10 @@ mod tests {
 
     #[test]
     fn a_file_beyond_its_share_and_anything_in_no_cache_is_not_kept() {
-        let cache = FileCache::new(12 * MB, FRESH);
+        let cache = FileCache::new(12 * MB, FRESH_FOR);
         cache.keep(&id(1), file(10 * MB));
         assert!(!has(&cache, 1));
-        let none = FileCache::new(0, FRESH);
+        let none = FileCache::new(0, FRESH_FOR);
         none.keep(&id(1), file(1));
         assert!(!has(&none, 1));
     }

@@ -1,4 +1,4 @@
-//! What the database was asked lately, kept in memory.
+//! Caches in memory of what was recently read from the database.
 
 pub mod files;
 pub mod releases;

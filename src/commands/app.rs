@@ -14,7 +14,7 @@ use crate::cache::releases::ReleaseCache;
 use crate::config::Config;
 use crate::db::{self, Database};
 use crate::protocol::http::{BodyRule, Incoming, Method, Response};
-use crate::protocol::keys::Keys;
+use crate::protocol::keys::ServerKeys;
 use crate::server::Service;
 use crate::statistics::Statistics;
 use crate::stop::Stop;
@@ -23,9 +23,9 @@ use crate::{buffer, systemd, upkeep};
 /// How often a database that was away at the start is looked for.
 const SCHEMA_RETRY: Duration = Duration::from_secs(1);
 /// How long the start waits for a database that accepts a connection and says nothing.
-const START_PATIENCE: Duration = Duration::from_secs(5);
+const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the start, while it waits, looks whether the server shall stop.
-const START_TICK: Duration = Duration::from_millis(100);
+const STOP_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// The pause after a panic in the timer thread.
 const TIMER_RESTART: Duration = Duration::from_secs(10);
 
@@ -34,7 +34,7 @@ pub struct App {
     config: Arc<Config>,
     database: Arc<Database>,
     probe: db::Probe,
-    keys: Keys,
+    keys: ServerKeys,
     cache: FileCache,
     versions: Arc<ReleaseCache>,
     statistics: Arc<Statistics>,
@@ -59,7 +59,7 @@ impl App {
         let app = App {
             config: config.clone(),
             keys,
-            cache: FileCache::new(config.files.cache_size, files::FRESH),
+            cache: FileCache::new(config.files.cache_size, files::FRESH_FOR),
             statistics: Arc::default(),
             versions: Arc::default(),
             probe: db::Probe::start(&database).map_err(cannot_start)?,
@@ -95,9 +95,9 @@ impl App {
         };
         let builder = thread::Builder::new().name("timer".into());
         builder.spawn(run).map_err(cannot_start)?;
-        let deadline = Instant::now() + START_PATIENCE;
+        let deadline = Instant::now() + START_TIMEOUT;
         while Instant::now() < deadline && !stopped.is_requested() {
-            match told.recv_timeout(START_TICK) {
+            match told.recv_timeout(STOP_POLL_INTERVAL) {
                 Ok(prepared) => return prepared.map(drop),
                 Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
@@ -180,11 +180,11 @@ fn prepare_database(
         Ok(found)
     });
     match prepared {
-        Ok(db::schema::Found::Current) => {
+        Ok(db::schema::SchemaState::Current) => {
             warn_of_schema(&mut db);
             Ok(true)
         }
-        Ok(db::schema::Found::Empty) => {
+        Ok(db::schema::SchemaState::Empty) => {
             let name = config.database.database_name();
             log::info!("the database {name} was empty; its tables were created");
             Ok(true)

@@ -9,7 +9,7 @@ use super::import;
 use crate::db::Settings;
 
 /// What `--help` prints.
-pub const HELP: &str = "\
+pub const HELP_TEXT: &str = "\
 Stores, hands out and expires the encrypted files of the Session messenger.
 
 Usage: session-file-server [--config FILE] [--allow-root] [COMMAND]
@@ -48,7 +48,7 @@ Exit status: 0 fine, 1 failed, 2 wrong usage.
 ";
 
 /// What `--version` prints.
-pub const VERSION: &str = concat!("session-file-server ", env!("CARGO_PKG_VERSION"), "\n");
+pub const VERSION_TEXT: &str = concat!("session-file-server ", env!("CARGO_PKG_VERSION"), "\n");
 
 /// What the program is asked to do.
 pub enum Command {
@@ -73,7 +73,7 @@ pub enum Command {
     },
     /// Take over an older server's files.
     Import(Box<import::Origin>),
-    /// Print [`HELP`].
+    /// Print [`HELP_TEXT`].
     Help,
     /// Print the version.
     Version,
@@ -170,7 +170,7 @@ impl Options {
             let folder = words.next().map(PathBuf::from);
             folder.ok_or_else(|| lexopt::Error::from("import needs the older server's folder"))
         };
-        let mut table = || import::Table {
+        let mut table = || import::OlderTable {
             database: self.from.take(),
             name: self.table.take(),
         };
@@ -178,7 +178,7 @@ impl Options {
             Some("directory") => Ok(import::Origin::Directory(folder()?)),
             Some("pools") => Ok(import::Origin::Pools(folder()?, table())),
             Some("database") => match table() {
-                import::Table {
+                import::OlderTable {
                     database: None,
                     name: None,
                 } => Err("import database needs --from DATABASE_URL, --table NAME, or both".into()),

@@ -13,9 +13,9 @@ pub mod status;
 
 use std::path::Path;
 
-use crate::config::{Config, Source};
+use crate::config::{Config, ConfigSource};
 use crate::output::{self, print};
-use arguments::{Arguments, Command, HELP, VERSION};
+use arguments::{Arguments, Command, HELP_TEXT, VERSION_TEXT};
 
 /// Does what the command line asks for.
 ///
@@ -24,13 +24,13 @@ use arguments::{Arguments, Command, HELP, VERSION};
 pub fn run(arguments: Arguments) -> Result<(), String> {
     let file = arguments.config.as_deref();
     match arguments.command {
-        Command::Help => print(HELP),
-        Command::Version => print(VERSION),
+        Command::Help => print(HELP_TEXT),
+        Command::Version => print(VERSION_TEXT),
         Command::Serve { allow_root } => serve::start(file, allow_root),
         Command::InitDb { rebuild_ids: false } => init_db::run(&config(file)?),
         Command::InitDb { rebuild_ids: true } => rebuild_ids::run(&config(file)?),
         // Without a log: what it reports doesn't depend on a level.
-        Command::CheckConfig => check_config::run(&Source::read(file)?.config()?),
+        Command::CheckConfig => check_config::run(&ConfigSource::read(file)?.config()?),
         Command::Keys => keys::run(&config(file)?),
         Command::Status { json } => status::run(&config(file)?, json),
         Command::Import(from) => import::run(*from, &config(file)?),
@@ -39,7 +39,7 @@ pub fn run(arguments: Arguments) -> Result<(), String> {
 
 /// The configuration, and the log started as it says.
 fn config(file: Option<&Path>) -> Result<Config, String> {
-    let config = Source::read(file)?.config()?;
+    let config = ConfigSource::read(file)?.config()?;
     output::start_logging(config.log_level);
     Ok(config)
 }

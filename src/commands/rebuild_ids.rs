@@ -10,12 +10,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::explain::explain;
 use crate::config::Config;
-use crate::db::{Canceller, Connection, Database, Error, Plan};
+use crate::db::{Canceller, Connection, Database, Error, RebuildPlan};
 use crate::output::{self, printable};
 use crate::quantity;
 
 /// How often it is looked what PostgreSQL does.
-const TICK: Duration = Duration::from_millis(200);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// What the new index takes on the disk for each file, bytes: 68 were measured with a million
 /// content ids.
 const BYTES_PER_FILE: u64 = 70;
@@ -40,7 +40,7 @@ pub fn run(config: &Config) -> Result<(), String> {
     let plan = db.plan_rebuild().map_err(failed)?;
     output::mention(&describe_cost(&plan));
     let started = Instant::now();
-    let joined = build(&database, db, &plan).map_err(|error| {
+    let removed = build(&database, db, &plan).map_err(|error| {
         format!(
             "{}; nothing was changed, and this can be repeated",
             failed(error)
@@ -50,8 +50,8 @@ pub fn run(config: &Config) -> Result<(), String> {
     output::mention(&format!(
         "the ids are sorted as bytes now, after {took} s\n"
     ));
-    if joined > 0 {
-        let files = quantity::count(joined, "file");
+    if removed > 0 {
+        let files = quantity::count(removed, "file");
         output::mention(&format!(
             "{files} that the old index didn't find had been stored a second time; one of each is \
              kept\n"
@@ -72,7 +72,7 @@ pub fn run(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-fn describe_cost(plan: &Plan) -> String {
+fn describe_cost(plan: &RebuildPlan) -> String {
     let files = plan.files;
     let seconds = files.div_ceil(FILES_PER_SECOND).max(1);
     let bytes = (files * BYTES_PER_FILE).max(16 * 1024);
@@ -86,7 +86,7 @@ fn describe_cost(plan: &Plan) -> String {
 }
 
 /// Works in a thread of its own, so that this one can show how far it is and be interrupted.
-fn build(database: &Arc<Database>, mut db: Connection, plan: &Plan) -> Result<u64, Error> {
+fn build(database: &Arc<Database>, mut db: Connection, plan: &RebuildPlan) -> Result<u64, Error> {
     let interrupted = Arc::<AtomicBool>::default();
     let is_built = Arc::<AtomicBool>::default();
     for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -101,7 +101,7 @@ fn build(database: &Arc<Database>, mut db: Connection, plan: &Plan) -> Result<u6
     thread::scope(|scope| {
         let work = scope.spawn(|| db.rebuild_ids(plan, &canceller));
         while !work.is_finished() {
-            thread::sleep(TICK);
+            thread::sleep(PROGRESS_INTERVAL);
             if interrupted.swap(false, Ordering::SeqCst) {
                 line.end();
                 canceller.cancel();

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::app::App;
-use crate::config::{Config, Source};
+use crate::config::{Config, ConfigSource};
 use crate::handover::Handover;
 use crate::server::{self, Ended, Listener};
 use crate::signals::Signals;
@@ -36,10 +36,10 @@ pub fn start(file: Option<&Path>, allow_root: bool) -> Result<(), String> {
     let no_handover = |error| format!("what the server left to itself can't be taken: {error}");
     let (source, inherited) = match Handover::take().map_err(no_handover)? {
         Some(left) => (
-            Source::decode(&left.configuration).map_err(no_handover)?,
+            ConfigSource::decode(&left.configuration).map_err(no_handover)?,
             Some(left.socket),
         ),
-        None => (Source::read(file)?, None),
+        None => (ConfigSource::read(file)?, None),
     };
     let config = source.config()?;
     output::start_logging(config.log_level);
@@ -56,7 +56,7 @@ pub fn start(file: Option<&Path>, allow_root: bool) -> Result<(), String> {
 ///
 /// # Errors
 /// A sentence for the operator.
-fn serve(config: Config, source: &Source, inherited: Option<OwnedFd>) -> Result<(), String> {
+fn serve(config: Config, source: &ConfigSource, inherited: Option<OwnedFd>) -> Result<(), String> {
     for warning in config.warnings() {
         log::warn!("{warning}");
     }
@@ -95,7 +95,7 @@ fn serve(config: Config, source: &Source, inherited: Option<OwnedFd>) -> Result<
 /// Puts the program in its own place, with the listening socket and the configuration that it
 /// has: the configuration's file may have been a pipe, or changed or deleted since. Returns the
 /// reason for which it failed.
-fn start_anew(socket: OwnedFd, source: &Source) -> String {
+fn start_anew(socket: OwnedFd, source: &ConfigSource) -> String {
     let configuration = source.encode();
     let left = Handover {
         socket,

@@ -83,7 +83,7 @@ impl Status {
             "database     {}, {}, schema version {}\n",
             self.database,
             quantity::bytes(self.database_bytes),
-            db::schema::VERSION
+            db::schema::SCHEMA_VERSION
         );
         for (platform, _, known) in &self.versions {
             text += &format!("{:<12} {}\n", platform.as_str(), self.describe_known(known));
@@ -166,7 +166,7 @@ impl Status {
             "database": {
                 "name": self.database,
                 "bytes": self.database_bytes,
-                "schema_version": db::schema::VERSION,
+                "schema_version": db::schema::SCHEMA_VERSION,
             },
             "versions": versions,
             "servers": servers.collect::<Vec<_>>(),

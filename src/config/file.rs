@@ -26,20 +26,20 @@ impl fmt::Display for Mistake {
 }
 
 /// What a configuration file holds, until every key has been taken.
-pub(super) struct FileKeys {
-    found: Vec<Found>,
+pub(super) struct TomlReader {
+    found: Vec<Setting>,
     known: Vec<&'static str>,
     mistakes: Vec<Mistake>,
 }
 
-struct Found {
+struct Setting {
     key: String,
     line: usize,
     value: Node,
 }
 
-impl FileKeys {
-    pub(super) fn parse(text: &str) -> Result<FileKeys, Vec<Mistake>> {
+impl TomlReader {
+    pub(super) fn parse(text: &str) -> Result<TomlReader, Vec<Mistake>> {
         let line_of = |offset: usize| text[..offset].matches('\n').count() + 1;
         let root: Node = toml::from_str(text).map_err(|error| {
             vec![Mistake {
@@ -50,7 +50,7 @@ impl FileKeys {
         })?;
         let mut found = Vec::new();
         root.flatten("", &line_of, &mut found);
-        Ok(FileKeys {
+        Ok(TomlReader {
             found,
             known: Vec::new(),
             mistakes: Vec::new(),
@@ -68,7 +68,7 @@ impl FileKeys {
         let Some(index) = self.found.iter().position(|found| found.key == key) else {
             return default;
         };
-        let Found { line, value, .. } = self.found.swap_remove(index);
+        let Setting { line, value, .. } = self.found.swap_remove(index);
         check(&value).unwrap_or_else(|message| {
             self.mistakes.push(Mistake {
                 line,
@@ -135,14 +135,14 @@ pub(super) enum Node {
 }
 
 impl Node {
-    fn flatten(self, prefix: &str, line_of: &dyn Fn(usize) -> usize, found: &mut Vec<Found>) {
+    fn flatten(self, prefix: &str, line_of: &dyn Fn(usize) -> usize, found: &mut Vec<Setting>) {
         let Node::Table(entries) = self else { return };
         for (name, value) in entries {
             let line = line_of(name.span().start);
             let key = format!("{prefix}{}", name.get_ref());
             match value {
                 Node::Table(_) => value.flatten(&format!("{key}."), line_of, found),
-                value => found.push(Found { key, line, value }),
+                value => found.push(Setting { key, line, value }),
             }
         }
     }

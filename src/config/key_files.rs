@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use ed25519_dalek::SigningKey;
 use zeroize::Zeroizing;
 
-use super::file::FileKeys;
+use super::file::TomlReader;
 use super::source::may_exist;
 use super::values::file_path;
-use crate::protocol::keys::Keys;
+use crate::protocol::keys::ServerKeys;
 
 /// Where `keys.ed25519` is unless the configuration says otherwise, in its folder.
 const DEFAULT_ED25519: &str = "key_ed25519";
@@ -30,7 +30,7 @@ pub struct KeyFiles {
 }
 
 impl KeyFiles {
-    pub(super) fn take(keys: &mut FileKeys, folder: &Path) -> KeyFiles {
+    pub(super) fn take(keys: &mut TomlReader, folder: &Path) -> KeyFiles {
         let default_x25519 = folder.join(DEFAULT_X25519);
         let ed25519 = keys.take("keys.ed25519", folder.join(DEFAULT_ED25519), |value| {
             file_path(value, folder)
@@ -49,7 +49,7 @@ impl KeyFiles {
     ///
     /// # Errors
     /// A sentence for the operator.
-    pub fn load_or_create(&self) -> Result<Keys, String> {
+    pub fn load_or_create(&self) -> Result<ServerKeys, String> {
         if !may_exist(&self.ed25519) {
             create(&self.ed25519)?;
         }
@@ -60,13 +60,13 @@ impl KeyFiles {
     ///
     /// # Errors
     /// A sentence for the operator.
-    pub fn load(&self) -> Result<Keys, String> {
+    pub fn load(&self) -> Result<ServerKeys, String> {
         let seed = read(&self.ed25519, parse_ed25519)?;
         let old = match self.old_x25519() {
             Some(path) => Some(read(path, parse_x25519)?),
             None => None,
         };
-        Ok(Keys::from_secrets(&seed, old.as_deref()))
+        Ok(ServerKeys::from_secrets(&seed, old.as_deref()))
     }
 
     /// The file of an older server's key, if there is one or must be one.

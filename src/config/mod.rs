@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::db;
-use file::FileKeys;
+use file::TomlReader;
 use values::{
     CACHE_SIZES, MAX_SIZES, TOTAL_SIZES, WORKERS, api_url, boolean, database_url, duration,
     id_prefix, integer, interval, listen, log_level, max_ttl, project_name, socket_mode, token,
@@ -24,7 +24,7 @@ use values::{
 
 pub use file::Mistake;
 pub use key_files::KeyFiles;
-pub use source::Source;
+pub use source::ConfigSource;
 
 /// Where `serve` looks without `--config`, in this order.
 pub const DEFAULT_PATHS: [&str; 2] = ["config.toml", "/etc/session-file-server/config.toml"];
@@ -128,7 +128,7 @@ impl Platform {
 }
 
 impl Versions {
-    fn take(keys: &mut FileKeys) -> Versions {
+    fn take(keys: &mut TomlReader) -> Versions {
         let mut project = |key, default: &str| keys.take(key, default.to_string(), project_name);
         let projects = [
             project(
@@ -211,7 +211,7 @@ impl Config {
     /// All mistakes, by line.
     pub fn parse(text: &str, path: &Path) -> Result<Config, Vec<Mistake>> {
         let folder = path.parent().unwrap_or(Path::new(""));
-        let mut keys = FileKeys::parse(text)?;
+        let mut keys = TomlReader::parse(text)?;
         let mut files = Files {
             max_size: keys.take("files.max_size", DEFAULT_MAX_SIZE, |value| {
                 integer(value, MAX_SIZES, "bytes", "10_223_616")
@@ -292,7 +292,7 @@ mod tests {
             .unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
         assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
         let mut keys =
-            FileKeys::parse(&uncommented).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+            TomlReader::parse(&uncommented).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
         for key in [
             "listen",
             "socket_mode",

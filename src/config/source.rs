@@ -14,7 +14,7 @@ const MAX_SIZE: u64 = 64 * 1024;
 
 /// A configuration's text, before it is understood.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Source {
+pub struct ConfigSource {
     /// The file, as messages name it; empty for no file, which means the defaults.
     path: PathBuf,
     /// Where relative paths in it start; empty for the working directory.
@@ -22,12 +22,12 @@ pub struct Source {
     text: String,
 }
 
-impl Source {
+impl ConfigSource {
     /// Reads the file at `path`, or the first of [`DEFAULT_PATHS`] that is there, or none.
     ///
     /// # Errors
     /// A sentence for the operator.
-    pub fn read(path: Option<&Path>) -> Result<Source, String> {
+    pub fn read(path: Option<&Path>) -> Result<ConfigSource, String> {
         let default = || {
             DEFAULT_PATHS
                 .into_iter()
@@ -35,7 +35,7 @@ impl Source {
                 .find(|path| may_exist(path))
         };
         let Some(path) = path.or_else(default) else {
-            return Ok(Source::default());
+            return Ok(ConfigSource::default());
         };
         let cannot = |error| format!("{}: cannot be read: {error}", path.display());
         let file = File::open(path).map_err(cannot)?;
@@ -49,7 +49,7 @@ impl Source {
                 "it has more than {MAX_SIZE} bytes, as no configuration has"
             ))));
         }
-        Ok(Source {
+        Ok(ConfigSource {
             path: path.to_path_buf(),
             folder,
             text,
@@ -71,7 +71,7 @@ impl Source {
         })
     }
 
-    /// The bytes of which [`Source::decode`] makes the same. Paths hold no zero byte.
+    /// The bytes of which [`ConfigSource::decode`] makes the same. Paths hold no zero byte.
     pub fn encode(&self) -> Vec<u8> {
         let parts = [
             self.path.as_os_str().as_bytes(),
@@ -81,11 +81,11 @@ impl Source {
         parts.join(&0)
     }
 
-    /// What [`Source::encode`] has made bytes of.
+    /// What [`ConfigSource::encode`] has made bytes of.
     ///
     /// # Errors
     /// When they are incomplete.
-    pub fn decode(bytes: &[u8]) -> io::Result<Source> {
+    pub fn decode(bytes: &[u8]) -> io::Result<ConfigSource> {
         let mut parts = bytes.splitn(3, |byte| *byte == 0);
         let mut next = || {
             parts
@@ -96,7 +96,7 @@ impl Source {
         let mut path = || next().map(|bytes| PathBuf::from(OsString::from_vec(bytes)));
         let (path, folder) = (path()?, path()?);
         let text = String::from_utf8(next()?).map_err(io::Error::other)?;
-        Ok(Source { path, folder, text })
+        Ok(ConfigSource { path, folder, text })
     }
 }
 
@@ -136,15 +136,15 @@ mod tests {
                 "database.url = 'password=x'\n\0",
             ),
         ] {
-            let source = Source {
+            let source = ConfigSource {
                 path: path.into(),
                 folder: folder.into(),
                 text: text.into(),
             };
-            let decoded = Source::decode(&source.encode());
+            let decoded = ConfigSource::decode(&source.encode());
             assert_eq!(decoded.expect("whole"), source);
         }
-        assert!(Source::decode(b"a\0b").is_err());
+        assert!(ConfigSource::decode(b"a\0b").is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! In which order the ids of files are compared, and whether that order is still the one in
 //! which their index was made.
 
-use super::connection::{Connection, Open};
+use super::connection::{Connection, OpenConnection};
 use super::error::Error;
 
 /// PostgreSQL's own number of version 15, which records the version of a database's collation.
@@ -76,7 +76,7 @@ impl IdOrder {
     }
 }
 
-fn id_order(open: &mut Open) -> Result<IdOrder, postgres::Error> {
+fn id_order(open: &mut OpenConnection) -> Result<IdOrder, postgres::Error> {
     let version: i32 = open.query_one(SELECT_SERVER_VERSION, &[])?.try_get(0)?;
     let select = match version {
         ..VERSION_15 => SELECT_OLDER_COLLATION.to_string(),

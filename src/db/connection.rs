@@ -35,7 +35,7 @@ const VALIDITY_TIMEOUT: Duration = Duration::from_secs(1);
 /// (until autovacuum has looked at it, 1,200 files of 1 KB were found in a second among
 /// 20,000, instead of 14,000); and where there is no other way than to read one whole,
 /// PostgreSQL then believes that compiling the statement pays.
-pub(super) const SERVING: &str = "SET statement_timeout = '30s'; SET lock_timeout = '5s'; \
+pub(super) const SERVER_SESSION_SETTINGS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '5s'; \
      SET enable_seqscan = off; SET jit = off";
 
 /// What all connections of the program share.
@@ -50,7 +50,7 @@ pub struct Database {
 impl Database {
     /// Nothing is connected yet.
     pub fn new(settings: Settings) -> Arc<Database> {
-        Database::with_session(settings, SERVING)
+        Database::with_session(settings, SERVER_SESSION_SETTINGS)
     }
 
     /// The same, with connections that begin with the statements `session`.
@@ -74,7 +74,7 @@ impl Database {
 /// One thread's connection.
 pub struct Connection {
     database: Arc<Database>,
-    open: Option<Open>,
+    open: Option<OpenConnection>,
 }
 
 impl Connection {
@@ -88,7 +88,7 @@ impl Connection {
     /// alone before and has ended, whether or not the database has done the work.
     pub(super) fn repeatable<T>(
         &mut self,
-        work: impl Fn(&mut Open) -> Result<T, postgres::Error>,
+        work: impl Fn(&mut OpenConnection) -> Result<T, postgres::Error>,
     ) -> Result<T, Error> {
         self.run(&work, self.open.is_some())
     }
@@ -97,17 +97,17 @@ impl Connection {
     /// committed.
     pub(super) fn once<T>(
         &mut self,
-        work: impl Fn(&mut Open) -> Result<T, postgres::Error>,
+        work: impl Fn(&mut OpenConnection) -> Result<T, postgres::Error>,
     ) -> Result<T, Error> {
         self.run(&work, false)
     }
 
     fn run<T>(
         &mut self,
-        work: &impl Fn(&mut Open) -> Result<T, postgres::Error>,
+        work: &impl Fn(&mut OpenConnection) -> Result<T, postgres::Error>,
         may_reconnect: bool,
     ) -> Result<T, Error> {
-        let mut tries = Tries {
+        let mut tries = RetryState {
             may_reconnect,
             may_prepare: true,
             conflicts: 0,
@@ -156,7 +156,7 @@ fn unreplicated() -> Error {
 }
 
 /// How often one piece of work may still be tried again, by reason.
-struct Tries {
+struct RetryState {
     /// Once on a new connection.
     may_reconnect: bool,
     /// Once with newly prepared statements.
@@ -167,7 +167,7 @@ struct Tries {
     refusals: u32,
 }
 
-impl Tries {
+impl RetryState {
     /// Whether the work may be tried again for that reason. Sleeps if others need time.
     fn may_try(&mut self, remedy: Remedy) -> bool {
         match remedy {
@@ -198,11 +198,11 @@ fn conflict_pause(conflicts: u32) -> Duration {
 }
 
 impl Database {
-    fn connect(&self) -> Result<Open, Error> {
+    fn connect(&self) -> Result<OpenConnection, Error> {
         if !self.outage.may_connect() {
             return Err(Error::Unavailable("the database is away".into()));
         }
-        match Open::connect(&self.settings, self.session) {
+        match OpenConnection::connect(&self.settings, self.session) {
             Ok(open) => {
                 if self.outage.ended() {
                     log::info!("the database is back");
@@ -222,7 +222,7 @@ impl Database {
 }
 
 /// An established connection with its prepared statements.
-pub(super) struct Open {
+pub(super) struct OpenConnection {
     pub(super) client: Client,
     statements: HashMap<&'static str, Statement>,
     /// Whether the driver and the database no longer agree on which answer is whose.
@@ -231,8 +231,8 @@ pub(super) struct Open {
     is_unreplicated: Arc<AtomicBool>,
 }
 
-impl Open {
-    fn connect(settings: &Settings, session: &str) -> Result<Open, Error> {
+impl OpenConnection {
+    fn connect(settings: &Settings, session: &str) -> Result<OpenConnection, Error> {
         let is_unreplicated = Arc::<AtomicBool>::default();
         let noted = is_unreplicated.clone();
         let client = settings.connect_with(session, move |notice| {
@@ -240,7 +240,7 @@ impl Open {
                 noted.store(true, Ordering::SeqCst);
             }
         })?;
-        Ok(Open {
+        Ok(OpenConnection {
             client,
             statements: HashMap::new(),
             is_spoilt: false,
@@ -431,7 +431,7 @@ mod tests {
 
     #[test]
     fn each_reason_to_try_again_has_its_bound() {
-        let mut tries = Tries {
+        let mut tries = RetryState {
             may_reconnect: true,
             may_prepare: true,
             conflicts: MAX_CONFLICTS - 1,

@@ -12,7 +12,7 @@ use postgres::Row;
 use postgres::error::SqlState;
 use postgres::fallible_iterator::FallibleIterator;
 
-use super::connection::{Connection, Open};
+use super::connection::{Connection, OpenConnection};
 use super::error::Error;
 use crate::buffer::Buffer;
 use crate::protocol::file_id::FileId;
@@ -21,26 +21,26 @@ use crate::protocol::file_id::FileId;
 /// already: asking would cost more. A larger one is sent in pieces: what the driver sends at once
 /// it copies two or three times, and its buffers of that size stay with the connection for as long
 /// as that is open (rust-postgres issue 1081).
-const UNASKED: usize = 64 * 1024;
+const INLINE_UPLOAD_MAX: usize = 64 * 1024;
 /// The size of such a piece, bytes.
-const PIECE: usize = 128 * 1024;
+const COPY_CHUNK: usize = 128 * 1024;
 /// Rows that one statement deletes. A file of 10 MB is 5,000 rows of out-of-line storage:
 /// a hundred of them are gone within a fraction of a second.
-const DELETE_BATCH: usize = 100;
+const FILE_DELETE_BATCH: usize = 100;
 /// Ids of expired files that one statement looks up.
-const EXPIRED_BATCH: i64 = 10 * DELETE_BATCH as i64;
+const EXPIRED_BATCH: i64 = 10 * FILE_DELETE_BATCH as i64;
 /// How many times [`Connection::delete_expired`] looks for expired files in one call: 100,000
 /// of them. What is left is deleted by the next call.
-const EXPIRED_ROUNDS: usize = 100;
+const MAX_EXPIRED_BATCHES: usize = 100;
 /// Rows that one statement counts.
 const COUNT_BATCH: i64 = 10_000;
 /// Batches after which [`Connection::totals`] gives up. With an index that is out of order the
 /// batches may repeat for ever; no server has 200 million files.
-const COUNT_ROUNDS: usize = 20_000;
+const MAX_COUNT_BATCHES: usize = 20_000;
 /// Attempts to store a large file on a connection. The first fails if somebody stores the same
 /// file at the same time or if there is a row without bytes, and the second replaces such a row.
 /// What fails then is tried again later, as other conflicts are.
-const STORE_ROUNDS: usize = 2;
+const MAX_STORE_TRIES: usize = 2;
 
 /// What clients are told of a file.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -94,7 +94,7 @@ const SELECT_INFO: &str = "SELECT length(data), uploaded, expiry, now() FROM fil
      WHERE id = $1 AND expiry > now() AND data IS NOT NULL";
 
 /// One row in any case: with the time, if the file is not there.
-const REFRESH: &str = "WITH refreshed AS (UPDATE files \
+const REFRESH_FILE: &str = "WITH refreshed AS (UPDATE files \
          SET uploaded = now(), expiry = greatest(expiry, now() + make_interval(secs => $2)) \
          WHERE id = $1 AND data IS NOT NULL RETURNING length(data), uploaded, expiry) \
      SELECT refreshed.*, now() FROM (SELECT) one LEFT JOIN refreshed ON true";
@@ -114,7 +114,7 @@ const INSERT_NEW: &str = "INSERT INTO files (id, data, uploaded, expiry) \
 
 const SELECT_NOW: &str = "SELECT now()";
 
-const COPY: &str = "COPY files (id, uploaded, expiry, data) FROM STDIN (FORMAT binary)";
+const COPY_FILE: &str = "COPY files (id, uploaded, expiry, data) FROM STDIN (FORMAT binary)";
 
 /// Until when an older server has promised to keep a file whose bytes it has elsewhere.
 const SELECT_WITHOUT_BYTES: &str = "SELECT expiry FROM files WHERE id = $1 AND data IS NULL";
@@ -122,7 +122,7 @@ const SELECT_WITHOUT_BYTES: &str = "SELECT expiry FROM files WHERE id = $1 AND d
 /// Makes room for the bytes of such a file.
 const DELETE_WITHOUT_BYTES: &str = "DELETE FROM files WHERE id = $1 AND data IS NULL";
 
-const EXTEND: &str = "UPDATE files \
+const EXTEND_FILE: &str = "UPDATE files \
      SET expiry = greatest(expiry, now() + make_interval(secs => $2)) \
      WHERE id = $1 AND expiry > now() AND data IS NOT NULL \
      RETURNING length(data), uploaded, expiry, now()";
@@ -186,7 +186,7 @@ impl Connection {
     /// Those of the database. The file may have been stored all the same.
     pub fn store(&mut self, id: &FileId, data: &[u8], ttl: Duration) -> Result<FileInfo, Error> {
         self.repeatable(|open| {
-            if data.len() > UNASKED {
+            if data.len() > INLINE_UPLOAD_MAX {
                 return refresh_or_send(open, id, data, ttl);
             }
             let (id, seconds) = (id.as_str(), ttl.as_secs_f64());
@@ -201,7 +201,7 @@ impl Connection {
     /// Those of the database.
     pub fn refresh(&mut self, id: &FileId, ttl: Duration) -> Result<Option<FileInfo>, Error> {
         self.repeatable(|open| {
-            let row = open.query_one(REFRESH, &[&id.as_str(), &ttl.as_secs_f64()])?;
+            let row = open.query_one(REFRESH_FILE, &[&id.as_str(), &ttl.as_secs_f64()])?;
             let is_there = row.try_get::<_, Option<i32>>(0)?.is_some();
             is_there.then(|| read_info(&row)).transpose()
         })
@@ -232,7 +232,7 @@ impl Connection {
         // Repeating it is safe: should the first try have stored the file without our hearing of
         // it, the id is taken, and the caller chooses another one.
         self.repeatable(|open| {
-            if data.len() <= UNASKED {
+            if data.len() <= INLINE_UPLOAD_MAX {
                 let row = open.query_opt(INSERT_NEW, &[&id.as_str(), &data, &ttl.as_secs_f64()])?;
                 return info(row);
             }
@@ -250,7 +250,9 @@ impl Connection {
     /// # Errors
     /// Those of the database.
     pub fn extend(&mut self, id: &FileId, ttl: Duration) -> Result<Option<FileInfo>, Error> {
-        self.repeatable(|open| info(open.query_opt(EXTEND, &[&id.as_str(), &ttl.as_secs_f64()])?))
+        self.repeatable(|open| {
+            info(open.query_opt(EXTEND_FILE, &[&id.as_str(), &ttl.as_secs_f64()])?)
+        })
     }
 
     /// Deletes expired files in small batches until there are none or `stop` says so;
@@ -263,13 +265,13 @@ impl Connection {
         stop: impl Fn() -> bool,
         mut deleted: impl FnMut(u64, u64),
     ) -> Result<(), Error> {
-        for _ in 0..EXPIRED_ROUNDS {
+        for _ in 0..MAX_EXPIRED_BATCHES {
             let expired: Vec<String> = self.repeatable(|open| {
                 let rows = open.query(SELECT_EXPIRED, &[&EXPIRED_BATCH])?;
                 rows.iter().map(|row| row.try_get(0)).collect()
             })?;
             let mut gone = 0;
-            for batch in expired.chunks(DELETE_BATCH) {
+            for batch in expired.chunks(FILE_DELETE_BATCH) {
                 if stop() {
                     return Ok(());
                 }
@@ -295,7 +297,7 @@ impl Connection {
     pub fn totals(&mut self) -> Result<Totals, Error> {
         let mut totals = Totals::default();
         let mut after = String::new();
-        for _ in 0..COUNT_ROUNDS {
+        for _ in 0..MAX_COUNT_BATCHES {
             let (batch, rows, last) = self.repeatable(|open| {
                 let row = open.query_one(COUNT_AFTER, &[&after, &COUNT_BATCH])?;
                 let batch = Totals {
@@ -350,7 +352,11 @@ fn until(expires: SystemTime, now: SystemTime) -> Duration {
 }
 
 /// Adds to the start of a file what follows it.
-fn read_rest(open: &mut Open, id: &FileId, bytes: &mut Vec<u8>) -> Result<(), postgres::Error> {
+fn read_rest(
+    open: &mut OpenConnection,
+    id: &FileId,
+    bytes: &mut Vec<u8>,
+) -> Result<(), postgres::Error> {
     let mut rows = open.query_raw(SELECT_REST, &[id.as_str()])?;
     while let Some(row) = rows.next()? {
         // They come in the order of the series. Should that ever change, the file is missed
@@ -364,7 +370,7 @@ fn read_rest(open: &mut Open, id: &FileId, bytes: &mut Vec<u8>) -> Result<(), po
 
 /// Stores a file, or refreshes it if it is there, which needs none of its bytes.
 fn refresh_or_send(
-    open: &mut Open,
+    open: &mut OpenConnection,
     id: &FileId,
     data: &[u8],
     ttl: Duration,
@@ -372,7 +378,7 @@ fn refresh_or_send(
     let (name, seconds) = (id.as_str(), ttl.as_secs_f64());
     let mut round = 1;
     loop {
-        let refreshed = open.query_one(REFRESH, &[&name, &seconds])?;
+        let refreshed = open.query_one(REFRESH_FILE, &[&name, &seconds])?;
         if refreshed.try_get::<_, Option<i32>>(0)?.is_some() {
             return read_info(&refreshed);
         }
@@ -386,18 +392,18 @@ fn refresh_or_send(
         match send_in_pieces(open, id, data, now, expires, replace) {
             // Somebody else has stored the same at the same time, or there is a row without
             // bytes.
-            Err(error) if is_taken(&error) && round < STORE_ROUNDS => round += 1,
+            Err(error) if is_taken(&error) && round < MAX_STORE_TRIES => round += 1,
             sent => return sent,
         }
     }
 }
 
 /// Stores a file under an id that nobody has; an error that [`is_taken`] if somebody has it. Its
-/// row goes through [`COPY`], which takes any part of a row at a time; a parameter of a statement
+/// row goes through [`COPY_FILE`], which takes any part of a row at a time; a parameter of a statement
 /// must be in memory as a whole, and more than once. With `replace` a row without bytes is no
 /// obstacle.
 fn send_in_pieces(
-    open: &mut Open,
+    open: &mut OpenConnection,
     id: &FileId,
     data: &[u8],
     now: SystemTime,
@@ -406,7 +412,7 @@ fn send_in_pieces(
 ) -> Result<FileInfo, postgres::Error> {
     let uploaded = now;
     let before = replace.then_some((DELETE_WITHOUT_BYTES, id.as_str()));
-    let sent = open.copy_in(before, COPY, |writer| {
+    let sent = open.copy_in(before, COPY_FILE, |writer| {
         // PostgreSQL takes no half row.
         let _ = write_row(writer, id, data, uploaded, expires);
     });
@@ -423,7 +429,7 @@ fn is_taken(error: &postgres::Error) -> bool {
     error.code() == Some(&SqlState::UNIQUE_VIOLATION)
 }
 
-/// The binary format of COPY ("File Formats" in PostgreSQL's description of it): a signature,
+/// The binary format of COPY_FILE ("File Formats" in PostgreSQL's description of it): a signature,
 /// flags and an empty extension; a row's number of fields, each with its length; -1.
 fn write_row(
     mut writer: impl Write,
@@ -441,7 +447,7 @@ fn write_row(
         writer.write_all(field)?;
     }
     writer.write_all(&(data.len() as i32).to_be_bytes())?;
-    for piece in data.chunks(PIECE) {
+    for piece in data.chunks(COPY_CHUNK) {
         writer.write_all(piece)?;
     }
     writer.write_all(&(-1i16).to_be_bytes())

@@ -1,14 +1,14 @@
 //! Whether the table `files` can do what the server's statements ask of it: with the right
 //! columns alone it may still refuse every upload, or hide its rows.
 
-use super::connection::{Connection, Open};
+use super::connection::{Connection, OpenConnection};
 use super::error::Error;
 
 /// Characters of a content id.
 const ID_LENGTH: i32 = 44;
 
 /// The tables from which row-level security hides rows from this user.
-const HIDDEN: &str = "SELECT name FROM unnest($1::text[]) name \
+const SELECT_HIDDEN_TABLES: &str = "SELECT name FROM unnest($1::text[]) name \
      WHERE to_regclass(name) IS NOT NULL AND row_security_active(to_regclass(name)::oid)";
 
 /// What else is needed of the table. A unique index that is partial, deferrable or not valid
@@ -29,7 +29,7 @@ const SELECT_TABLE: &str = "SELECT relkind::text, relpersistence::text, \
      FROM pg_class files WHERE oid = to_regclass('files')";
 
 /// What was found of the table `files`.
-struct Table {
+struct FilesTable {
     /// As in `pg_class`.
     kind: String,
     /// As in `pg_class`.
@@ -86,7 +86,7 @@ impl Connection {
     }
 }
 
-impl Table {
+impl FilesTable {
     /// Why uploads would fail, if they would.
     fn fault(&self) -> Option<String> {
         let kind = match self.kind.as_str() {
@@ -133,15 +133,15 @@ impl Table {
     }
 }
 
-fn hidden(open: &mut Open, tables: &[&str]) -> Result<Option<String>, postgres::Error> {
-    let rows = open.query(HIDDEN, &[&tables])?;
+fn hidden(open: &mut OpenConnection, tables: &[&str]) -> Result<Option<String>, postgres::Error> {
+    let rows = open.query(SELECT_HIDDEN_TABLES, &[&tables])?;
     rows.first().map(|row| row.try_get(0)).transpose()
 }
 
-fn table(open: &mut Open) -> Result<Option<Table>, postgres::Error> {
+fn table(open: &mut OpenConnection) -> Result<Option<FilesTable>, postgres::Error> {
     let row = open.query_opt(SELECT_TABLE, &[])?;
     let read = |row: postgres::Row| {
-        Ok(Table {
+        Ok(FilesTable {
             kind: row.try_get(0)?,
             persistence: row.try_get(1)?,
             has_unique_id: row.try_get(2)?,

@@ -13,19 +13,20 @@ use super::settings::Settings;
 use crate::protocol::file_id::FileId;
 
 /// What is read of the older server's rows at once.
-const FETCH: &str = "FETCH 500 FROM older_files";
+const FETCH_ROWS: &str = "FETCH 500 FROM older_files";
 
 /// A table's name as SQL wants it, found as SQL finds it; none if there is no such table.
 const FIND_TABLE: &str = "SELECT to_regclass($1)::text";
 
 /// The columns of a table, their types, and whether they may lack a value.
-const COLUMNS: &str = "SELECT attname::text, format_type(atttypid, NULL), NOT attnotnull \
+const SELECT_COLUMNS: &str = "SELECT attname::text, format_type(atttypid, NULL), NOT attnotnull \
      FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped";
 
-const SELECT_THERE: &str = "SELECT id::text FROM files WHERE id = ANY($1) AND data IS NOT NULL";
+const SELECT_STORED_IDS: &str =
+    "SELECT id::text FROM files WHERE id = ANY($1) AND data IS NOT NULL";
 
 /// Nothing is overwritten. A row without bytes gets them.
-const TAKE: &str = "INSERT INTO files (id, data, uploaded, expiry) \
+const INSERT_FILES: &str = "INSERT INTO files (id, data, uploaded, expiry) \
      SELECT * FROM unnest($1::text[], $2::bytea[], $3::timestamptz[], $4::timestamptz[]) \
      ON CONFLICT (id) DO UPDATE SET data = excluded.data, \
          uploaded = greatest(files.uploaded, excluded.uploaded), \
@@ -33,21 +34,21 @@ const TAKE: &str = "INSERT INTO files (id, data, uploaded, expiry) \
      RETURNING length(data)::int8";
 
 /// What was extended or uploaded again since it was taken over gets the later times.
-const REFRESH: &str = "UPDATE files SET uploaded = greatest(files.uploaded, older.uploaded), \
+const KEEP_LATER_TIMES: &str = "UPDATE files SET uploaded = greatest(files.uploaded, older.uploaded), \
          expiry = greatest(files.expiry, older.expiry) \
      FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) AS older (id, uploaded, expiry) \
      WHERE files.id = older.id \
          AND (files.uploaded < older.uploaded OR files.expiry < older.expiry)";
 
 /// Commits of an import don't wait for the disk one by one; the last one waits for all. No table
-/// is read whole, as in [`SERVING`](super::connection::SERVING): 60,000 files took 19 s, 3 s with
+/// is read whole, as in [`SERVER_SESSION_SETTINGS`](super::connection::SERVER_SESSION_SETTINGS): 60,000 files took 19 s, 3 s with
 /// this.
-const NO_WAITING: &str = "SET statement_timeout = 0; SET synchronous_commit = off; \
+const IMPORT_SESSION_SETTINGS: &str = "SET statement_timeout = 0; SET synchronous_commit = off; \
      SET enable_seqscan = off; SET jit = off";
 
 /// A commit that waits for the disk, with everything that was committed before: it needs
 /// something to write.
-const WAIT_FOR_DISK: &str = "SET synchronous_commit = on; \
+const FLUSH_COMMITS: &str = "SET synchronous_commit = on; \
      UPDATE schema_version SET version = version; SET synchronous_commit = off";
 
 /// A file's row in an older server's database. Its bytes are read apart.
@@ -185,7 +186,7 @@ impl OlderFiles {
                 expires: row.try_get(4)?,
             })
         };
-        let rows = self.client.query(FETCH, &[]);
+        let rows = self.client.query(FETCH_ROWS, &[]);
         rows.and_then(|rows| rows.iter().map(read).collect())
             .map_err(|e| Error::of(&e))
     }
@@ -233,7 +234,7 @@ impl OlderFiles {
 
     /// A table's columns, all of `needed` among them.
     fn columns(&mut self, table: &str, needed: &[&str]) -> Result<Columns, Error> {
-        let rows = self.client.query(COLUMNS, &[&table]);
+        let rows = self.client.query(SELECT_COLUMNS, &[&table]);
         let read = |row: &Row| Ok((row.try_get(0)?, (row.try_get(1)?, row.try_get(2)?)));
         let found: Result<HashMap<_, _>, postgres::Error> =
             rows.and_then(|rows| rows.iter().map(read).collect());
@@ -290,7 +291,7 @@ impl Database {
     /// For taking over files: its connections let statements take their time, and wait for
     /// the disk only in [`Connection::wait_for_disk`].
     pub fn for_import(settings: Settings) -> Arc<Database> {
-        Database::with_session(settings, NO_WAITING)
+        Database::with_session(settings, IMPORT_SESSION_SETTINGS)
     }
 }
 
@@ -320,9 +321,9 @@ impl Connection {
     ///
     /// # Errors
     /// Those of the database.
-    pub fn ids_there(&mut self, ids: &[&str]) -> Result<HashSet<String>, Error> {
+    pub fn stored_ids(&mut self, ids: &[&str]) -> Result<HashSet<String>, Error> {
         self.repeatable(|open| {
-            let rows = open.query(SELECT_THERE, &[&ids])?;
+            let rows = open.query(SELECT_STORED_IDS, &[&ids])?;
             rows.iter().map(|row| row.try_get(0)).collect()
         })
     }
@@ -339,7 +340,7 @@ impl Connection {
         let expires: Vec<SystemTime> = files.iter().map(|file| file.expires).collect();
         // Once only: the second time nothing would be counted.
         self.once(|open| {
-            let rows = open.query(TAKE, &[&ids, &data, &uploaded, &expires])?;
+            let rows = open.query(INSERT_FILES, &[&ids, &data, &uploaded, &expires])?;
             let mut taken = Taken::default();
             for row in rows {
                 taken.files += 1;
@@ -362,7 +363,7 @@ impl Connection {
         let uploaded: Vec<SystemTime> = files.iter().map(|(_, uploaded, _)| *uploaded).collect();
         let expires: Vec<SystemTime> = files.iter().map(|(.., expires)| *expires).collect();
         // Once only: the second time nothing would be counted.
-        self.once(|open| open.execute(REFRESH, &[&ids, &uploaded, &expires]))
+        self.once(|open| open.execute(KEEP_LATER_TIMES, &[&ids, &uploaded, &expires]))
     }
 
     /// Returns when all that was committed before is on the database's disk.
@@ -370,6 +371,6 @@ impl Connection {
     /// # Errors
     /// Those of the database.
     pub fn wait_for_disk(&mut self) -> Result<(), Error> {
-        self.repeatable(|open| open.client.batch_execute(WAIT_FOR_DISK))
+        self.repeatable(|open| open.client.batch_execute(FLUSH_COMMITS))
     }
 }

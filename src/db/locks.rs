@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::connection::Open;
+use super::connection::OpenConnection;
 use crate::quantity;
 
 /// The transaction that has lasted longest of those that hold locks on our tables. When it
@@ -16,7 +16,10 @@ const SELECT_HOLDER: &str = "SELECT relation::regclass::text, pid, usename::text
      ORDER BY xact_start NULLS FIRST LIMIT 1";
 
 /// A sentence about who holds a lock on one of `tables` for longest.
-pub(super) fn describe_holder(open: &mut Open, tables: &[&str]) -> Result<String, postgres::Error> {
+pub(super) fn describe_holder(
+    open: &mut OpenConnection,
+    tables: &[&str],
+) -> Result<String, postgres::Error> {
     let Some(row) = open.query_opt(SELECT_HOLDER, &[&tables])? else {
         return Ok("another program was using its tables, and has ended now".into());
     };

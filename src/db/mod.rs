@@ -33,7 +33,7 @@ pub use error::Error;
 pub use files::{FileInfo, StoredFile, Totals};
 pub use older::Leftovers;
 pub use probe::Probe;
-pub use rebuild::{Canceller, Plan};
+pub use rebuild::{Canceller, RebuildPlan};
 pub use servers::{NotedServer, ServerRow};
 pub use settings::{DEFAULT_URL, Settings};
 pub use token_info::{TokenHistory, TokenInfo};

@@ -9,7 +9,7 @@ use postgres::{GenericClient, Transaction};
 
 /// The older server's tables and views that have no use here. The releases among them
 /// are asked for again as soon as the server runs.
-pub(super) const UNUSED: [&str; 8] = [
+pub(super) const OLDER_TABLES: [&str; 8] = [
     "alpharelease_versions",
     "prerelease_versions",
     "release_versions",
@@ -20,12 +20,12 @@ pub(super) const UNUSED: [&str; 8] = [
     "projects",
 ];
 
-/// Those of [`UNUSED`] that are there, and whether each is a view.
-const FIND_UNUSED: &str = "SELECT name, relkind = 'v' \
+/// Those of [`OLDER_TABLES`] that are there, and whether each is a view.
+const FIND_OLDER_TABLES: &str = "SELECT name, relkind = 'v' \
      FROM unnest($1::text[]) WITH ORDINALITY unused (name, position) \
      JOIN pg_class ON pg_class.oid = to_regclass(name) ORDER BY position";
 
-/// The types of the columns that [`take_checks`] reads.
+/// The types of the columns that [`copy_checks`] reads.
 const CHECK_COLUMNS: &str = "SELECT format_type(atttypid, NULL) FROM pg_attribute \
      WHERE attrelid = to_regclass('account_version_checks') AND attname = $1 \
          AND NOT attisdropped";
@@ -88,11 +88,11 @@ const COUNT_WITHOUT_BYTES: &str =
     "SELECT count(*) FROM files WHERE data IS NULL AND expiry > now()";
 
 /// What is worth taking over from a further table of files.
-const NOT_HERE: &str = "other.expiry > now() AND NOT EXISTS \
+const MISSING_FROM_FILES: &str = "other.expiry > now() AND NOT EXISTS \
      (SELECT FROM files WHERE files.id = other.id AND files.data IS NOT NULL)";
 
 /// Looks for files that the older server has elsewhere than in the bytes of `files`.
-pub(super) fn look_around(
+pub(super) fn find_files_elsewhere(
     client: &mut impl GenericClient,
     leftovers: &mut Leftovers,
 ) -> Result<(), postgres::Error> {
@@ -101,7 +101,7 @@ pub(super) fn look_around(
         let count: i64 = client.query_one(COUNT_WITHOUT_BYTES, &[])?.try_get(0)?;
         leftovers.without_bytes = count as u64;
     }
-    leftovers.tables_of_files = tables_of_files(client, &[], NOT_HERE)?;
+    leftovers.tables_of_files = tables_of_files(client, &[], MISSING_FROM_FILES)?;
     Ok(())
 }
 
@@ -119,9 +119,11 @@ impl Leftovers {
 }
 
 /// Copies what is worth keeping; can be repeated.
-pub(super) fn take_over(transaction: &mut Transaction) -> Result<Leftovers, postgres::Error> {
+pub(super) fn copy_version_checks(
+    transaction: &mut Transaction,
+) -> Result<Leftovers, postgres::Error> {
     let mut leftovers = Leftovers::default();
-    for row in transaction.query(FIND_UNUSED, &[&UNUSED.as_slice()])? {
+    for row in transaction.query(FIND_OLDER_TABLES, &[&OLDER_TABLES.as_slice()])? {
         match row.try_get(1)? {
             true => leftovers.views.push(row.try_get(0)?),
             false => leftovers.tables.push(row.try_get(0)?),
@@ -132,7 +134,7 @@ pub(super) fn take_over(transaction: &mut Transaction) -> Result<Leftovers, post
         .iter()
         .any(|t| t == "account_version_checks")
     {
-        leftovers.checks = take_checks(transaction)?;
+        leftovers.checks = copy_checks(transaction)?;
     }
     Ok(leftovers)
 }
@@ -140,7 +142,7 @@ pub(super) fn take_over(transaction: &mut Transaction) -> Result<Leftovers, post
 /// Copies the version checks of the last 90 days, of each signer, platform and channel the
 /// last one. The layout of 2024 knows only stable releases; later ones have a channel, which
 /// is whatever the client sent.
-fn take_checks(transaction: &mut Transaction) -> Result<u64, postgres::Error> {
+fn copy_checks(transaction: &mut Transaction) -> Result<u64, postgres::Error> {
     let mut type_of = |column: &str| -> Result<Option<String>, postgres::Error> {
         let row = transaction.query_opt(CHECK_COLUMNS, &[&column])?;
         row.map(|row| row.try_get(0)).transpose()

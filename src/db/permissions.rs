@@ -2,7 +2,7 @@
 
 use postgres::Row;
 
-use super::connection::{Connection, Open};
+use super::connection::{Connection, OpenConnection};
 use super::error::Error;
 
 /// Who we are, whose the database and its schema are, and whether tables can be made there.
@@ -25,19 +25,19 @@ const SELECT_TABLES: &str = "SELECT relname::text, rolname::text, rolsuper, \
 
 /// What bears on the rights of this server's user.
 #[derive(Debug)]
-struct Facts {
+struct Privileges {
     user: String,
     database: String,
     schema: String,
     can_create: bool,
     /// Whether whoever owns the database owns the schema.
     owner_has_schema: bool,
-    tables: Vec<Table>,
+    tables: Vec<TablePrivileges>,
 }
 
 /// A table, and what this server's user may do with it.
 #[derive(Debug)]
-struct Table {
+struct TablePrivileges {
     name: String,
     owner: String,
     owner_is_superuser: bool,
@@ -54,8 +54,9 @@ impl Connection {
         let Error::Forbidden(text) = error else {
             return error;
         };
-        let facts = self.repeatable(|open| read_facts(open, tables));
-        let statements = facts.map(|facts| (facts.database.clone(), facts.statements()));
+        let privileges = self.repeatable(|open| read_privileges(open, tables));
+        let statements =
+            privileges.map(|privileges| (privileges.database.clone(), privileges.statements()));
         match statements {
             Ok((database, statements)) if !statements.is_empty() => {
                 let statements = statements.join("; ");
@@ -72,23 +73,23 @@ impl Connection {
     /// # Errors
     /// Those of the database.
     pub(super) fn rights_warning(&mut self, tables: &[&str]) -> Result<Option<String>, Error> {
-        let facts = self.repeatable(|open| read_facts(open, tables))?;
-        let lacking = facts.tables.iter().filter(|table| !table.is_usable);
+        let privileges = self.repeatable(|open| read_privileges(open, tables))?;
+        let lacking = privileges.tables.iter().filter(|table| !table.is_usable);
         let lacking: Vec<&str> = lacking.map(|table| table.name.as_str()).collect();
         Ok((!lacking.is_empty()).then(|| {
             format!(
                 "the user {} may not read and write {}, and requests that need it will fail; as \
                  the user postgres: psql -d {} -c '{}'",
-                facts.user,
+                privileges.user,
                 lacking.join(", "),
-                facts.database,
-                grant(&lacking, &facts.user)
+                privileges.database,
+                grant(&lacking, &privileges.user)
             )
         }))
     }
 }
 
-impl Facts {
+impl Privileges {
     /// The statements of a superuser that give this server's user what it needs. No role of a
     /// superuser is granted, because that would make the server one.
     fn statements(&self) -> Vec<String> {
@@ -142,10 +143,13 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-fn read_facts(open: &mut Open, tables: &[&str]) -> Result<Facts, postgres::Error> {
+fn read_privileges(
+    open: &mut OpenConnection,
+    tables: &[&str],
+) -> Result<Privileges, postgres::Error> {
     let row = open.query_one(SELECT_DATABASE, &[])?;
     let read = |row: &Row| {
-        Ok(Table {
+        Ok(TablePrivileges {
             name: row.try_get(0)?,
             owner: row.try_get(1)?,
             owner_is_superuser: row.try_get(2)?,
@@ -154,7 +158,7 @@ fn read_facts(open: &mut Open, tables: &[&str]) -> Result<Facts, postgres::Error
         })
     };
     let tables = open.query(SELECT_TABLES, &[&tables])?;
-    Ok(Facts {
+    Ok(Privileges {
         user: row.try_get(0)?,
         database: row.try_get(1)?,
         schema: row.try_get(2)?,
@@ -171,8 +175,8 @@ fn read_facts(open: &mut Open, tables: &[&str]) -> Result<Facts, postgres::Error
 mod tests {
     use super::*;
 
-    fn facts(tables: &[(&str, &str, bool, bool)]) -> Facts {
-        Facts {
+    fn privileges(tables: &[(&str, &str, bool, bool)]) -> Privileges {
+        Privileges {
             user: "server".into(),
             database: "files".into(),
             schema: "public".into(),
@@ -180,7 +184,7 @@ mod tests {
             owner_has_schema: true,
             tables: tables
                 .iter()
-                .map(|(name, owner, is_ours, is_usable)| Table {
+                .map(|(name, owner, is_ours, is_usable)| TablePrivileges {
                     name: (*name).into(),
                     owner: (*owner).into(),
                     owner_is_superuser: *owner == "postgres",
@@ -193,15 +197,15 @@ mod tests {
 
     #[test]
     fn each_lack_has_its_statement_and_no_superuser_is_granted() {
-        let empty = Facts {
+        let empty = Privileges {
             can_create: false,
-            ..facts(&[])
+            ..privileges(&[])
         };
         assert_eq!(
             empty.statements(),
             [r#"ALTER DATABASE "files" OWNER TO "server""#]
         );
-        let others_schema = Facts {
+        let others_schema = Privileges {
             owner_has_schema: false,
             ..empty
         };
@@ -237,7 +241,7 @@ mod tests {
             ),
             (&[("files", "server", true, true)], &[]),
         ] {
-            assert_eq!(facts(tables).statements(), expected, "{tables:?}");
+            assert_eq!(privileges(tables).statements(), expected, "{tables:?}");
         }
     }
 }

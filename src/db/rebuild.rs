@@ -10,7 +10,7 @@ use std::time::Duration;
 use postgres::CancelToken;
 use postgres::error::SqlState;
 
-use super::connection::{Connection, Database, Open};
+use super::connection::{Connection, Database, OpenConnection};
 use super::error::Error;
 use super::locks;
 use super::settings::Settings;
@@ -18,10 +18,10 @@ use super::tls::Connector;
 use crate::lock::lock;
 
 /// Settings of the connection that builds the index.
-const PATIENT: &str = "SET statement_timeout = 0; SET lock_timeout = 0";
+const REBUILD_SESSION_SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0";
 
 /// Held while ids are rebuilt. The number is ours alone by being random.
-const LOCK: &str = "SELECT pg_try_advisory_lock(5108263309724471)";
+const TRY_REBUILD_LOCK: &str = "SELECT pg_try_advisory_lock(5108263309724471)";
 
 const DROP_NEW: &str = "DROP INDEX CONCURRENTLY IF EXISTS files_id_bytewise";
 
@@ -29,27 +29,27 @@ const BUILD_NEW: &str =
     "CREATE UNIQUE INDEX CONCURRENTLY files_id_bytewise ON files (id COLLATE \"C\")";
 
 /// Builds that are tried, if files are there twice.
-const BUILDS: u32 = 3;
+const MAX_BUILD_TRIES: u32 = 3;
 
 /// Keeps of files that are there twice the one that lives longest. They came about when the old
 /// index didn't find the first, so that no index may be asked.
-const JOIN: &str = "WITH numbered AS (SELECT ctid, row_number() OVER \
+const DELETE_DUPLICATES: &str = "WITH numbered AS (SELECT ctid, row_number() OVER \
              (PARTITION BY id COLLATE \"C\" ORDER BY expiry DESC, ctid) AS number FROM files) \
      DELETE FROM files WHERE ctid = ANY(ARRAY(SELECT ctid FROM numbered WHERE number > 1))";
 
-const WITHOUT_INDEX: &str = "SET LOCAL enable_seqscan = on; SET LOCAL enable_indexscan = off; \
+const FORCE_TABLE_SCAN: &str = "SET LOCAL enable_seqscan = on; SET LOCAL enable_indexscan = off; \
      SET LOCAL enable_indexonlyscan = off; SET LOCAL enable_bitmapscan = off";
 
 /// How long the change waits for those who use the table: whoever comes later waits with it.
 const SWAP_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
 
 /// How often the change is tried,
-const SWAPS: u32 = 60;
+const MAX_SWAP_TRIES: u32 = 60;
 /// and the pause between two tries, in which those who waited go on.
 const SWAP_PAUSE: Duration = Duration::from_secs(1);
 
 /// The tables whose keys are in the same order, but for the files: they are small.
-const OTHERS: [&str; 5] = [
+const SMALL_TABLES: [&str; 5] = [
     "github_projects",
     "github_releases",
     "github_assets",
@@ -91,7 +91,7 @@ const SELECT_PROGRESS: &str = "SELECT phase, (100 * greatest( \
 
 /// What is to be rebuilt.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct RebuildPlan {
     /// The name of the primary key.
     key: String,
     /// The type of the id.
@@ -136,7 +136,7 @@ impl Canceller {
 impl Database {
     /// For [`Connection::rebuild_ids`]: its connections let statements take their time.
     pub fn for_rebuild(settings: Settings) -> Arc<Database> {
-        Database::with_session(settings, PATIENT)
+        Database::with_session(settings, REBUILD_SESSION_SETTINGS)
     }
 }
 
@@ -145,7 +145,7 @@ impl Connection {
     ///
     /// # Errors
     /// [`Error::Layout`] if it can't be done while the files are served.
-    pub fn plan_rebuild(&mut self) -> Result<Plan, Error> {
+    pub fn plan_rebuild(&mut self) -> Result<RebuildPlan, Error> {
         let (key, obstacles, checks) = self.repeatable(|open| {
             let key = open.query_opt(SELECT_KEY, &[])?;
             let obstacles = open.query(SELECT_OBSTACLES, &[])?;
@@ -172,7 +172,7 @@ impl Connection {
             )));
         }
         let read = || {
-            Ok(Plan {
+            Ok(RebuildPlan {
                 key: key.try_get(0)?,
                 id_type: key.try_get(1)?,
                 files: key.try_get::<_, i64>(2)? as u64,
@@ -188,18 +188,18 @@ impl Connection {
     /// # Errors
     /// Those of the database, and [`Error::Busy`] if somebody uses the table all the time.
     /// Nothing is left of the new index then.
-    pub fn rebuild_ids(&mut self, plan: &Plan, canceller: &Canceller) -> Result<u64, Error> {
+    pub fn rebuild_ids(&mut self, plan: &RebuildPlan, canceller: &Canceller) -> Result<u64, Error> {
         let connector = self.settings().connector()?;
         let is_alone: bool = self.once(|open| {
             canceller.watch(open.client.cancel_token(), connector.clone());
-            open.query_one(LOCK, &[])?.try_get(0)
+            open.query_one(TRY_REBUILD_LOCK, &[])?.try_get(0)
         })?;
         if !is_alone {
             return Err(Error::Busy("another init-db rebuilds the ids".into()));
         }
-        let rebuilt = self.build(canceller).and_then(|joined| {
+        let rebuilt = self.build(canceller).and_then(|removed| {
             self.swap(plan, canceller)?;
-            Ok(joined)
+            Ok(removed)
         });
         if rebuilt.is_err() {
             // The reason of the failure matters more; what is left goes the next time.
@@ -211,8 +211,8 @@ impl Connection {
     }
 
     fn build(&mut self, canceller: &Canceller) -> Result<u64, Error> {
-        let mut joined = 0;
-        for _ in 0..BUILDS {
+        let mut removed = 0;
+        for _ in 0..MAX_BUILD_TRIES {
             refuse_cancelled(canceller)?;
             let is_built = self.once(|open| {
                 open.client.batch_execute(DROP_NEW)?;
@@ -222,22 +222,22 @@ impl Connection {
                 }
             })?;
             if is_built {
-                return Ok(joined);
+                return Ok(removed);
             }
             refuse_cancelled(canceller)?;
-            joined += self.once(|open| {
+            removed += self.once(|open| {
                 open.client.batch_execute(DROP_NEW)?;
                 let mut transaction = open.client.transaction()?;
-                transaction.batch_execute(WITHOUT_INDEX)?;
-                let joined = transaction.execute(JOIN, &[])?;
+                transaction.batch_execute(FORCE_TABLE_SCAN)?;
+                let removed = transaction.execute(DELETE_DUPLICATES, &[])?;
                 transaction.commit()?;
-                Ok(joined)
+                Ok(removed)
             })?;
         }
         Err(Error::Failed("files are stored twice all the time".into()))
     }
 
-    fn swap(&mut self, plan: &Plan, canceller: &Canceller) -> Result<(), Error> {
+    fn swap(&mut self, plan: &RebuildPlan, canceller: &Canceller) -> Result<(), Error> {
         let statements = plan.swap();
         let mut tries = 1;
         loop {
@@ -256,7 +256,7 @@ impl Connection {
             })?;
             match swapped {
                 Ok(()) => return Ok(()),
-                Err(_) if tries < SWAPS => std::thread::sleep(SWAP_PAUSE),
+                Err(_) if tries < MAX_SWAP_TRIES => std::thread::sleep(SWAP_PAUSE),
                 Err(holder) => return Err(Error::Busy(holder)),
             }
             tries += 1;
@@ -268,14 +268,14 @@ impl Connection {
     ///
     /// # Errors
     /// Those of the database. The ids are rebuilt all the same.
-    pub fn finish_rebuild(&mut self, plan: &Plan) -> Result<(), Error> {
+    pub fn finish_rebuild(&mut self, plan: &RebuildPlan) -> Result<(), Error> {
         let is_new = |(_, definition): &&(String, String)| !definition.ends_with(NOT_VALID);
         for (name, _) in plan.checks.iter().filter(is_new) {
             let validate = format!("ALTER TABLE files VALIDATE CONSTRAINT {}", quoted(name));
             self.once(|open| open.client.batch_execute(&validate))?;
         }
         self.once(|open| open.client.batch_execute("ANALYZE files (id)"))?;
-        for table in OTHERS {
+        for table in SMALL_TABLES {
             let reindex = format!("REINDEX TABLE CONCURRENTLY {table}");
             self.once(|open| open.client.batch_execute(&reindex))?;
         }
@@ -287,7 +287,7 @@ impl Connection {
     /// # Errors
     /// Those of the database.
     pub fn rebuild_progress(&mut self) -> Result<Option<(String, Option<i32>)>, Error> {
-        self.repeatable(|open: &mut Open| {
+        self.repeatable(|open: &mut OpenConnection| {
             let row = open.query_opt(SELECT_PROGRESS, &[])?;
             row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
                 .transpose()
@@ -298,7 +298,7 @@ impl Connection {
 /// How the definition of a check ends that was never looked at.
 const NOT_VALID: &str = " NOT VALID";
 
-impl Plan {
+impl RebuildPlan {
     /// The statements that need the table for themselves.
     fn swap(&self) -> String {
         let key = quoted(&self.key);

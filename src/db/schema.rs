@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postgres::error::SqlState;
 
-use super::connection::{Connection, Open};
+use super::connection::{Connection, OpenConnection};
 use super::error::Error;
 use super::locks;
 use super::older::{self, Leftovers};
@@ -13,11 +13,11 @@ use super::older::{self, Leftovers};
 const SCHEMA: &str = include_str!("../../schema.pgsql");
 
 /// The version that [`SCHEMA`] gives itself.
-pub const VERSION: i32 = 1;
+pub const SCHEMA_VERSION: i32 = 1;
 
 /// Held while the schema is applied: several servers may start on one empty database.
 /// The number is ours alone by being random.
-const LOCK: &str = "SELECT pg_advisory_xact_lock(7421659803345108)";
+const TAKE_SCHEMA_LOCK: &str = "SELECT pg_advisory_xact_lock(7421659803345108)";
 
 /// An index on a hundred gigabytes of files takes longer than any request may, and so may
 /// another server that is making the same.
@@ -28,25 +28,25 @@ const NO_TIMEOUT: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeou
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
 
 /// How often a change of a table is tried.
-const LOCK_TRIES: u32 = 3;
+const MAX_LOCK_TRIES: u32 = 3;
 
 /// The pause between two tries, in which those who waited with us go on.
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
 
 /// The columns of our tables, as far as they are there.
-const COLUMNS: &str = "SELECT relname::text, attname::text, format_type(atttypid, NULL) \
+const SELECT_OUR_COLUMNS: &str = "SELECT relname::text, attname::text, format_type(atttypid, NULL) \
      FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid \
      WHERE attrelid = ANY(ARRAY(SELECT to_regclass(name)::oid FROM unnest($1::text[]) name)) \
          AND attnum > 0 AND NOT attisdropped";
 
 const SELECT_VERSION: &str = "SELECT version FROM schema_version";
 
-const TEXT: &[&str] = &["text"];
-const INTEGER: &[&str] = &["integer"];
-const COUNT: &[&str] = &["bigint"];
-const TIME: &[&str] = &["timestamp with time zone"];
+const TEXT_TYPE: &[&str] = &["text"];
+const INTEGER_TYPE: &[&str] = &["integer"];
+const COUNT_TYPE: &[&str] = &["bigint"];
+const TIME_TYPE: &[&str] = &["timestamp with time zone"];
 /// What another program fills may be wider than what we would make.
-const ANY_NUMBER: &[&str] = &["integer", "bigint", "numeric"];
+const ANY_NUMBER_TYPE: &[&str] = &["integer", "bigint", "numeric"];
 
 /// A column's name, and the types that it may have.
 type Column = (&'static str, &'static [&'static str]);
@@ -58,84 +58,84 @@ const NEEDED: [(&str, &[Column]); 9] = [
         &[
             ("id", &["character varying", "text"]),
             ("data", &["bytea"]),
-            ("uploaded", TIME),
-            ("expiry", TIME),
+            ("uploaded", TIME_TYPE),
+            ("expiry", TIME_TYPE),
         ],
     ),
     (
         "github_projects",
         &[
-            ("project", TEXT),
-            ("checked", TIME),
-            ("etag", TEXT),
-            ("next_check", TIME),
+            ("project", TEXT_TYPE),
+            ("checked", TIME_TYPE),
+            ("etag", TEXT_TYPE),
+            ("next_check", TIME_TYPE),
         ],
     ),
     (
         "github_releases",
         &[
-            ("project", TEXT),
-            ("channel", TEXT),
-            ("version", TEXT),
-            ("name", TEXT),
-            ("notes", TEXT),
+            ("project", TEXT_TYPE),
+            ("channel", TEXT_TYPE),
+            ("version", TEXT_TYPE),
+            ("name", TEXT_TYPE),
+            ("notes", TEXT_TYPE),
         ],
     ),
     (
         "github_assets",
         &[
-            ("project", TEXT),
-            ("channel", TEXT),
-            ("position", INTEGER),
-            ("name", TEXT),
-            ("url", TEXT),
+            ("project", TEXT_TYPE),
+            ("channel", TEXT_TYPE),
+            ("position", INTEGER_TYPE),
+            ("name", TEXT_TYPE),
+            ("url", TEXT_TYPE),
         ],
     ),
     (
         "version_checks",
         &[
-            ("blinded_id", TEXT),
-            ("platform", TEXT),
-            ("channel", TEXT),
-            ("checked", TIME),
+            ("blinded_id", TEXT_TYPE),
+            ("platform", TEXT_TYPE),
+            ("channel", TEXT_TYPE),
+            ("checked", TIME_TYPE),
         ],
     ),
     (
         "session_token_stats",
         &[
-            ("maximum_supply", ANY_NUMBER),
-            ("sent_per_node", ANY_NUMBER),
-            ("staking_reward_pool", ANY_NUMBER),
+            ("maximum_supply", ANY_NUMBER_TYPE),
+            ("sent_per_node", ANY_NUMBER_TYPE),
+            ("staking_reward_pool", ANY_NUMBER_TYPE),
         ],
     ),
     (
         "session_token_history",
         &[
-            ("current_value", ANY_NUMBER),
-            ("circulating_supply", ANY_NUMBER),
-            ("total_nodes", ANY_NUMBER),
-            ("updated", TIME),
+            ("current_value", ANY_NUMBER_TYPE),
+            ("circulating_supply", ANY_NUMBER_TYPE),
+            ("total_nodes", ANY_NUMBER_TYPE),
+            ("updated", TIME_TYPE),
         ],
     ),
     (
         "servers",
         &[
-            ("name", TEXT),
-            ("noted", TIME),
-            ("requests", COUNT),
-            ("bytes_up", COUNT),
-            ("bytes_down", COUNT),
-            ("files_stored", COUNT),
-            ("downloads", COUNT),
-            ("cache_hits", COUNT),
+            ("name", TEXT_TYPE),
+            ("noted", TIME_TYPE),
+            ("requests", COUNT_TYPE),
+            ("bytes_up", COUNT_TYPE),
+            ("bytes_down", COUNT_TYPE),
+            ("files_stored", COUNT_TYPE),
+            ("downloads", COUNT_TYPE),
+            ("cache_hits", COUNT_TYPE),
         ],
     ),
-    ("schema_version", &[("version", INTEGER)]),
+    ("schema_version", &[("version", INTEGER_TYPE)]),
 ];
 
 /// What was found when the schema was looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum SchemaState {
     /// All that is needed.
     Current,
     /// Nothing: the schema was applied.
@@ -147,20 +147,20 @@ impl Connection {
     ///
     /// # Errors
     /// [`Error::Layout`] if it holds tables that the server can't run on as they are.
-    pub fn prepare_schema(&mut self) -> Result<Found, Error> {
+    pub fn prepare_schema(&mut self) -> Result<SchemaState, Error> {
         let prepared = self.prepare();
         prepared.map_err(|error| self.with_advice(error, &all_names()))
     }
 
-    fn prepare(&mut self) -> Result<Found, Error> {
+    fn prepare(&mut self) -> Result<SchemaState, Error> {
         let tables = self.tables()?;
         if tables.is_empty() {
             self.apply()?;
-            return Ok(Found::Empty);
+            return Ok(SchemaState::Empty);
         }
         tables.refuse_others()?;
         self.refuse_unfit()?;
-        Ok(Found::Current)
+        Ok(SchemaState::Current)
     }
 
     /// Whether the database is ready, without changing it.
@@ -210,7 +210,7 @@ impl Connection {
             })?;
             match applied {
                 Ok(leftovers) => return Ok(leftovers),
-                Err(_) if tries < LOCK_TRIES => std::thread::sleep(LOCK_PAUSE),
+                Err(_) if tries < MAX_LOCK_TRIES => std::thread::sleep(LOCK_PAUSE),
                 Err(holder) => return Err(Error::Busy(holder)),
             }
             tries += 1;
@@ -265,28 +265,28 @@ fn names() -> [&'static str; NEEDED.len()] {
 
 /// Those of an older server, too.
 fn all_names() -> Vec<&'static str> {
-    names().into_iter().chain(older::UNUSED).collect()
+    names().into_iter().chain(older::OLDER_TABLES).collect()
 }
 
-fn apply(open: &mut Open) -> Result<Leftovers, postgres::Error> {
+fn apply(open: &mut OpenConnection) -> Result<Leftovers, postgres::Error> {
     let mut transaction = open.client.transaction()?;
     transaction.batch_execute(NO_TIMEOUT)?;
-    transaction.batch_execute(LOCK)?;
+    transaction.batch_execute(TAKE_SCHEMA_LOCK)?;
     transaction.batch_execute(LOCK_TIMEOUT)?;
     transaction.batch_execute(SCHEMA)?;
-    let mut leftovers = older::take_over(&mut transaction)?;
+    let mut leftovers = older::copy_version_checks(&mut transaction)?;
     transaction.commit()?;
     // Not in the same transaction: nobody shall wait for its locks while rows are counted, which
     // may take long.
     let mut transaction = open.client.transaction()?;
     transaction.batch_execute(NO_TIMEOUT)?;
-    older::look_around(&mut transaction, &mut leftovers)?;
+    older::find_files_elsewhere(&mut transaction, &mut leftovers)?;
     transaction.commit()?;
     Ok(leftovers)
 }
 
-fn read_columns(open: &mut Open) -> Result<Vec<[String; 3]>, postgres::Error> {
-    let rows = open.query(COLUMNS, &[&names().as_slice()])?;
+fn read_columns(open: &mut OpenConnection) -> Result<Vec<[String; 3]>, postgres::Error> {
+    let rows = open.query(SELECT_OUR_COLUMNS, &[&names().as_slice()])?;
     rows.iter()
         .map(|row| Ok([row.try_get(0)?, row.try_get(1)?, row.try_get(2)?]))
         .collect()
@@ -351,8 +351,8 @@ impl Tables {
 
     fn refuse_newer(&self) -> Result<(), Error> {
         match self.version {
-            Some(version) if version > VERSION => Err(Error::Layout(format!(
-                "its schema has version {version}, and this server knows none above {VERSION}; \
+            Some(version) if version > SCHEMA_VERSION => Err(Error::Layout(format!(
+                "its schema has version {version}, and this server knows none above {SCHEMA_VERSION}; \
                  install the newer server that made it"
             ))),
             _ => Ok(()),
@@ -363,8 +363,10 @@ impl Tables {
         let missing = NEEDED.iter().find(|(table, _)| !self.has(table));
         let reason = match (missing, self.version) {
             (Some((table, _)), _) => format!("the table {table} is missing"),
-            (None, Some(VERSION)) => return Ok(()),
-            (None, Some(version)) => format!("its schema has version {version}, not {VERSION}"),
+            (None, Some(SCHEMA_VERSION)) => return Ok(()),
+            (None, Some(version)) => {
+                format!("its schema has version {version}, not {SCHEMA_VERSION}")
+            }
             (None, None) => "its schema has no version".into(),
         };
         Err(Error::Layout(format!(

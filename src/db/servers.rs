@@ -15,7 +15,7 @@ use crate::statistics::Counts;
 
 /// Nothing if the row is there and not as it was left at the time $8. Without such a time
 /// whatever is there is replaced: an earlier run of this server may have left it.
-const NOTE: &str = "INSERT INTO servers (name, requests, bytes_up, bytes_down, files_stored, \
+const UPSERT_SERVER: &str = "INSERT INTO servers (name, requests, bytes_up, bytes_down, files_stored, \
          downloads, cache_hits, noted) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, clock_timestamp()) \
      ON CONFLICT (name) DO UPDATE SET noted = clock_timestamp(), requests = excluded.requests, \
@@ -25,9 +25,9 @@ const NOTE: &str = "INSERT INTO servers (name, requests, bytes_up, bytes_down, f
      WHERE $8::timestamptz IS NULL OR servers.noted = $8 RETURNING noted";
 
 /// A server that was ended or renamed is forgotten the next day.
-const FORGET: &str = "DELETE FROM servers WHERE noted < now() - interval '1 day'";
+const DELETE_GONE_SERVERS: &str = "DELETE FROM servers WHERE noted < now() - interval '1 day'";
 
-const SELECT: &str = "SELECT name, noted, requests, bytes_up, bytes_down, files_stored, \
+const SELECT_SERVERS: &str = "SELECT name, noted, requests, bytes_up, bytes_down, files_stored, \
          downloads, cache_hits FROM servers ORDER BY name LIMIT 100";
 
 /// What a server has noted of itself.
@@ -93,7 +93,8 @@ impl Connection {
             // Once only: the second time the row would not be as it was left.
             let noted = self.once(|open| {
                 let key = TextForm::of(open)?.store(&key);
-                let noted = open.query_opt(NOTE, &[&key, c1, c2, c3, c4, c5, c6, &left])?;
+                let noted =
+                    open.query_opt(UPSERT_SERVER, &[&key, c1, c2, c3, c4, c5, c6, &left])?;
                 noted.map(|row| row.try_get(0)).transpose()
             })?;
             row.noted = noted;
@@ -102,7 +103,7 @@ impl Connection {
             }
             row.number += 1;
         }
-        self.repeatable(|open| open.execute(FORGET, &[]))?;
+        self.repeatable(|open| open.execute(DELETE_GONE_SERVERS, &[]))?;
         Ok(())
     }
 
@@ -113,7 +114,7 @@ impl Connection {
     pub fn noted_servers(&mut self) -> Result<Vec<NotedServer>, Error> {
         self.repeatable(|open| {
             let form = TextForm::of(open)?;
-            let rows = open.query(SELECT, &[])?;
+            let rows = open.query(SELECT_SERVERS, &[])?;
             rows.iter().map(|row| read(row, form)).collect()
         })
     }

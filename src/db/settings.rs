@@ -19,12 +19,12 @@ pub const DEFAULT_URL: &str = "host=/run/postgresql dbname=sessionfiles";
 /// Where Debian's PostgreSQL has its socket: what a URL without a host means.
 const DEFAULT_SOCKET_FOLDER: &str = "/run/postgresql";
 /// How long an attempt to connect may take, unless the operator's URL says otherwise.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A database on another machine that acknowledges nothing for so long is given up, unless the
 /// operator's URL says otherwise: without that the system tries for a quarter of an hour.
-const SILENCE: Duration = Duration::from_secs(20);
+const DEFAULT_TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
 /// The system looks after so long whether the other end of an idle connection is still there.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const DEFAULT_KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
 /// A Unix socket's address holds 108 bytes with its final zero (`man 7 unix`).
 const MAX_SOCKET_PATH: usize = 107;
 /// The length of a socket's name in its folder, `/.s.PGSQL.65535`, is this at most.
@@ -33,7 +33,7 @@ const SOCKET_NAME: usize = 15;
 /// the cluster. Quoted names of types would not be recognised. No statement of ours needs more
 /// than `read committed`, and what is stricter costs conflicts. With `row_security` off, a
 /// statement from which a policy would hide rows fails, instead of losing files unnoticed.
-const EVERYWHERE: &str = "SET quote_all_identifiers = off; SET row_security = off; \
+const SESSION_SETTINGS: &str = "SET quote_all_identifiers = off; SET row_security = off; \
      SET default_transaction_isolation = 'read committed'";
 
 /// How to reach the database.
@@ -85,13 +85,13 @@ impl Settings {
             config.application_name("session-file-server");
         }
         if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT_TIMEOUT);
+            config.connect_timeout(DEFAULT_CONNECT_TIMEOUT);
         }
         if config.get_tcp_user_timeout().is_none() {
-            config.tcp_user_timeout(SILENCE);
+            config.tcp_user_timeout(DEFAULT_TCP_USER_TIMEOUT);
         }
         if config.get_keepalives_idle() == postgres::Config::new().get_keepalives_idle() {
-            config.keepalives_idle(KEEPALIVE_IDLE);
+            config.keepalives_idle(DEFAULT_KEEPALIVES_IDLE);
         }
         Ok(Settings {
             driver: config,
@@ -123,7 +123,7 @@ impl Settings {
             }
         }
         let connected = driver.connect(self.connector()?).and_then(|mut client| {
-            client.batch_execute(&format!("{EVERYWHERE}; {session}"))?;
+            client.batch_execute(&format!("{SESSION_SETTINGS}; {session}"))?;
             Ok(client)
         });
         connected.map_err(|error| Error::of_connecting(&error))

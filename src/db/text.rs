@@ -5,7 +5,7 @@
 //! backslash, becomes `\u{…}` with its number in hexadecimal, as in Rust. In a database that
 //! holds all of Unicode they are stored as they are, which is what older servers did.
 
-use super::connection::Open;
+use super::connection::OpenConnection;
 
 const SELECT_ENCODING: &str = "SELECT getdatabaseencoding()::text";
 
@@ -20,7 +20,7 @@ pub(super) enum TextForm {
 
 impl TextForm {
     /// The form for the database of that connection.
-    pub(super) fn of(open: &mut Open) -> Result<TextForm, postgres::Error> {
+    pub(super) fn of(open: &mut OpenConnection) -> Result<TextForm, postgres::Error> {
         let row = open.query_one(SELECT_ENCODING, &[])?;
         // SQL_ASCII stores bytes as they come.
         Ok(match row.try_get(0)? {

@@ -12,16 +12,16 @@ use super::connection::Connection;
 use super::error::Error;
 use super::text::TextForm;
 use crate::protocol::auth::BlindedId;
-use crate::protocol::releases::{Asset, Channel, Newest};
+use crate::protocol::releases::{Asset, Channel, NewestRelease};
 
 /// How long a version check is remembered.
-const CHECKS_KEPT: &str = "90 days";
+const CHECK_LIFETIME: &str = "90 days";
 /// Version checks that are remembered, about: some 300 MB.
 const MAX_CHECKS: f32 = 2_000_000.0;
 /// Rows that one statement deletes.
-const DELETE_BATCH: i64 = 1000;
+const CHECK_DELETE_BATCH: i64 = 1000;
 /// Such statements in one call, enough for all that is ever remembered.
-const DELETE_ROUNDS: usize = 4000;
+const MAX_DELETE_BATCHES: usize = 4000;
 
 /// A project that is ours to ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,24 +38,24 @@ pub struct KnownReleases {
     /// When GitHub was last asked with success; `None` if never.
     pub checked: Option<SystemTime>,
     /// The highest release of each channel that has one.
-    pub newest: Vec<Newest>,
+    pub newest: Vec<NewestRelease>,
 }
 
-const CLAIM: &str = "UPDATE github_projects SET next_check = now() + make_interval(secs => $2) \
+const CLAIM_PROJECT: &str = "UPDATE github_projects SET next_check = now() + make_interval(secs => $2) \
      WHERE project = (SELECT project FROM github_projects \
          WHERE project = ANY($1) AND next_check <= now() \
          ORDER BY next_check LIMIT 1 FOR UPDATE SKIP LOCKED) \
      RETURNING project, etag";
 
-const REGISTER: &str = "INSERT INTO github_projects (project) \
+const INSERT_PROJECTS: &str = "INSERT INTO github_projects (project) \
      SELECT unnest($1::text[]) ON CONFLICT DO NOTHING";
 
-const POSTPONE: &str = "UPDATE github_projects \
+const POSTPONE_PROJECT: &str = "UPDATE github_projects \
      SET next_check = now() + make_interval(secs => $2) WHERE project = $1";
 
 const SET_CHECKED: &str = "UPDATE github_projects SET checked = now() WHERE project = $1";
 
-const SET_CHECKED_ANEW: &str =
+const SET_CHECKED_WITH_ETAG: &str =
     "UPDATE github_projects SET checked = now(), etag = $2 WHERE project = $1";
 
 const DELETE_RELEASES: &str = "DELETE FROM github_releases WHERE project = $1";
@@ -90,7 +90,7 @@ impl Connection {
     /// # Errors
     /// Those of the database.
     pub fn register_projects(&mut self, projects: &[String]) -> Result<(), Error> {
-        self.repeatable(|open| open.execute(REGISTER, &[&projects]))?;
+        self.repeatable(|open| open.execute(INSERT_PROJECTS, &[&projects]))?;
         Ok(())
     }
 
@@ -104,7 +104,7 @@ impl Connection {
         interval: Duration,
     ) -> Result<Option<Claim>, Error> {
         self.repeatable(|open| {
-            let claimed = open.query_opt(CLAIM, &[&projects, &interval.as_secs_f64()])?;
+            let claimed = open.query_opt(CLAIM_PROJECT, &[&projects, &interval.as_secs_f64()])?;
             let claim = |row: postgres::Row| {
                 Ok(Claim {
                     project: row.try_get(0)?,
@@ -120,7 +120,7 @@ impl Connection {
     /// # Errors
     /// Those of the database.
     pub fn postpone_project(&mut self, project: &str, delay: Duration) -> Result<(), Error> {
-        self.repeatable(|open| open.execute(POSTPONE, &[&project, &delay.as_secs_f64()]))?;
+        self.repeatable(|open| open.execute(POSTPONE_PROJECT, &[&project, &delay.as_secs_f64()]))?;
         Ok(())
     }
 
@@ -141,12 +141,12 @@ impl Connection {
         &mut self,
         project: &str,
         etag: Option<&str>,
-        newest: &[Newest],
+        newest: &[NewestRelease],
     ) -> Result<(), Error> {
         self.repeatable(|open| {
             let form = TextForm::of(open)?;
             let mut transaction = open.client.transaction()?;
-            transaction.execute(SET_CHECKED_ANEW, &[&project, &etag])?;
+            transaction.execute(SET_CHECKED_WITH_ETAG, &[&project, &etag])?;
             transaction.execute(DELETE_RELEASES, &[&project])?;
             for release in newest {
                 insert_release(&mut transaction, form, project, release)?;
@@ -197,17 +197,17 @@ impl Connection {
     /// Those of the database.
     pub fn delete_old_version_checks(&mut self) -> Result<u64, Error> {
         let mut deleted = 0;
-        for _ in 0..DELETE_ROUNDS {
+        for _ in 0..MAX_DELETE_BATCHES {
             let batch = self.repeatable(|open| {
                 open.execute(
                     "DELETE FROM version_checks WHERE (blinded_id, platform, channel) IN \
                      (SELECT blinded_id, platform, channel FROM version_checks \
                       WHERE checked < now() - $1::text::interval LIMIT $2)",
-                    &[&CHECKS_KEPT, &DELETE_BATCH],
+                    &[&CHECK_LIFETIME, &CHECK_DELETE_BATCH],
                 )
             })?;
             deleted += batch;
-            if batch < DELETE_BATCH as u64 {
+            if batch < CHECK_DELETE_BATCH as u64 {
                 break;
             }
         }
@@ -219,7 +219,7 @@ fn insert_release(
     transaction: &mut Transaction,
     form: TextForm,
     project: &str,
-    release: &Newest,
+    release: &NewestRelease,
 ) -> Result<(), postgres::Error> {
     let channel = release.channel.as_str();
     let [name, notes] =
@@ -235,7 +235,10 @@ fn insert_release(
 }
 
 /// `None` for a channel that a later server may know.
-fn read_newest(row: &postgres::Row, form: TextForm) -> Result<Option<Newest>, postgres::Error> {
+fn read_newest(
+    row: &postgres::Row,
+    form: TextForm,
+) -> Result<Option<NewestRelease>, postgres::Error> {
     let Some(channel) = Channel::parse(row.try_get(0)?) else {
         return Ok(None);
     };
@@ -246,7 +249,7 @@ fn read_newest(row: &postgres::Row, form: TextForm) -> Result<Option<Newest>, po
         .unwrap_or_default()
         .into_iter()
         .zip(urls.unwrap_or_default());
-    Ok(Some(Newest {
+    Ok(Some(NewestRelease {
         channel,
         version: row.try_get(1)?,
         name: text(row.try_get(2)?),

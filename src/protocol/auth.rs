@@ -1,6 +1,7 @@
-//! Signed requests: `X-FS-Pubkey`, `X-FS-Timestamp` and `X-FS-Signature`. Usable by any
-//! endpoint.
+//! Signed requests: the headers `X-FS-Pubkey`, `X-FS-Timestamp` and `X-FS-Signature`. Any
+//! endpoint can use them.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::time::SystemTime;
 
@@ -17,9 +18,9 @@ pub const TIMESTAMP_HEADER: &str = "X-FS-Timestamp";
 /// The header with the signature.
 pub const SIGNATURE_HEADER: &str = "X-FS-Signature";
 
-/// How far a timestamp may be from now, seconds.
+/// How far a timestamp may differ from the current time, seconds.
 const MAX_CLOCK_DIFFERENCE: u64 = 24 * 60 * 60;
-/// What a blinded id starts with.
+/// The first byte of a blinded id.
 const BLINDED_ID_PREFIX: u8 = 0x07;
 
 /// The verified signer of a request: `07` ‖ an Ed25519 public key.
@@ -38,12 +39,12 @@ impl fmt::Debug for BlindedId {
     }
 }
 
-/// Why a signed request is refused.
+/// The response that refuses a signed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// The answer's status.
+    /// The response's status.
     pub status: u16,
-    /// The answer's body, one line.
+    /// The response's body, one line.
     pub reason: &'static str,
 }
 
@@ -51,11 +52,11 @@ const fn reject(status: u16, reason: &'static str) -> Rejection {
     Rejection { status, reason }
 }
 
-/// The signer of a request; `None` if it isn't signed.
+/// Verifies the signature of a request and returns its signer; `None` if it isn't signed.
 ///
 /// # Errors
-/// 400 if something is missing or malformed, 425 if it was signed too long ago or ahead of
-/// time, 401 if the signature is not the signer's.
+/// 400 if a header is missing or malformed, 425 if the timestamp is more than
+/// [`MAX_CLOCK_DIFFERENCE`] from `now`, 401 if the signature is wrong.
 pub fn signer(request: &Request, now: SystemTime) -> Result<Option<BlindedId>, Rejection> {
     let headers = [PUBKEY_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER];
     let (pubkey, timestamp, signature) = match headers.map(|name| request.headers.get(name)) {
@@ -81,15 +82,15 @@ pub fn signer(request: &Request, now: SystemTime) -> Result<Option<BlindedId>, R
         return Err(reject(425, "X-FS-Timestamp is more than 24 hours from now"));
     }
     let message = signed_message(request, timestamp);
-    // Strict: as RFC 8032, 5.1.7, and no point of small order.
+    // `verify_strict` verifies as in RFC 8032, 5.1.7, and refuses points of small order.
     match key.verify_strict(&message, &Signature::from_bytes(&signature)) {
         Ok(()) => Ok(Some(blinded_id)),
         Err(_) => Err(reject(401, "X-FS-Signature is wrong")),
     }
 }
 
-/// timestamp ‖ METHOD ‖ path-and-query as requested ‖ BLAKE2b-512(body), the last only if
-/// there is a body
+/// The signed bytes: timestamp ‖ METHOD ‖ path and query as requested ‖ BLAKE2b-512(body), the
+/// last only if there is a body.
 fn signed_message(request: &Request, timestamp: &str) -> Vec<u8> {
     let mut message = [timestamp, request.method.as_str(), request.target]
         .concat()
@@ -100,31 +101,32 @@ fn signed_message(request: &Request, timestamp: &str) -> Vec<u8> {
     message
 }
 
-/// 33 bytes: `07`, and the canonical encoding of a point of prime order.
+/// Parses a blinded id of 33 bytes: `07`, and the canonical encoding of a point of prime order.
 fn blinded_id(text: &str) -> Option<(BlindedId, VerifyingKey)> {
     let id: [u8; 33] = hex_or_base64(text)?;
     let (&prefix, encoded) = id.split_first()?;
     let encoded: [u8; 32] = encoded.try_into().ok()?;
     let point = CompressedEdwardsY(encoded).decompress()?;
-    // Points of small order are torsion-free only if they are the identity.
+    // `is_torsion_free` also holds for the identity, which `is_small_order` excludes.
     let is_canonical = point.compress().0 == encoded;
     let has_prime_order = point.is_torsion_free() && !point.is_small_order();
     let key = VerifyingKey::from_bytes(&encoded).ok()?;
     (prefix == BLINDED_ID_PREFIX && is_canonical && has_prime_order).then_some((BlindedId(id), key))
 }
 
-/// Decimal seconds; more than 64 bits hold is as far away as can be.
+/// Parses decimal seconds. A number beyond 64 bits becomes the largest one, which is refused as
+/// too far from now.
 fn unix_time(text: &str) -> Option<u64> {
     let is_decimal = !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
     is_decimal.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
+/// Decodes `N` bytes. Hex digits and base64 are told apart by their length.
 fn hex_or_base64<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let bytes = match text.len() == 2 * N {
-        true => hex::decode(text).ok()?,
-        // Longer texts than that of N bytes are not decoded.
-        false if text.len() > 2 * N => return None,
-        false => BASE64.decode(text).ok()?,
+    let bytes = match text.len().cmp(&(2 * N)) {
+        Ordering::Less => BASE64.decode(text).ok()?,
+        Ordering::Equal => hex::decode(text).ok()?,
+        Ordering::Greater => return None,
     };
     bytes.try_into().ok()
 }

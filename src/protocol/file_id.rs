@@ -1,17 +1,18 @@
-//! The names of files: checked, made from content, or random.
+//! File ids: parsed, derived from content, or random.
 
 use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// Bytes of the digest behind a content id: 33 bytes are 44 characters of base64url.
+/// The length of the digest behind a content id, bytes: 33 bytes are 44 characters of base64url.
 const DIGEST_LENGTH: usize = 33;
-/// The length of a content id, characters; no other id is that long.
+/// The length of a content id, characters. No other kind of id is that long.
 const CONTENT_ID_LENGTH: usize = 44;
-/// The salt of content ids: the protocol's, filled up with zeros to BLAKE2b's 16 bytes.
+/// The salt of content ids: the protocol's, padded with zeros to BLAKE2b's 16 bytes.
 const SALT: &[u8; 16] = b"SessionFileSvr\0\0";
-/// Old clients keep a numeric id in a double, which is exact up to 53 bits.
+/// The length of a numeric id, bits. Old clients keep it in a double, which is exact up to 53
+/// bits.
 const NUMERIC_ID_BITS: usize = 53;
 
 /// A file id: 1 to 44 characters of `[A-Za-z0-9_-]`.
@@ -19,12 +20,12 @@ const NUMERIC_ID_BITS: usize = 53;
 pub struct FileId(String);
 
 impl FileId {
-    /// `text`, if it can be a file id.
+    /// Parses a file id; `None` if `text` is none.
     pub fn parse(text: &str) -> Option<FileId> {
         FileId::is_valid(text).then(|| FileId(text.to_string()))
     }
 
-    /// Whether `text` can be a file id.
+    /// Whether `text` is a valid file id.
     pub fn is_valid(text: &str) -> bool {
         let allowed = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
         (1..=CONTENT_ID_LENGTH).contains(&text.len()) && text.bytes().all(allowed)
@@ -39,7 +40,7 @@ impl FileId {
         FileId(URL_SAFE_NO_PAD.encode(params.hash(data).as_bytes()))
     }
 
-    /// A decimal id of 53 bits: `prefix`, then as many of `random`'s lowest bits as remain.
+    /// A decimal id of 53 bits: `prefix`, followed by the lowest bits of `random`.
     pub fn numeric(prefix: &[bool], random: u64) -> FileId {
         let random_bits = NUMERIC_ID_BITS - prefix.len();
         let random_mask = (1 << random_bits) - 1;
@@ -50,7 +51,7 @@ impl FileId {
         FileId(number.to_string())
     }
 
-    /// Whether this id names a content; a shorter one may be given to another file later.
+    /// Whether this is a content id. Any other id may be given to another file later.
     pub fn is_content_id(&self) -> bool {
         self.0.len() == CONTENT_ID_LENGTH
     }

@@ -1,4 +1,4 @@
-//! The server's keys: an Ed25519 seed, and the X25519 pairs made from it.
+//! The server's keys: the Ed25519 key, and the X25519 key pairs that decrypt onion requests.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use ed25519_dalek::SigningKey;
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
-/// The keys that the server answers to. Secrets are wiped when dropped.
-pub struct Keys {
+/// The server's keys. Secrets are wiped when dropped.
+pub struct ServerKeys {
     ed25519_public: [u8; 32],
-    /// The pair that is derived from the Ed25519 key, always; then the older one if there
+    /// The pair that is derived from the Ed25519 key; then the pair of an older server, if there
     /// is one.
     pairs: Vec<KeyPair>,
 }
@@ -20,24 +20,24 @@ pub struct KeyPair {
     public: PublicKey,
 }
 
-impl Keys {
-    /// The keys of an Ed25519 seed and of an older X25519 secret key.
-    pub fn from_secrets(ed25519_seed: &[u8; 32], old_x25519: Option<&[u8; 32]>) -> Keys {
+impl ServerKeys {
+    /// The keys that belong to an Ed25519 seed, and to an older server's X25519 secret key.
+    pub fn from_secrets(ed25519_seed: &[u8; 32], old_x25519: Option<&[u8; 32]>) -> ServerKeys {
         let ed25519 = SigningKey::from_bytes(ed25519_seed);
         let derived = KeyPair::of_ed25519(&ed25519);
         let old = old_x25519.map(|secret| KeyPair::of_secret((*secret).into()));
-        Keys {
+        ServerKeys {
             ed25519_public: ed25519.verifying_key().to_bytes(),
             pairs: [derived].into_iter().chain(old).collect(),
         }
     }
 
-    /// The X25519 pairs in the order in which they are tried.
+    /// The X25519 key pairs, in the order in which decryption tries them.
     pub fn pairs(&self) -> &[KeyPair] {
         &self.pairs
     }
 
-    /// The public keys, a line each.
+    /// The public keys as text, one line for each.
     pub fn public_keys(&self) -> Vec<String> {
         let names = ["X25519 public key:", "older X25519 public key:"];
         let x25519 = names.iter().zip(&self.pairs);
@@ -46,13 +46,12 @@ impl Keys {
         [ed25519].into_iter().chain(x25519).collect()
     }
 
-    /// What clients write behind the URL of a file to name the key of its server: the Ed25519
-    /// one.
+    /// The fragment that clients append to the URL of a file, with the server's Ed25519 key.
     pub fn url_ending(&self) -> String {
         format!("#p={}", hex::encode(self.ed25519_public))
     }
 
-    /// What the `keys` command prints: the public keys, and how clients name the server.
+    /// The output of the `keys` command: the public keys, and the URLs that clients use.
     pub fn describe(&self) -> String {
         let mut text = self.public_keys().join("\n");
         text += &format!(
@@ -66,10 +65,10 @@ impl Keys {
 }
 
 impl KeyPair {
-    /// The pair that libsodium derives from an Ed25519 key: the secret is the clamped
-    /// first half of SHA-512(seed) (`crypto_sign_ed25519_sk_to_curve25519`), the public
-    /// key the image of the Ed25519 one under the birational map of RFC 7748, 4.1, which
-    /// is the same as the secret times the base point.
+    /// The pair that libsodium derives from an Ed25519 key. The secret key is the clamped first
+    /// half of SHA-512(seed) (`crypto_sign_ed25519_sk_to_curve25519`). The public key is the
+    /// image of the Ed25519 one under the birational map of RFC 7748, 4.1, which equals the
+    /// secret key times the base point.
     fn of_ed25519(key: &SigningKey) -> KeyPair {
         // X25519 clamps the secret when it is used.
         KeyPair::of_secret(StaticSecret::from(key.to_scalar_bytes()))
@@ -86,8 +85,8 @@ impl KeyPair {
         self.public.as_bytes()
     }
 
-    /// X25519(our secret key, `theirs`) of RFC 7748, 5; `None` if it is all zero, as it is
-    /// for the few keys whose owner would know the outcome without knowing a secret.
+    /// X25519(our secret key, `theirs`) of RFC 7748, 5. `None` if the result is all zero, which
+    /// happens for the few public keys of small order: anybody would know that result.
     pub fn shared_secret(&self, theirs: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
         let shared = self.secret.diffie_hellman(&PublicKey::from(*theirs));
         let contributory = shared.was_contributory();
@@ -95,9 +94,9 @@ impl KeyPair {
     }
 }
 
-impl fmt::Debug for Keys {
+impl fmt::Debug for ServerKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Keys({})", self.public_keys().join(", "))
+        write!(f, "ServerKeys({})", self.public_keys().join(", "))
     }
 }
 
@@ -121,7 +120,7 @@ mod tests {
     fn x25519_pairs_are_derived_as_libsodium_does() {
         for vector in vectors() {
             let seed = array(&vector["ed25519_seed"]);
-            let keys = Keys::from_secrets(&seed, None);
+            let keys = ServerKeys::from_secrets(&seed, None);
             assert_eq!(keys.ed25519_public[..], unhex(&vector["ed25519_public"]));
             assert_eq!(
                 keys.pairs()[0].public()[..],
@@ -139,7 +138,7 @@ mod tests {
 
     #[test]
     fn an_all_zero_shared_secret_is_refused() {
-        let keys = Keys::from_secrets(&[7; 32], None);
+        let keys = ServerKeys::from_secrets(&[7; 32], None);
         // 0 and 1 are points of small order; so is 2^255 - 20 (RFC 7748, 6.1 and 7).
         let mut minus_one = [0xff; 32];
         minus_one[0] = 0xec;
@@ -153,7 +152,7 @@ mod tests {
 
     #[test]
     fn debug_shows_public_keys_only() {
-        let shown = format!("{:?}", Keys::from_secrets(&[7; 32], Some(&[9; 32])));
+        let shown = format!("{:?}", ServerKeys::from_secrets(&[7; 32], Some(&[9; 32])));
         assert!(!shown.contains(&hex::encode([7; 32])) && !shown.contains(&hex::encode([9; 32])));
     }
 }

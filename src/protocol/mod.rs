@@ -1,4 +1,4 @@
-//! What is on the wire, without I/O: bytes to structures and back, and the cryptography.
+//! The formats on the wire, without I/O: bytes to structures and back, and the cryptography.
 
 pub mod auth;
 pub mod file_id;

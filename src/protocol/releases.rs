@@ -1,13 +1,16 @@
-//! Releases as data: what a tag says, which channel it belongs to, and which is highest.
+//! Releases as data: the version in a tag, the channel of a release, and the highest release of
+//! each channel.
 
-/// A line of releases that clients can follow.
+use std::collections::BTreeMap;
+
+/// A release channel that clients can follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Channel {
-    /// What GitHub calls a release.
+    /// Releases that GitHub doesn't mark as pre-releases.
     Stable,
-    /// What GitHub calls a pre-release, and every `-beta.N`.
+    /// Releases that GitHub marks as pre-releases, and all of version `-beta.N`.
     Prerelease,
-    /// Every `-alpha.N`.
+    /// Releases of version `-alpha.N`.
     Alpha,
 }
 
@@ -15,7 +18,7 @@ impl Channel {
     /// All channels.
     pub const ALL: [Channel; 3] = [Channel::Stable, Channel::Prerelease, Channel::Alpha];
 
-    /// The channel of that name.
+    /// Parses the name of a channel.
     pub fn parse(name: &str) -> Option<Channel> {
         Channel::ALL
             .into_iter()
@@ -41,14 +44,14 @@ impl Channel {
     }
 }
 
-/// What a tag says; ordered as versions are.
+/// A version, as the tag of a release names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     numbers: [u16; 3],
     stage: Stage,
 }
 
-/// How near a version is to its release, in that order.
+/// The stage of a version, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     Alpha(u32),
@@ -57,8 +60,8 @@ enum Stage {
 }
 
 impl Version {
-    /// Reads `v?MAJOR.MINOR.PATCH`, 1 to 3 digits each, and optionally `-alpha.N` or
-    /// `-beta.N`, N of 1 to 9 digits.
+    /// Parses `v?MAJOR.MINOR.PATCH` with 1 to 3 digits each, and optionally `-alpha.N` or
+    /// `-beta.N` with 1 to 9 digits.
     pub fn parse(tag: &str) -> Option<Version> {
         let text = without_v(tag);
         let (numbers, stage) = match text.split_once('-') {
@@ -76,18 +79,18 @@ impl Version {
     }
 }
 
-/// A release as GitHub has it.
+/// A release on GitHub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Release {
     /// The git tag.
     pub tag: String,
     /// Whether GitHub marks it as a pre-release.
     pub prerelease: bool,
-    /// Its title, if it has one.
+    /// The release's title.
     pub name: Option<String>,
-    /// Its description, if it has one.
+    /// The release's description.
     pub notes: Option<String>,
-    /// What can be downloaded.
+    /// The files of the release.
     pub assets: Vec<Asset>,
 }
 
@@ -96,13 +99,13 @@ pub struct Release {
 pub struct Asset {
     /// The file's name.
     pub name: String,
-    /// The `url` that GitHub gives.
+    /// The file's `url` in GitHub's API.
     pub url: String,
 }
 
 /// The highest release of a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Newest {
+pub struct NewestRelease {
     /// The channel.
     pub channel: Channel,
     /// The version, without a `v`.
@@ -111,14 +114,14 @@ pub struct Newest {
     pub name: Option<String>,
     /// The release's description.
     pub notes: Option<String>,
-    /// What can be downloaded.
+    /// The files of the release.
     pub assets: Vec<Asset>,
 }
 
-/// The highest release of each channel that has one. Tags that are no versions are skipped
-/// and come back beside them.
-pub fn newest(releases: Vec<Release>) -> (Vec<Newest>, Vec<String>) {
-    let mut highest: [Option<(Version, Newest)>; 3] = [None, None, None];
+/// Finds the highest release of each channel. Returns those releases, and the skipped tags,
+/// which are no versions.
+pub fn newest(releases: Vec<Release>) -> (Vec<NewestRelease>, Vec<String>) {
+    let mut highest: BTreeMap<Channel, (Version, NewestRelease)> = BTreeMap::new();
     let mut skipped = Vec::new();
     for release in releases {
         let Some(version) = Version::parse(&release.tag) else {
@@ -126,24 +129,19 @@ pub fn newest(releases: Vec<Release>) -> (Vec<Newest>, Vec<String>) {
             continue;
         };
         let channel = Channel::of(&version, release.prerelease);
-        let slot = &mut highest[channel as usize];
-        if slot.as_ref().is_none_or(|(highest, _)| version > *highest) {
-            *slot = Some((version, Newest::of(channel, release)));
+        let is_higher = |(highest, _): &(Version, _)| version > *highest;
+        if highest.get(&channel).is_none_or(is_higher) {
+            let newest = NewestRelease::of(channel, release);
+            highest.insert(channel, (version, newest));
         }
     }
-    (
-        highest
-            .into_iter()
-            .flatten()
-            .map(|(_, newest)| newest)
-            .collect(),
-        skipped,
-    )
+    let newest = highest.into_values().map(|(_, newest)| newest).collect();
+    (newest, skipped)
 }
 
-impl Newest {
-    fn of(channel: Channel, release: Release) -> Newest {
-        Newest {
+impl NewestRelease {
+    fn of(channel: Channel, release: Release) -> NewestRelease {
+        NewestRelease {
             channel,
             version: without_v(&release.tag).to_string(),
             name: release.name,
@@ -157,6 +155,7 @@ fn without_v(tag: &str) -> &str {
     tag.strip_prefix('v').unwrap_or(tag)
 }
 
+/// Parses a number of 1 to `most` decimal digits.
 fn digits(text: &str, most: usize) -> Option<u32> {
     let fits = (1..=most).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_digit());
     fits.then(|| text.parse().ok()).flatten()

@@ -10,7 +10,7 @@ use ureq::unversioned::transport::DefaultConnector;
 
 use crate::config;
 use crate::upkeep::github_list::{self, Listed};
-use crate::upkeep::proxy::{self, ProxyOnly, Way};
+use crate::upkeep::proxy::{self, ProxyChoice, ProxyOnly};
 
 /// The longest that asking may take, from looking up the name to the last byte. What the
 /// HTTP client makes of it is a limit per read once it has passed, so that a trickle would
@@ -63,7 +63,7 @@ impl GitHub {
     pub fn new(settings: &config::Versions) -> Result<GitHub, String> {
         let authorization = settings.github_token.as_ref();
         Ok(GitHub {
-            agent: agent(proxy::way(&settings.github_api, |name| {
+            agent: agent(proxy::choose(&settings.github_api, |name| {
                 std::env::var_os(name)
             })?),
             api: settings.github_api.clone(),
@@ -108,7 +108,7 @@ impl GitHub {
 }
 
 /// A client that goes that way.
-fn agent(way: Way) -> ureq::Agent {
+fn agent(way: ProxyChoice) -> ureq::Agent {
     let tls = TlsConfig::builder()
         .root_certs(RootCerts::PlatformVerifier)
         .build();
@@ -117,16 +117,16 @@ fn agent(way: Way) -> ureq::Agent {
         .http_status_as_error(false)
         .max_redirects(match way {
             // Another host may be one that only the proxy is to see.
-            Way::Excepted => 0,
-            Way::Direct | Way::Through(_) => MAX_REDIRECTS,
+            ProxyChoice::Bypassed => 0,
+            ProxyChoice::NoProxy | ProxyChoice::Use(_) => MAX_REDIRECTS,
         })
         .max_idle_connections(0)
         .user_agent(concat!("session-file-server/", env!("CARGO_PKG_VERSION")))
         .tls_config(tls);
     // Set in any case: without that the client takes one from the environment by itself.
     match way {
-        Way::Direct | Way::Excepted => config.proxy(None).build().into(),
-        Way::Through(proxy) => {
+        ProxyChoice::NoProxy | ProxyChoice::Bypassed => config.proxy(None).build().into(),
+        ProxyChoice::Use(proxy) => {
             let resolver = ProxyOnly {
                 proxy: proxy.uri().clone(),
                 resolver: Default::default(),

@@ -9,27 +9,30 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{ArrayVec, DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-/// What the environment says of a URL's way.
+/// What the environment says of a URL's choose.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Way {
+pub enum ProxyChoice {
     /// No proxy is set.
-    Direct,
+    NoProxy,
     /// A proxy is set, and `no_proxy` excepts the URL's host.
-    Excepted,
-    /// Through a proxy.
-    Through(ureq::Proxy),
+    Bypassed,
+    /// Use a proxy.
+    Use(ureq::Proxy),
 }
 
-/// The way to `url`, by the variables that `variable` knows.
+/// The choose to `url`, by the variables that `variable` knows.
 ///
 /// # Errors
 /// A sentence for the operator, who has set a proxy that can't be used. It doesn't repeat the
 /// proxy's URL, which may hold a password.
-pub fn way(url: &str, variable: impl Fn(&str) -> Option<OsString>) -> Result<Way, String> {
+pub fn choose(
+    url: &str,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<ProxyChoice, String> {
     let is_https = url.starts_with("https:");
     let set = |name: &&str| variable(name).is_some_and(|value| !value.is_empty());
     let Some(name) = names(is_https).iter().copied().find(&set) else {
-        return Ok(Way::Direct);
+        return Ok(ProxyChoice::NoProxy);
     };
     let uri: Uri = url.parse().map_err(|_| format!("{url} is not a URL"))?;
     let exceptions = ["no_proxy", "NO_PROXY"].into_iter().find(&set);
@@ -40,7 +43,7 @@ pub fn way(url: &str, variable: impl Fn(&str) -> Option<OsString>) -> Result<Way
             port,
             &exceptions.to_string_lossy(),
         ) {
-            return Ok(Way::Excepted);
+            return Ok(ProxyChoice::Bypassed);
         }
     }
     let value = variable(name).unwrap_or_default();
@@ -48,7 +51,7 @@ pub fn way(url: &str, variable: impl Fn(&str) -> Option<OsString>) -> Result<Way
         .to_str()
         .ok_or("it is not UTF-8".into())
         .and_then(usable);
-    proxy.map(Way::Through).map_err(|reason| {
+    proxy.map(ProxyChoice::Use).map_err(|reason| {
         format!(
             "the proxy in the environment variable {name} can't be used: {reason}; set one as \
              http://HOST:PORT (Tor has one, see HTTPTunnelPort), or except GitHub in no_proxy"
@@ -184,8 +187,8 @@ mod tests {
 
     const API: &str = "https://api.github.com";
 
-    fn way_with(url: &str, variables: &[(&str, &str)]) -> Result<Way, String> {
-        way(url, |name| {
+    fn choose_with(url: &str, variables: &[(&str, &str)]) -> Result<ProxyChoice, String> {
+        choose(url, |name| {
             let found = variables.iter().find(|(variable, _)| *variable == name);
             found.map(|(_, value)| value.into())
         })
@@ -193,9 +196,9 @@ mod tests {
 
     /// The proxy's host and port; empty for none.
     fn proxy(url: &str, variables: &[(&str, &str)]) -> String {
-        match way_with(url, variables).expect("usable") {
-            Way::Through(proxy) => format!("{}:{}", proxy.host(), proxy.port()),
-            Way::Direct | Way::Excepted => String::new(),
+        match choose_with(url, variables).expect("usable") {
+            ProxyChoice::Use(proxy) => format!("{}:{}", proxy.host(), proxy.port()),
+            ProxyChoice::NoProxy | ProxyChoice::Bypassed => String::new(),
         }
     }
 
@@ -265,15 +268,15 @@ mod tests {
             "http://ho st",
             "secret nonsense",
         ] {
-            let refused = way_with(API, &[("all_proxy", bad)]);
+            let refused = choose_with(API, &[("all_proxy", bad)]);
             let error = refused.expect_err(bad);
             assert!(
                 error.contains("all_proxy") && !error.contains("secret"),
                 "{bad}: {error}"
             );
             // What is excepted needs no proxy.
-            let excepted = way_with(API, &[("all_proxy", bad), ("no_proxy", "github.com")]);
-            assert_eq!(excepted, Ok(Way::Excepted), "{bad}");
+            let excepted = choose_with(API, &[("all_proxy", bad), ("no_proxy", "github.com")]);
+            assert_eq!(excepted, Ok(ProxyChoice::Bypassed), "{bad}");
         }
     }
 

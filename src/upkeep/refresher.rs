@@ -1,4 +1,4 @@
-//! Keeps what is known of Session's versions fresh, by asking GitHub.
+//! Keeps what is known of Session's versions fresh, by pending GitHub.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::protocol::releases;
 
 /// A question without an answer after this time is given up; its thread may go on for as
 /// long as GitHub sends a byte in each second.
-const GIVE_UP: Duration = github::TIMEOUT.saturating_add(Duration::from_secs(1));
+const ANSWER_TIMEOUT: Duration = github::TIMEOUT.saturating_add(Duration::from_secs(1));
 /// Threads that may go on like that; with so many, nothing more is asked.
 const MAX_ABANDONED: usize = 4;
 /// The pause after a failure for which GitHub names none; it doubles with each further
@@ -24,7 +24,7 @@ const FIRST_RETRY: Duration = Duration::from_secs(60);
 /// The longest that GitHub is obeyed: after a day without an answer nothing is served.
 const LONGEST_RETRY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Asks GitHub, one project at a time. The asking has a thread of its own while it lasts,
+/// Asks GitHub, one project at a time. The pending has a thread of its own while it lasts,
 /// so that a slow GitHub delays nothing else; the database is the timer thread's.
 pub struct Refresher {
     config: Arc<Config>,
@@ -33,15 +33,15 @@ pub struct Refresher {
     github: Option<Arc<GitHub>>,
     projects: Vec<String>,
     /// Whether the database knows our projects.
-    registered: bool,
-    asking: Option<Asking>,
+    is_registered: bool,
+    pending: Option<PendingAnswer>,
     /// Threads whose answers nobody waits for any more.
     abandoned: Vec<JoinHandle<Result<Answer, Failure>>>,
     /// How often each project has failed since it last succeeded.
     failures: HashMap<String, u32>,
 }
 
-struct Asking {
+struct PendingAnswer {
     claim: Claim,
     since: Instant,
     thread: JoinHandle<Result<Answer, Failure>>,
@@ -61,8 +61,8 @@ impl Refresher {
             cache,
             github: github.ok().map(Arc::new),
             projects: versions.projects.to_vec(),
-            registered: false,
-            asking: None,
+            is_registered: false,
+            pending: None,
             abandoned: Vec::new(),
             failures: HashMap::new(),
         }
@@ -71,35 +71,35 @@ impl Refresher {
     /// Goes on with what is under way, or begins what is due; never waits for GitHub.
     pub fn tick(&mut self, db: &mut Connection) {
         self.abandoned.retain(|thread| !thread.is_finished());
-        match self.asking.take() {
-            Some(asking) if asking.thread.is_finished() => {
-                let outcome = asking
+        match self.pending.take() {
+            Some(pending) if pending.thread.is_finished() => {
+                let outcome = pending
                     .thread
                     .join()
                     .unwrap_or_else(|_| Err(Failure::panicked()));
-                self.keep(&asking.claim.project, outcome, db);
+                self.keep(&pending.claim.project, outcome, db);
             }
-            Some(asking) if asking.since.elapsed() > GIVE_UP => {
-                self.abandoned.push(asking.thread);
-                self.keep(&asking.claim.project, Err(Failure::too_slow()), db);
+            Some(pending) if pending.since.elapsed() > ANSWER_TIMEOUT => {
+                self.abandoned.push(pending.thread);
+                self.keep(&pending.claim.project, Err(Failure::too_slow()), db);
             }
-            waiting => self.asking = waiting,
+            waiting => self.pending = waiting,
         }
-        if self.asking.is_none() && self.abandoned.len() < MAX_ABANDONED {
+        if self.pending.is_none() && self.abandoned.len() < MAX_ABANDONED {
             self.ask(db);
         }
     }
 
-    /// Claims a project, if one is due, and starts asking for it.
+    /// Claims a project, if one is due, and starts pending for it.
     fn ask(&mut self, db: &mut Connection) {
         let Some(github) = self.github.clone() else {
             return;
         };
-        if !self.registered {
+        if !self.is_registered {
             if let Err(error) = db.register_projects(&self.projects) {
                 return log_failure("note whose versions are to be checked", &error);
             }
-            self.registered = true;
+            self.is_registered = true;
         }
         let interval = self.config.versions.refresh_interval;
         let claim = match db.claim_project(&self.projects, interval) {
@@ -114,7 +114,7 @@ impl Refresher {
         match thread {
             Ok(thread) => {
                 let since = Instant::now();
-                self.asking = Some(Asking {
+                self.pending = Some(PendingAnswer {
                     claim,
                     since,
                     thread,
@@ -162,7 +162,7 @@ impl Refresher {
 }
 
 /// Tags and items that are shown in a line; more are only counted.
-const SHOWN: usize = 5;
+const MAX_SHOWN_ITEMS: usize = 5;
 
 /// Says what of GitHub's list was of no use.
 fn log_skipped(project: &str, malformed: &[String], tags: &[String]) {
@@ -171,7 +171,11 @@ fn log_skipped(project: &str, malformed: &[String], tags: &[String]) {
         ("releases whose tags are no versions", tags),
     ] {
         if !skipped.is_empty() {
-            let shown: Vec<&str> = skipped.iter().take(SHOWN).map(String::as_str).collect();
+            let shown: Vec<&str> = skipped
+                .iter()
+                .take(MAX_SHOWN_ITEMS)
+                .map(String::as_str)
+                .collect();
             let more = match skipped.len() - shown.len() {
                 0 => String::new(),
                 more => format!(" and {more} more"),

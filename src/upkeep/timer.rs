@@ -15,13 +15,13 @@ use crate::statistics::{Statistics, StoredBytes};
 use crate::stop::Stop;
 
 /// How often it is looked whether something is due.
-const TICK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the number of files and their bytes are logged.
 const STATISTICS_INTERVAL: Duration = Duration::from_secs(3600);
 /// How often their bytes are counted if `files.max_total_size` bounds them.
-const BOUND_INTERVAL: Duration = Duration::from_secs(60);
+const COUNT_INTERVAL: Duration = Duration::from_secs(60);
 /// How often it is noted what this server has done.
-const NOTE_INTERVAL: Duration = Duration::from_secs(60);
+const SERVER_ROW_INTERVAL: Duration = Duration::from_secs(60);
 /// How often old version checks are deleted.
 const CHECKS_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -34,11 +34,11 @@ pub fn run(
     counts: &Statistics,
     stop: &Stop,
 ) {
-    let mut bound = Timer::every(BOUND_INTERVAL);
+    let mut bound = Timer::every(COUNT_INTERVAL);
     let mut expiry = Timer::every(config.files.cleanup_interval);
     let mut statistics = Timer::every(STATISTICS_INTERVAL);
     let mut row = ServerRow::new(server_name(config));
-    let mut note = Timer::every(NOTE_INTERVAL);
+    let mut note = Timer::every(SERVER_ROW_INTERVAL);
     let mut checks = Timer::every(CHECKS_INTERVAL);
     let mut refresher = Refresher::new(config, cache);
     loop {
@@ -62,7 +62,7 @@ pub fn run(
         if config.versions.enabled {
             refresher.tick(&mut db);
         }
-        if stop.wait(TICK.min(config.files.cleanup_interval)) {
+        if stop.wait(POLL_INTERVAL.min(config.files.cleanup_interval)) {
             return;
         }
     }

@@ -3,9 +3,9 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
-use session_file_server::protocol::keys::Keys;
+use session_file_server::protocol::keys::ServerKeys;
 use session_file_server::protocol::onion::cipher::FreshNonce;
-use session_file_server::protocol::onion::client::{Exchange, read_v4_reply, v4_plaintext};
+use session_file_server::protocol::onion::client::{OnionRequest, read_v4_reply, v4_plaintext};
 
 use super::{Database, Server};
 
@@ -17,7 +17,7 @@ pub struct Onion {
 
 impl Onion {
     pub fn start(settings: &str) -> Onion {
-        let keys = Keys::from_secrets(&[5; 32], Some(&[6; 32]));
+        let keys = ServerKeys::from_secrets(&[5; 32], Some(&[6; 32]));
         let files = tempfile::tempdir().expect("a folder");
         let file = |name: &str, byte: u8| {
             let path = files.path().join(name);
@@ -90,8 +90,8 @@ pub fn nonce() -> FreshNonce {
     FreshNonce(random())
 }
 
-pub fn new_exchange(server: &[u8; 32], enc_type: Option<&str>) -> Exchange {
-    Exchange::new(server, enc_type, random()).expect("an enc type and a key")
+pub fn new_exchange(server: &[u8; 32], enc_type: Option<&str>) -> OnionRequest {
+    OnionRequest::new(server, enc_type, random()).expect("an enc type and a key")
 }
 
 pub struct Reply {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use common::{Connection, Web, bytes, eventually};
 use session_file_server::protocol::onion::cipher::FreshNonce;
-use session_file_server::protocol::onion::client::{Exchange, read_v4_reply, v4_plaintext};
+use session_file_server::protocol::onion::client::{OnionRequest, read_v4_reply, v4_plaintext};
 use site::Site;
 
 /// The default of `files.max_size`.
@@ -55,7 +55,7 @@ fn an_onion_request_is_answered(kind: Web) {
         .find_map(|line| line.split("X25519 public key: ").nth(1));
     let mut public = [0; 32];
     hex::decode_to_slice(key.expect("it is logged"), &mut public).expect("hexadecimal");
-    let exchange = Exchange::new(&public, Some("xchacha20"), [7; 32]).expect("a key");
+    let exchange = OnionRequest::new(&public, Some("xchacha20"), [7; 32]).expect("a key");
     let file = bytes(2, MAX_SIZE);
     let plaintext = v4_plaintext("POST", "/file", &[], Some(&file));
     let request = exchange

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::report::{Refusal, Report};
-use super::{Candidate, Content, Source, sort_rows, source_failed};
+use super::{Candidate, Content, FileSource, sort_rows, source_failed};
 use crate::db::Settings;
 use crate::db::import::{OlderFile, OlderFiles, Place};
 use crate::protocol::file_id::FileId;
@@ -28,7 +28,7 @@ impl OlderDatabase {
     }
 }
 
-impl Source for OlderDatabase {
+impl FileSource for OlderDatabase {
     fn count(&mut self) -> Result<u64, String> {
         let count = self.files.count();
         count.map_err(|error| source_failed(&error, &self.settings))

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::report::{Refusal, Report};
-use super::{Candidate, Content, Source};
+use super::{Candidate, Content, FileSource};
 use crate::protocol::file_id::FileId;
 
 /// Names that are looked at together.
@@ -55,7 +55,7 @@ impl Directory {
     }
 }
 
-impl Source for Directory {
+impl FileSource for Directory {
     fn count(&mut self) -> Result<u64, String> {
         Ok(entries(&self.folder)?.count() as u64)
     }

@@ -1,6 +1,6 @@
 //! `import`: taking over the files of an older server.
 //!
-//! A [`Source`] lists files and reads them; one thread reads what the database lacks, and
+//! A [`FileSource`] lists files and reads them; one thread reads what the database lacks, and
 //! a few write it, so that neither waits for the other. No bytes that are there are
 //! overwritten or read again, only the times of their upload and expiry become the later ones:
 //! an import that was interrupted, or has become old, is repeated.
@@ -26,7 +26,7 @@ use crate::db::{self, Database, Settings};
 use crate::lock::lock;
 use crate::protocol::file_id::FileId;
 use crate::{output, quantity};
-use progress::Progress;
+use progress::ProgressDisplay;
 use report::{Refusal, Report, Skip};
 
 /// Bytes that are read together, unless one file alone is larger: enough for the
@@ -42,14 +42,14 @@ pub enum Origin {
     Directory(PathBuf),
     /// The storage pools of the newest Python server: the folder of the pools, and the
     /// table that knows the files in them.
-    Pools(PathBuf, Table),
+    Pools(PathBuf, OlderTable),
     /// A table that holds the files.
-    Database(Table),
+    Database(OlderTable),
 }
 
 /// A table of files in a database.
 #[derive(Clone, Debug, Default)]
-pub struct Table {
+pub struct OlderTable {
     /// The database; without one that of the configuration.
     pub database: Option<Settings>,
     /// The table's name, as SQL has it; without one `files`.
@@ -71,7 +71,7 @@ impl Origin {
     }
 }
 
-impl Table {
+impl OlderTable {
     fn settings<'a>(&'a self, config: &'a Config) -> &'a Settings {
         self.database.as_ref().unwrap_or(&config.database)
     }
@@ -92,7 +92,7 @@ pub fn run(from: Origin, config: &Config) -> Result<(), String> {
     let prepared = database.connection().prepare_schema();
     prepared.map_err(|error| explain(&error, config))?;
     let command = from.command();
-    let mut source: Box<dyn Source> = match from {
+    let mut source: Box<dyn FileSource> = match from {
         Origin::Directory(folder) => {
             Box::new(directory::Directory::open(&folder, config.files.expiry)?)
         }
@@ -144,7 +144,7 @@ pub fn describe_tables(tables: &[String], command: &str) -> String {
 }
 
 /// Lists files, some at a time, and reads those that are wanted.
-trait Source: Send {
+trait FileSource: Send {
     /// How many files there are, for the progress shown.
     fn count(&mut self) -> Result<u64, String>;
 
@@ -195,7 +195,7 @@ fn sort_rows(
 
 /// Each file once, with the later times, although its row is there twice: as a damaged index of
 /// the older server's database lets it be.
-fn join_doubles(listed: Vec<Candidate>, report: &Report) -> Vec<Candidate> {
+fn merge_duplicates(listed: Vec<Candidate>, report: &Report) -> Vec<Candidate> {
     let mut places = HashMap::new();
     let mut joined: Vec<Candidate> = Vec::with_capacity(listed.len());
     for file in listed {
@@ -208,7 +208,7 @@ fn join_doubles(listed: Vec<Candidate>, report: &Report) -> Vec<Candidate> {
                 let first = &mut joined[*place.get()];
                 first.uploaded = first.uploaded.max(file.uploaded);
                 first.expires = first.expires.max(file.expires);
-                report.skipped(Skip::There, 1);
+                report.skipped(Skip::Stored, 1);
             }
         }
     }
@@ -219,14 +219,14 @@ fn join_doubles(listed: Vec<Candidate>, report: &Report) -> Vec<Candidate> {
 type Batch = Vec<(Candidate, Content)>;
 
 fn transfer(
-    mut source: Box<dyn Source>,
+    mut source: Box<dyn FileSource>,
     database: &Arc<Database>,
     config: &Config,
     report: &Arc<Report>,
 ) -> Result<(), String> {
     let (batches, waiting) = sync_channel(1);
     let waiting = Mutex::new(waiting);
-    let progress = Progress::start(source.count()?, report);
+    let progress = ProgressDisplay::start(source.count()?, report);
     let outcome = thread::scope(|scope| {
         let writers: Vec<_> = (0..WRITERS)
             .map(|_| scope.spawn(|| write(&waiting, database, report, config)))
@@ -247,7 +247,7 @@ fn transfer(
 
 /// Reads what the database lacks, and hands it to the writers.
 fn read(
-    mut source: Box<dyn Source>,
+    mut source: Box<dyn FileSource>,
     database: &Arc<Database>,
     batches: &SyncSender<Batch>,
     report: &Report,
@@ -256,9 +256,9 @@ fn read(
     let mut db = database.connection();
     while let Some(listed) = source.list(report)? {
         let listed = acceptable(listed, config.files.max_size as u64, report);
-        let listed = join_doubles(listed, report);
+        let listed = merge_duplicates(listed, report);
         let ids: Vec<&str> = listed.iter().map(|file| file.id.as_str()).collect();
-        let there = db.ids_there(&ids);
+        let there = db.stored_ids(&ids);
         let there = there.map_err(|error| target_failed(&error, config))?;
         let (there, missing): (Vec<_>, Vec<_>) = listed
             .into_iter()
@@ -270,7 +270,7 @@ fn read(
         let refreshed = db.refresh_files(&times);
         let refreshed = refreshed.map_err(|error| target_failed(&error, config))?;
         report.refreshed(refreshed);
-        report.skipped(Skip::There, (there.len() as u64).saturating_sub(refreshed));
+        report.skipped(Skip::Stored, (there.len() as u64).saturating_sub(refreshed));
         for wanted in batches_of(missing) {
             let contents = source.read(&wanted)?;
             let mut batch = Batch::with_capacity(wanted.len());
@@ -343,7 +343,7 @@ fn write(
         let taken = taken.map_err(|error| target_failed(&error, config))?;
         report.taken(taken.files, taken.bytes);
         // Somebody was faster.
-        report.skipped(Skip::There, files.len() as u64 - taken.files);
+        report.skipped(Skip::Stored, files.len() as u64 - taken.files);
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use super::database::read_rows;
 use super::directory::{read_file, unreadable};
 use super::report::{Refusal, Report};
-use super::{Candidate, Content, Source, sort_rows, source_failed};
+use super::{Candidate, Content, FileSource, sort_rows, source_failed};
 use crate::db::Settings;
 use crate::db::import::{OlderFile, OlderFiles, Place};
 use crate::protocol::file_id::FileId;
@@ -72,7 +72,7 @@ impl Pools {
     }
 }
 
-impl Source for Pools {
+impl FileSource for Pools {
     fn count(&mut self) -> Result<u64, String> {
         let count = self.files.count();
         count.map_err(|error| source_failed(&error, &self.settings))

@@ -19,14 +19,14 @@ const LINE_PAUSE: Duration = Duration::from_secs(10);
 const BAR: &str = "{bar:30} {percent:>3} %  {human_pos} of {human_len} files, {msg}, {eta} left";
 
 /// Shows a report while it grows.
-pub struct Progress {
+pub struct ProgressDisplay {
     ended: Sender<()>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Progress {
+impl ProgressDisplay {
     /// Starts to show; `total` is the number of files.
-    pub fn start(total: u64, report: &Arc<Report>) -> Progress {
+    pub fn start(total: u64, report: &Arc<Report>) -> ProgressDisplay {
         let (ended, end) = channel();
         let report = report.clone();
         let show = move || {
@@ -38,7 +38,7 @@ impl Progress {
             display.clear();
         };
         let thread = std::thread::Builder::new().name("progress".into());
-        Progress {
+        ProgressDisplay {
             ended,
             // Without the thread nothing is shown, and all else goes on.
             thread: thread.spawn(show).ok(),

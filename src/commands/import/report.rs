@@ -8,13 +8,13 @@ use crate::lock::lock;
 use crate::quantity;
 
 /// Names that are shown for each reason; more are only counted.
-const SHOWN: u64 = 20;
+const MAX_NAMED: u64 = 20;
 
 /// Why a file was not needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Skip {
     /// A file of that id is stored already.
-    There,
+    Stored,
     /// Its time is over.
     Expired,
 }
@@ -22,7 +22,7 @@ pub enum Skip {
 impl Skip {
     fn reason(self) -> &'static str {
         match self {
-            Skip::There => "there already",
+            Skip::Stored => "there already",
             Skip::Expired => "expired already",
         }
     }
@@ -71,11 +71,11 @@ impl Refusal {
 pub struct Report {
     files: AtomicU64,
     bytes: AtomicU64,
-    others: Mutex<Others>,
+    tally: Mutex<Tally>,
 }
 
 #[derive(Default)]
-struct Others {
+struct Tally {
     refreshed: u64,
     skipped: BTreeMap<Skip, u64>,
     refused: BTreeMap<String, u64>,
@@ -90,29 +90,29 @@ impl Report {
 
     /// Counts files that were there and have later times now.
     pub fn refreshed(&self, files: u64) {
-        self.others().refreshed += files;
+        self.tally().refreshed += files;
     }
 
     /// Counts files that were not needed.
     pub fn skipped(&self, skip: Skip, files: u64) {
         if files > 0 {
-            *self.others().skipped.entry(skip).or_default() += files;
+            *self.tally().skipped.entry(skip).or_default() += files;
         }
     }
 
     /// Counts a file that could not be taken, and names it.
     pub fn refused(&self, name: &str, refusal: &Refusal) {
-        let mut others = self.others();
+        let mut tally = self.tally();
         let reason = refusal.reason();
-        let count = others.refused.entry(reason.into()).or_default();
+        let count = tally.refused.entry(reason.into()).or_default();
         *count += 1;
         let detail = match refusal {
             Refusal::Unreadable(detail) => format!(": {detail}"),
             _ => String::new(),
         };
         match *count {
-            ..=SHOWN => log::warn!("{name:?} was not taken: {reason}{detail}"),
-            count if count == SHOWN + 1 => {
+            ..=MAX_NAMED => log::warn!("{name:?} was not taken: {reason}{detail}"),
+            count if count == MAX_NAMED + 1 => {
                 log::warn!("further files that are {reason:?} are counted, but not named");
             }
             _ => {}
@@ -121,40 +121,40 @@ impl Report {
 
     /// Files that were looked at, and the bytes that were stored.
     pub fn progress(&self) -> (u64, u64) {
-        let others = self.others();
-        let passed: u64 = others.skipped.values().chain(others.refused.values()).sum();
-        let files = self.files.load(Ordering::Relaxed) + others.refreshed;
+        let tally = self.tally();
+        let passed: u64 = tally.skipped.values().chain(tally.refused.values()).sum();
+        let files = self.files.load(Ordering::Relaxed) + tally.refreshed;
         (files + passed, self.bytes.load(Ordering::Relaxed))
     }
 
     /// Files that could not be taken.
     pub fn refusals(&self) -> u64 {
-        self.others().refused.values().sum()
+        self.tally().refused.values().sum()
     }
 
     /// The result for the operator, a line for each outcome.
     pub fn summary(&self) -> String {
-        let others = self.others();
+        let tally = self.tally();
         let files = quantity::count(self.files.load(Ordering::Relaxed), "file");
         let bytes = quantity::bytes(self.bytes.load(Ordering::Relaxed));
         let mut text = format!("taken:     {files}, {bytes}\n");
-        if others.refreshed > 0 {
-            let files = quantity::count(others.refreshed, "file");
+        if tally.refreshed > 0 {
+            let files = quantity::count(tally.refreshed, "file");
             text +=
                 &format!("refreshed: {files}: there already, extended or uploaded again since\n");
         }
-        for (skip, count) in &others.skipped {
+        for (skip, count) in &tally.skipped {
             let files = quantity::count(*count, "file");
             text += &format!("skipped:   {files}: {}\n", skip.reason());
         }
-        for (reason, count) in &others.refused {
+        for (reason, count) in &tally.refused {
             let files = quantity::count(*count, "file");
             text += &format!("refused:   {files}: {reason}\n");
         }
         text
     }
 
-    fn others(&self) -> MutexGuard<'_, Others> {
-        lock(&self.others)
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        lock(&self.tally)
     }
 }

@@ -1,8 +1,7 @@
-//! Bencoded lists of one or two byte strings, which is all of bencode that onion requests
-//! use: `l<len>:<bytes>[<len>:<bytes>]e`.
+//! Bencoded lists of one or two byte strings, the only part of bencode that onion requests use:
+//! `l<len>:<bytes>[<len>:<bytes>]e`.
 
-/// The one or two byte strings of a list, and nothing before, between or behind them;
-/// `None` for anything else.
+/// Parses a list of one or two byte strings; `None` if it is malformed or followed by anything.
 pub fn parse(list: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     let rest = list.strip_prefix(b"l")?;
     let (first, rest) = byte_string(rest)?;
@@ -13,23 +12,22 @@ pub fn parse(list: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     (rest == b"e").then_some((first, Some(second)))
 }
 
-/// The list's bytes up to a first part, and the header of a second part that is
-/// `second_length` bytes long; what follows that is `e`.
+/// Writes a list up to the bytes of its second string, which must follow and have
+/// `second_length` bytes. After them the list ends with `e`.
 pub fn write_head(out: &mut Vec<u8>, first: &[u8], second_length: usize) {
     out.extend_from_slice(format!("l{}:", first.len()).as_bytes());
     out.extend_from_slice(first);
     out.extend_from_slice(format!("{second_length}:").as_bytes());
 }
 
-/// A byte string and what follows it. Its length is decimal, without signs or leading
-/// zeros.
+/// Splits a byte string off the input. Its length is decimal, without sign or leading zeros.
 fn byte_string(input: &[u8]) -> Option<(&[u8], &[u8])> {
     let digits = input.iter().position(|byte| !byte.is_ascii_digit())?;
     let (length, rest) = input.split_at(digits);
     if length.len() > 1 && length[0] == b'0' {
         return None;
     }
-    // Digits are UTF-8; none, or too many for a number, don't parse.
+    // Digits are always UTF-8. Parsing fails if there are none, or too many.
     let length: usize = std::str::from_utf8(length).ok()?.parse().ok()?;
     rest.strip_prefix(b":")?.split_at_checked(length)
 }

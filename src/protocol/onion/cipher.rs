@@ -1,5 +1,5 @@
-//! The two ciphers of onion requests: from a shared secret to plaintext and back, in
-//! place. Names and formulas are the protocol's.
+//! The two ciphers of onion requests: key derivation, and encryption and decryption in place.
+//! Names and formulas are the protocol's.
 
 use chacha20::cipher::consts::U10;
 use chacha20::hchacha;
@@ -10,20 +10,21 @@ use zeroize::Zeroizing;
 
 use crate::protocol::keys::KeyPair;
 
-/// Both ciphers end in a tag of 16 bytes (RFC 8439, 2.8; NIST SP 800-38D, 5.2.1.2).
+/// The length of the tag that ends a ciphertext of either cipher, bytes (RFC 8439, 2.8; NIST SP
+/// 800-38D, 5.2.1.2).
 pub const TAG_LENGTH: usize = 16;
 
-/// What a request says of its encryption.
+/// The encryption type that a request names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EncType {
-    /// `xchacha20`, `xchacha20-poly1305`
+    /// Named `xchacha20` or `xchacha20-poly1305`.
     XChaCha20,
-    /// `aes-gcm`, `gcm`, or nothing at all
+    /// Named `aes-gcm` or `gcm`, or not at all.
     AesGcm,
 }
 
 impl EncType {
-    /// The enc type of that name, or of a request that has none.
+    /// Parses the name of an encryption type, which a request may leave out.
     pub fn parse(name: Option<&str>) -> Option<EncType> {
         match name {
             Some("xchacha20" | "xchacha20-poly1305") => Some(EncType::XChaCha20),
@@ -32,7 +33,7 @@ impl EncType {
         }
     }
 
-    /// The bytes in front of the ciphertext: the nonce of XChaCha20, or the IV of GCM.
+    /// The length of the nonce (XChaCha20) or IV (GCM) in front of the ciphertext, bytes.
     pub const fn nonce_length(self) -> usize {
         match self {
             EncType::XChaCha20 => 24,
@@ -41,8 +42,8 @@ impl EncType {
     }
 }
 
-/// 24 random bytes for one reply; the shorter IV is their beginning. Made where there is
-/// a source of randomness, and used up by [`Cipher::seal`].
+/// 24 random bytes for one reply. GCM's shorter IV is their beginning. The caller provides them,
+/// because this module has no source of randomness; [`Cipher::seal`] consumes them.
 pub struct FreshNonce(pub [u8; 24]);
 
 /// The key of one request and its reply.
@@ -52,8 +53,8 @@ pub struct Cipher {
 }
 
 impl Cipher {
-    /// Derives the key from S = X25519(our secret key, ephemeral key); `None` if S is all
-    /// zero.
+    /// Derives the key from the shared secret S = X25519(our secret key, ephemeral key). `None`
+    /// if S is all zero.
     pub fn agree(enc_type: EncType, ours: &KeyPair, ephemeral_key: &[u8; 32]) -> Option<Cipher> {
         let shared_secret = ours.shared_secret(ephemeral_key)?;
         Some(Cipher::derive(
@@ -64,7 +65,7 @@ impl Cipher {
         ))
     }
 
-    /// The same key on the client's side, where the ephemeral secret key is known.
+    /// Derives the same key on the client's side, which knows the ephemeral secret key.
     pub(super) fn agree_as_client(
         enc_type: EncType,
         ephemeral: &KeyPair,
@@ -92,8 +93,8 @@ impl Cipher {
         Cipher { enc_type, key }
     }
 
-    /// Decrypts `nonce ‖ ciphertext ‖ tag` in place and returns the plaintext within it;
-    /// `None` if the tag doesn't belong to it, and then the ciphertext is lost.
+    /// Decrypts `nonce ‖ ciphertext ‖ tag` in place and returns the plaintext within it. `None` if
+    /// the tag is wrong; the ciphertext is wiped then.
     ///
     /// XChaCha20-Poly1305 with a 24-byte nonce (draft-irtf-cfrg-xchacha-03), or
     /// AES-256-GCM with a 12-byte IV (NIST SP 800-38D); no associated data.
@@ -106,9 +107,9 @@ impl Cipher {
         opened.ok().map(|plaintext| &*plaintext)
     }
 
-    /// Encrypts in place: `buffer` starts with room for the nonce ([`Self::nonce_length`]),
-    /// then comes the plaintext; the tag is appended. `None` if the plaintext is longer
-    /// than the cipher allows, which takes more than 64 GiB.
+    /// Encrypts in place. `buffer` holds room for the nonce ([`Self::nonce_length`]) followed by
+    /// the plaintext; the tag is appended. `None` if the plaintext is longer than the cipher
+    /// allows, which is more than 64 GiB.
     pub fn seal(&self, buffer: &mut Vec<u8>, nonce: FreshNonce) -> Option<()> {
         let nonce = &nonce.0[..self.enc_type.nonce_length()];
         let (room, data) = buffer.split_at_mut_checked(nonce.len())?;
@@ -119,8 +120,8 @@ impl Cipher {
         Some(())
     }
 
-    /// The key and the nonce as the cipher below takes them; `None` for a nonce of another
-    /// length than [`Self::nonce_length`].
+    /// The key and the nonce for the underlying cipher. `None` if the nonce doesn't have the length
+    /// [`Self::nonce_length`].
     ///
     /// XChaCha20-Poly1305(key, n) = ChaCha20-Poly1305(HChaCha20(key, n[0..16]), 0⁴ ‖ n[16..24])
     /// (draft-irtf-cfrg-xchacha-03, 2.3).
@@ -139,18 +140,18 @@ impl Cipher {
                 (key, *nonce.first_chunk::<12>()?)
             }
         };
-        // Both take keys of 32 bytes.
+        // Doesn't fail: both ciphers take keys of 32 bytes.
         let key = LessSafeKey::new(key.ok()?);
         Some((key, Nonce::assume_unique_for_key(nonce)))
     }
 
-    /// The room for the nonce in front of a plaintext.
+    /// The length of the room for the nonce in front of a plaintext, bytes.
     pub fn nonce_length(&self) -> usize {
         self.enc_type.nonce_length()
     }
 }
 
-/// BLAKE2b-256(S ‖ ephemeral key ‖ the server's X25519 public key), unkeyed
+/// Key = BLAKE2b-256(S ‖ ephemeral key ‖ the server's X25519 public key), unkeyed.
 fn xchacha20_key(
     shared_secret: &[u8; 32],
     ephemeral_key: &[u8; 32],
@@ -165,7 +166,7 @@ fn xchacha20_key(
     key
 }
 
-/// HMAC-SHA256(key = `LOKI`, message = S)
+/// Key = HMAC-SHA256(key = `LOKI`, message = S).
 fn aes_gcm_key(shared_secret: &[u8; 32]) -> Zeroizing<[u8; 32]> {
     // HMAC takes keys of any length.
     let mut hmac = <Hmac<Sha256> as Mac>::new_from_slice(b"LOKI").expect("any length");

@@ -1,5 +1,5 @@
-//! The other side of an onion request: what a client does. For the example, the tests and
-//! the load generator; the server itself needs none of it.
+//! The client's side of an onion request, for the example, the tests and the load generator. The
+//! server doesn't use it.
 
 use serde_json::{Value, json};
 
@@ -7,35 +7,37 @@ use super::bencode;
 use super::cipher::{Cipher, EncType, FreshNonce};
 use crate::protocol::keys::KeyPair;
 
-/// One request and its reply.
-pub struct Exchange {
+/// One onion request of a client: the cipher that encrypts it and decrypts its reply.
+pub struct OnionRequest {
     cipher: Cipher,
+    /// The JSON at the end of the request.
     json: String,
 }
 
-impl Exchange {
-    /// Agrees on a key with the server of that X25519 public key. `enc_type` is a name of
-    /// the protocol's, or none; `ephemeral_secret` is random and used once.
+impl OnionRequest {
+    /// Derives the key for a request to the server with that X25519 public key. `enc_type` is the
+    /// name of an encryption type, or none. `ephemeral_secret` must be random and used once.
     ///
-    /// `None` if there is no such enc type, or no server can have that key.
+    /// `None` if the encryption type is unknown, or the public key can't be a server's.
     pub fn new(
         server: &[u8; 32],
         enc_type: Option<&str>,
         ephemeral_secret: [u8; 32],
-    ) -> Option<Exchange> {
+    ) -> Option<OnionRequest> {
         let ephemeral = KeyPair::of_secret(ephemeral_secret.into());
         let cipher = Cipher::agree_as_client(EncType::parse(enc_type)?, &ephemeral, server)?;
         let mut json = json!({ "ephemeral_key": hex::encode(ephemeral.public()) });
         if let Some(enc_type) = enc_type {
             json["enc_type"] = enc_type.into();
         }
-        Some(Exchange {
+        Some(OnionRequest {
             cipher,
             json: json.to_string(),
         })
     }
 
-    /// The body for the onion endpoint; `None` beyond what the cipher allows.
+    /// Encrypts a plaintext into the body for the onion endpoint. `None` if the plaintext is
+    /// longer than the cipher allows.
     pub fn seal(&self, plaintext: &[u8], nonce: FreshNonce) -> Option<Vec<u8>> {
         let mut buffer = vec![0; self.cipher.nonce_length()];
         buffer.extend_from_slice(plaintext);
@@ -46,13 +48,13 @@ impl Exchange {
         Some(body)
     }
 
-    /// The plaintext of the server's reply; `None` if it isn't one to this request.
+    /// Decrypts the server's reply. `None` if it isn't a reply to this request.
     pub fn open(&self, mut reply: Vec<u8>) -> Option<Vec<u8>> {
         self.cipher.open(&mut reply).map(<[u8]>::to_vec)
     }
 }
 
-/// The plaintext of a v4 request.
+/// Encodes the plaintext of a v4 request.
 pub fn v4_plaintext(
     method: &str,
     endpoint: &str,
@@ -76,7 +78,7 @@ pub fn v4_plaintext(
     plaintext
 }
 
-/// Status, JSON and body of a v4 reply's plaintext; `None` if it is none.
+/// Parses the plaintext of a v4 reply into status, JSON and body. `None` if it is malformed.
 pub fn read_v4_reply(plaintext: &[u8]) -> Option<(u16, Value, &[u8])> {
     let (meta, body) = bencode::parse(plaintext)?;
     let meta: Value = serde_json::from_slice(meta).ok()?;

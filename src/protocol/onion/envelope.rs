@@ -1,4 +1,4 @@
-//! What stands around a ciphertext: `[N: 4 bytes, little endian][N bytes: ciphertext]{JSON}`.
+//! The envelope of a ciphertext: `[N: 4 bytes, little endian][N bytes: ciphertext]{JSON}`.
 
 use std::ops::Range;
 
@@ -6,22 +6,22 @@ use serde::Deserialize;
 
 use super::cipher::{Cipher, EncType, TAG_LENGTH};
 use crate::buffer::Buffer;
-use crate::protocol::keys::Keys;
+use crate::protocol::keys::ServerKeys;
 
-/// The JSON of a service node has some 200 bytes; a request with more than this is no
-/// onion request.
+/// The longest JSON of an envelope, bytes. The JSON of a service node has some 200.
 pub const MAX_JSON: usize = 4096;
 
-/// Where the parts of a request lie in its bytes.
+/// The parsed envelope of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Envelope {
+    /// Where the ciphertext lies in the request's bytes.
     ciphertext: Range<usize>,
     ephemeral_key: [u8; 32],
     enc_type: EncType,
 }
 
 impl Envelope {
-    /// Finds the parts; `None` if it is malformed or has an unknown enc type.
+    /// Parses an envelope. `None` if it is malformed or has an unknown encryption type.
     pub fn parse(request: &[u8]) -> Option<Envelope> {
         let length = u32::from_le_bytes(*request.first_chunk()?);
         let start = size_of::<u32>();
@@ -39,12 +39,12 @@ impl Envelope {
         })
     }
 
-    /// Decrypts the request, in place, with the first of our keys that it was made for;
-    /// `None` if it was made for none. A wrong key costs one X25519 and one decryption.
+    /// Decrypts the request in place with each of our keys in turn, until one fits. `None` if none
+    /// does. Trying a wrong key costs one X25519 and one decryption.
     ///
-    /// The cipher wipes what it can't decrypt. So a copy is made for each further key: of which
-    /// there is none, unless the operator has a key of an older server.
-    pub fn open<'a>(&self, request: &'a mut [u8], keys: &Keys) -> Option<(Cipher, &'a [u8])> {
+    /// The cipher wipes a ciphertext that it can't decrypt, so a copy is made for each further key.
+    /// There is a further key only if the operator has the key of an older server.
+    pub fn open<'a>(&self, request: &'a mut [u8], keys: &ServerKeys) -> Option<(Cipher, &'a [u8])> {
         let ciphertext = request.get_mut(self.ciphertext.clone())?;
         let mut pairs = keys.pairs().iter().peekable();
         let cipher = loop {
@@ -70,7 +70,7 @@ fn copied(bytes: &[u8]) -> Buffer {
     copy
 }
 
-/// Other fields are the service nodes' own affair.
+/// The fields of the JSON that concern us. All others are ignored.
 #[derive(Deserialize)]
 struct Json<'a> {
     #[serde(borrow)]
