@@ -1,4 +1,4 @@
-//! What a handler is, and what it may use.
+//! The type of handlers, and the resources that they use.
 
 use crate::cache::files::FileCache;
 use crate::cache::releases::ReleaseCache;
@@ -8,28 +8,29 @@ use crate::protocol::http::{Request, Response};
 use crate::protocol::keys::ServerKeys;
 use crate::statistics::Statistics;
 
-/// What a handler answers a request with.
+/// A handler: answers the requests to one endpoint.
 pub type Handler = fn(&Request, &mut Context) -> Response;
 
-/// What a worker lends to the handlers that it runs.
+/// The resources that a worker lends to a handler.
 pub struct Context<'a> {
-    /// The operator's settings.
+    /// The configuration.
     pub config: &'a Config,
-    /// The worker's own connection.
+    /// The worker's own connection to the database.
     pub db: &'a mut db::Connection,
-    /// Whether the database answers at all.
+    /// The probe that tells whether the database answers.
     pub probe: &'a db::Probe,
     /// The server's keys.
     pub keys: &'a ServerKeys,
-    /// Recent files.
+    /// The cache of recent files.
     pub cache: &'a FileCache,
-    /// What was read of Session's releases lately.
+    /// The cache of Session's releases.
     pub versions: &'a ReleaseCache,
-    /// What is counted for the operator.
+    /// The counters.
     pub statistics: &'a Statistics,
 }
 
-/// The answer to a failed statement: 503 while the database is away, else 500 and a line in the log.
+/// The response when a statement failed: 503 while the database is away, else 500 with a line in
+/// the log.
 pub fn database_error(error: &db::Error) -> Response {
     match error {
         db::Error::Unavailable(reason) | db::Error::Refused(reason) => {

@@ -1,4 +1,4 @@
-//! The endpoints that store and hand out files.
+//! The endpoints that store and serve files.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,10 +16,10 @@ use crate::db::{self, FileInfo};
 use crate::protocol::file_id::FileId;
 use crate::protocol::http::{BASE64, Body, Method, Request, Response, unix_seconds};
 
-/// The header in which a client asks for a lifetime, seconds.
+/// The header in which a client asks for a file's lifetime, seconds.
 pub const TTL_HEADER: &str = "X-FS-TTL";
 
-/// Tries to find a random id that nobody has.
+/// How many random ids are tried until one is free.
 const RANDOM_ID_TRIES: usize = 25;
 
 /// `POST /file`
@@ -55,7 +55,7 @@ pub fn download(request: &Request, context: &mut Context) -> Response {
         return Response::error(404);
     };
     if request.method == Method::Head {
-        // As many bytes need not be fetched as the file has, only to be counted.
+        // The response has no bytes, so they aren't read from the database.
         return match file_info(&id, context) {
             Ok(Some(info)) => Response::file(Body::Omitted(info.size), info.expires),
             Ok(None) => Response::error(404),
@@ -79,7 +79,7 @@ pub fn info(request: &Request, context: &mut Context) -> Response {
 
 /// `POST /file/ID/extend`
 pub fn extend(request: &Request, context: &mut Context) -> Response {
-    // A shorter id may be another file's by now.
+    // Any other id may belong to another file by now.
     let Some(id) = request.file_id().filter(FileId::is_content_id) else {
         return Response::error(404);
     };
@@ -95,7 +95,7 @@ pub fn extend(request: &Request, context: &mut Context) -> Response {
     }
 }
 
-/// `POST /files`, of old clients: the file comes as base64 in JSON, its id is a number.
+/// `POST /files`, used by old clients: the file is base64 in JSON, and its id is a number.
 pub fn deprecated_upload(request: &Request, context: &mut Context) -> Response {
     #[derive(Deserialize)]
     struct Upload<'a> {
@@ -116,7 +116,7 @@ pub fn deprecated_upload(request: &Request, context: &mut Context) -> Response {
         Ok(Some((id, info))) => {
             context.statistics.stored();
             remember(&id, &data, &info, context);
-            // Random ids are decimal numbers of 53 bits.
+            // Random ids are decimal numbers, so they always parse.
             let id: Value = id.as_str().parse::<u64>().map_or(Value::Null, Value::from);
             Response::json(200, &json!({ "status_code": 200, "result": id, "id": id }))
         }
@@ -125,7 +125,7 @@ pub fn deprecated_upload(request: &Request, context: &mut Context) -> Response {
     }
 }
 
-/// `GET /files/ID`, of old clients.
+/// `GET /files/ID`, used by old clients: the file is base64 in JSON.
 pub fn deprecated_download(request: &Request, context: &mut Context) -> Response {
     let Some(id) = request.file_id() else {
         return Response::error(404);
@@ -140,7 +140,7 @@ pub fn deprecated_download(request: &Request, context: &mut Context) -> Response
     }
 }
 
-/// A file's bytes and when it expires: out of the cache, or of the database.
+/// Finds a file's bytes and expiry in the cache or in the database.
 fn find(
     id: &FileId,
     context: &mut Context,
@@ -153,7 +153,7 @@ fn find(
         Lookup::Fresh(file) => Ok(Some((file.bytes, file.expires))),
         Lookup::Stale(file) => match file_info(id, context) {
             Ok(info) => Ok(info.map(|info| (file.bytes, info.expires))),
-            // While the database is away, what was right a minute ago still is.
+            // While the database is away, the unconfirmed entry is served.
             Err(db::Error::Unavailable(_)) => Ok(Some((file.bytes, file.expires))),
             Err(error) => Err(error),
         },
@@ -172,8 +172,8 @@ fn find(
     }
 }
 
-/// Size and times of a file, by the database; the cache is told of them, so that all endpoints
-/// say the same.
+/// Reads a file's size and times from the database, and updates the cache, so that all endpoints
+/// return the same.
 fn file_info(id: &FileId, context: &mut Context) -> Result<Option<FileInfo>, db::Error> {
     let info = context.db.file_info(id)?;
     match &info {
@@ -183,7 +183,7 @@ fn file_info(id: &FileId, context: &mut Context) -> Result<Option<FileInfo>, db:
     Ok(info)
 }
 
-/// Keeps what was just stored, if the cache takes it: others will ask for it soon.
+/// Copies a stored file into the cache, because its recipients will ask for it soon.
 fn remember(id: &FileId, data: &[u8], info: &FileInfo, context: &Context) {
     if context.cache.takes(data.len()) {
         let mut bytes = Buffer::with_capacity(data.len());
@@ -201,11 +201,12 @@ fn size_is_allowed(size: usize, settings: &config::Files) -> bool {
     (1..=settings.max_size).contains(&size)
 }
 
+/// The header [`TTL_HEADER`] is not a positive decimal number.
 #[derive(Debug, PartialEq)]
 struct BadTtl;
 
-/// How long a file shall live: what the header asks for, at most `files.max_ttl`, or
-/// `files.expiry` without one.
+/// The lifetime of a file: what the header asks for, at most `files.max_ttl`; without the header,
+/// `files.expiry`.
 fn requested_ttl(header: Option<&str>, settings: &config::Files) -> Result<Duration, BadTtl> {
     let (Some(header), Some(max_ttl)) = (header, settings.max_ttl) else {
         return Ok(settings.expiry);
@@ -213,15 +214,15 @@ fn requested_ttl(header: Option<&str>, settings: &config::Files) -> Result<Durat
     if header.is_empty() || !header.bytes().all(|digit| digit.is_ascii_digit()) {
         return Err(BadTtl);
     }
-    // What 64 bits don't hold is more than any limit.
+    // A number beyond 64 bits is above any limit.
     match header.parse().unwrap_or(u64::MAX) {
         0 => Err(BadTtl),
         seconds => Ok(Duration::from_secs(seconds).min(max_ttl)),
     }
 }
 
-/// Stores a file under its content id; `None` if it is not there already and there is no room
-/// for it below `files.max_total_size`.
+/// Stores a file under its content id. `None` if `files.max_total_size` leaves no space for it; a
+/// file that is stored already needs none.
 fn store_by_content(
     data: &[u8],
     ttl: Duration,
@@ -232,7 +233,7 @@ fn store_by_content(
         let info = context.db.store(&id, data, ttl)?;
         return Ok(Some((id, info)));
     };
-    // What is there already costs nothing.
+    // A file that is stored already takes no space.
     if let Some(info) = context.db.refresh(&id, ttl)? {
         return Ok(Some((id, info)));
     }
@@ -240,14 +241,14 @@ fn store_by_content(
     let Some(room) = stored_bytes.reserve(data.len() as u64, limit) else {
         return Ok(None);
     };
-    // Should somebody else have stored it meanwhile, it is counted twice until the next count.
+    // If another client stores the same file now, it is counted twice until the next count.
     let info = context.db.store(&id, data, ttl)?;
     room.fill();
     Ok(Some((id, info)))
 }
 
-/// Stores a file under a random id; `None` if there is no free one, or no room for the file
-/// below `files.max_total_size`.
+/// Stores a file under a random id. `None` if no free id is found, or `files.max_total_size`
+/// leaves no space.
 fn store_at_random_id(
     data: &[u8],
     ttl: Duration,

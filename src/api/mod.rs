@@ -1,4 +1,4 @@
-//! The endpoints: which there are ([`routes`]), and a handler for each.
+//! The endpoints: their table ([`routes`]) and their handlers.
 
 pub mod context;
 pub mod files;

@@ -1,4 +1,4 @@
-//! The table of endpoints, and the way from a request to its handler.
+//! The table of endpoints, and the dispatch of requests to their handlers.
 
 use super::context::{Context, Handler};
 use super::{files, health, token_info, versions};
@@ -8,13 +8,25 @@ use crate::protocol::file_id::FileId;
 use crate::protocol::http::{Body, BodyRule, Incoming, Method, Request, Response, path_of};
 use crate::protocol::onion::{self, cipher::FreshNonce};
 
+/// An endpoint.
 struct Route {
     method: Method,
-    /// `{id}` stands for a valid file id.
+    /// The path, in which `{id}` stands for a valid file id.
     path: &'static str,
-    /// Which limit a request's body has.
+    /// The limit of a request's body.
     body: BodyLimit,
     handler: Handler,
+}
+
+/// The kinds of bodies that endpoints take, each with its own limit.
+#[derive(Clone, Copy)]
+enum BodyLimit {
+    /// No body.
+    Unused,
+    /// A file.
+    File,
+    /// A file as base64 in JSON.
+    Base64File,
 }
 
 const fn route(method: Method, path: &'static str, body: BodyLimit, handler: Handler) -> Route {
@@ -26,7 +38,7 @@ const fn route(method: Method, path: &'static str, body: BodyLimit, handler: Han
     }
 }
 
-/// Every endpoint. HEAD goes where GET goes.
+/// All endpoints. A HEAD request is answered by the route for GET.
 #[rustfmt::skip]
 const ROUTES: &[Route] = &[
     route(Method::Post, "/file",             BodyLimit::File,       files::upload),
@@ -40,21 +52,26 @@ const ROUTES: &[Route] = &[
     route(Method::Get,  "/health",           BodyLimit::Unused,     health::check),
 ];
 
-/// The endpoints for onion requests. They are not in the table: a sub-request must not
-/// find them, because nesting would let ten megabytes ask for fifty thousand recursions.
+/// The endpoints for onion requests. They are not in [`ROUTES`], so that sub-requests can't reach
+/// them: nested onion requests of ten megabytes would recurse fifty thousand times.
 const ONION_PATHS: &[(&str, OnionVersion)] = &[
     ("/oxen/v4/lsrpc", OnionVersion::V4),
     ("/oxen/v3/lsrpc", OnionVersion::V3),
     ("/loki/v3/lsrpc", OnionVersion::V3),
 ];
 
+/// The version of the onion protocol.
 #[derive(Clone, Copy)]
 enum OnionVersion {
     V3,
     V4,
 }
 
-/// Answers a request that came in at the door.
+/// The largest body of a request to an endpoint that takes none, bytes. The body is received and
+/// ignored, so that the connection stays usable.
+const UNUSED_BODY_LIMIT: usize = 64 * 1024;
+
+/// Answers a request as it was received: an onion request, or a direct one.
 pub fn answer(incoming: Incoming, context: &mut Context) -> Response {
     match (onion_version(path_of(&incoming.target)), incoming.method) {
         (Some(version), Method::Post) => answer_onion(version, incoming.body, context),
@@ -84,8 +101,8 @@ fn answer_onion(version: OnionVersion, body: Buffer, context: &mut Context) -> R
     }
 }
 
-/// Answers a request by the handler that the table names: 404 for an unknown path, 405
-/// for a known one with another method.
+/// Answers a direct request or a sub-request with the handler from [`ROUTES`]. The response is
+/// 404 for an unknown path, 405 for a known path with another method.
 pub fn dispatch(request: &Request, context: &mut Context) -> Response {
     if request.method != Method::Head {
         return find_and_run(request.method, request, context);
@@ -103,8 +120,9 @@ fn find_and_run(method: Method, request: &Request, context: &mut Context) -> Res
     }
 }
 
-/// What a request at the door is answered whatever its body is: 404 for an unknown path, 405 for
-/// a known one with another method; `None` if an endpoint takes it.
+/// The response to a received request that no endpoint takes, which doesn't depend on its body:
+/// 404 for an unknown path, 405 for a known path with another method. `None` if there is an
+/// endpoint.
 pub fn refusal(method: Method, target: &str) -> Option<Response> {
     let path = path_of(target);
     let method = match method {
@@ -130,7 +148,7 @@ fn method_not_allowed(allowed: &[&str]) -> Response {
     Response::error(405).with_header("Allow", allowed.join(", "))
 }
 
-/// The body that a request to `target` may have.
+/// The rule for the body of a request to `target`.
 pub fn body_rule(method: Method, target: &str, config: &Config) -> BodyRule {
     let path = path_of(target);
     if method == Method::Post && onion_version(path).is_some() {
@@ -143,19 +161,9 @@ pub fn body_rule(method: Method, target: &str, config: &Config) -> BodyRule {
     }
 }
 
-/// A body that nobody reads is received all the same, up to this size, so that the
-/// connection stays usable.
-const UNUSED_BODY_LIMIT: usize = 64 * 1024;
-
-#[derive(Clone, Copy)]
-enum BodyLimit {
-    Unused,
-    File,
-    Base64File,
-}
-
-/// What a JSON document around a file of `max_size` bytes in base64 needs: 4/3 for the
-/// base64, an eighth more for what some encoders escape or wrap, and room for other fields.
+/// The largest JSON document with a file of `max_size` bytes in base64, bytes: 4/3 for the base64,
+/// an eighth more for characters that some encoders escape and lines that they wrap, and 4 KiB
+/// for other fields.
 fn base64_json_limit(max_size: usize) -> usize {
     max_size.div_ceil(3) * 4 * 9 / 8 + 4096
 }
@@ -170,6 +178,7 @@ fn routes_of(path: &str) -> impl Iterator<Item = &'static Route> {
     ROUTES.iter().filter(move |route| matches(route.path, path))
 }
 
+/// Whether `path` has the form of `pattern`, in which `{id}` stands for a valid file id.
 fn matches(pattern: &str, path: &str) -> bool {
     let mut segments = path.split('/');
     let mut pattern = pattern.split('/');
@@ -183,6 +192,7 @@ fn matches(pattern: &str, path: &str) -> bool {
     }
 }
 
+/// The methods with which `path` may be requested.
 fn allowed(path: &str) -> Vec<&'static str> {
     let mut allowed = Vec::new();
     for route in routes_of(path) {

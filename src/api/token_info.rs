@@ -1,4 +1,5 @@
-//! `GET /token_info`: the numbers of the session token, which another program gathers.
+//! `GET /token_info`: statistics of the session token, which another program writes into the
+//! database.
 
 use serde_json::{Value, json};
 
@@ -6,12 +7,12 @@ use super::context::{Context, database_error};
 use crate::db::TokenHistory;
 use crate::protocol::http::{Request, Response, unix_seconds};
 
-/// Days of history that a client may ask for.
+/// How many days of history a client may ask for.
 const DAYS: std::ops::RangeInclusive<i32> = 1..=30;
-/// And gets if it asks for none, or for anything else.
+/// How many days of history a client gets that asks for none, or for a number outside [`DAYS`].
 const DEFAULT_DAYS: i32 = 7;
 
-/// 502 when there are no numbers.
+/// The token's statistics with their history; 502 if there are none.
 pub fn show(request: &Request, context: &mut Context) -> Response {
     let days = request.query("days").and_then(|days| days.parse().ok());
     let days = days

@@ -1,5 +1,4 @@
-//! `GET /session_version`: Session's current versions, from what the timer thread has
-//! learnt of GitHub.
+//! `GET /session_version`: Session's current versions, which the timer thread reads from GitHub.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,11 +11,12 @@ use crate::protocol::auth::{self, BlindedId};
 use crate::protocol::http::{Request, Response, unix_seconds};
 use crate::protocol::releases::{Channel, NewestRelease};
 
-/// After this long without a successful check, what is known may be wrong.
+/// The longest time since the last successful check of GitHub. Older versions aren't served,
+/// because they may be outdated.
 const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The highest version of a channel; 404 for an unknown platform or channel, 502 when
-/// there is no version to name.
+/// The highest version of a platform's channel. 404 for an unknown platform or channel, 502 if no
+/// version is known.
 pub fn session_version(request: &Request, context: &mut Context) -> Response {
     let signer = match auth::signer(request, SystemTime::now()) {
         Ok(signer) => signer,
@@ -35,7 +35,7 @@ pub fn session_version(request: &Request, context: &mut Context) -> Response {
     if let Some(signer) = signer {
         record_check(&signer, platform, channel, context);
     }
-    let project = &context.config.versions.projects[platform as usize];
+    let project = context.config.versions.projects.of(platform);
     match context.versions.known(project, context.db) {
         Ok(known) => version_response(&known, channel, SystemTime::now()),
         Err(error) => database_error(&error),
@@ -50,7 +50,7 @@ fn record_check(signer: &BlindedId, platform: Platform, channel: Channel, contex
         .db
         .record_version_check(signer, platform.as_str(), channel);
     if let Err(error) = recorded {
-        // Not worth a client's answer.
+        // The client is answered all the same.
         log::debug!("a version check was not recorded: {error}");
     }
 }
@@ -60,7 +60,7 @@ fn version_response(known: &KnownReleases, channel: Channel, now: SystemTime) ->
     let (Some(checked), Some(newest)) = (known.checked, newest_of(channel)) else {
         return Response::error(502);
     };
-    // A database whose clock is ahead has checked just now.
+    // A check in the future, by a database whose clock is ahead, counts as recent.
     if now.duration_since(checked).unwrap_or_default() > MAX_AGE {
         return Response::error(502);
     }

@@ -1,4 +1,4 @@
-//! What the server's workers run, and what runs beside them.
+//! The service that the workers run, and the timer thread beside them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,16 +20,16 @@ use crate::statistics::Statistics;
 use crate::stop::Stop;
 use crate::{buffer, systemd, upkeep};
 
-/// How often a database that was away at the start is looked for.
+/// The pause between two attempts to prepare a database that was away at the start.
 const SCHEMA_RETRY: Duration = Duration::from_secs(1);
-/// How long the start waits for a database that accepts a connection and says nothing.
+/// How long the start waits for a database that accepts connections but doesn't answer.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the start, while it waits, looks whether the server shall stop.
+/// How often the start checks, while it waits for the database, whether the server shall stop.
 const STOP_POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// The pause after a panic in the timer thread.
+/// The pause before the timer's work is restarted after a panic.
 const TIMER_RESTART: Duration = Duration::from_secs(10);
 
-/// What the server's workers run: the table of endpoints, each worker with its connection.
+/// The service that the workers run: the endpoints, and the resources that their handlers use.
 pub struct App {
     config: Arc<Config>,
     database: Arc<Database>,
@@ -41,7 +41,7 @@ pub struct App {
 }
 
 impl App {
-    /// With the timer thread running, and the database ready if that is there.
+    /// Loads the keys and starts the timer thread, which prepares the database.
     pub fn start(
         config: &Arc<Config>,
         stop: &Stop,
@@ -69,28 +69,28 @@ impl App {
         Ok(app)
     }
 
-    /// Starts the timer thread, and waits until it has made the database ready. One that is
-    /// away or silent is left to the thread: the server answers 503 until it comes. If it turns
-    /// out to be `unusable` then, the server is stopped.
+    /// Starts the timer thread, and waits until it has prepared the database. If the database is
+    /// away or doesn't answer, the thread goes on trying, and the server answers 503 meanwhile.
+    /// If the database proves `unusable` later, the thread stops the server.
     ///
-    /// Nobody waits for the thread to end: a database that hangs must not keep the server from
-    /// stopping, and what the thread does can end anywhere.
+    /// The thread is never joined, because a database that hangs must not keep the server from
+    /// stopping. Its work may be interrupted anywhere.
     fn start_timer(&self, stop: &Stop, unusable: &Arc<AtomicBool>) -> Result<(), String> {
-        let (cache, counts) = (self.versions.clone(), self.statistics.clone());
+        let (cache, statistics) = (self.versions.clone(), self.statistics.clone());
         let (config, database) = (self.config.clone(), self.database.clone());
         let (stopped, stop, unusable) = (stop.clone(), stop.clone(), unusable.clone());
         let (tell, told) = mpsc::sync_channel(0);
         let run = move || {
-            let prepared = prepare_database(&database, &config, &counts);
-            // Whoever waited has gone on if this took too long.
+            let prepared = prepare_database(&database, &config, &statistics);
+            // The receiver is gone if this took longer than `START_TIMEOUT`.
             let is_late = tell.send(prepared.clone()).is_err();
             let is_ready = match prepared {
                 Ok(is_ready) => is_ready,
                 Err(error) if is_late => return give_up_database(&error, &stop, &unusable),
                 Err(_) => return,
             };
-            if is_ready || prepare_when_back(&database, &config, &counts, &stop, &unusable) {
-                run_timer(&config, &database, &cache, &counts, &stop);
+            if is_ready || prepare_when_back(&database, &config, &statistics, &stop, &unusable) {
+                run_timer(&config, &database, &cache, &statistics, &stop);
             }
         };
         let builder = thread::Builder::new().name("timer".into());
@@ -127,7 +127,7 @@ impl Service for App {
 
     fn alive(&self) {
         systemd::alive(&self.statistics.counts().describe());
-        // Here, where no database that hangs can keep it from being done.
+        // Done here rather than in the timer thread, which waits while the database hangs.
         buffer::release_unused();
     }
 
@@ -149,42 +149,45 @@ impl Service for App {
     }
 }
 
-/// The timer's work must go on for as long as the server runs: what panics starts again.
+/// Runs the timer's work until the server stops. After a panic the work is restarted.
 fn run_timer(
     config: &Arc<Config>,
     database: &Arc<Database>,
     cache: &Arc<ReleaseCache>,
-    counts: &Statistics,
+    statistics: &Statistics,
     stop: &Stop,
 ) {
-    let run = || upkeep::timer::run(config, database.connection(), cache.clone(), counts, stop);
-    // A panic leaves nothing behind: connection and timers are made anew.
+    let run = || {
+        let db = database.connection();
+        upkeep::timer::run(config, db, cache.clone(), statistics, stop);
+    };
+    // The restart is safe, because it makes a new connection and new timers.
     while catch_unwind(AssertUnwindSafe(run)).is_err() {
         log::error!("the timer thread panicked; it starts again");
         stop.wait(TIMER_RESTART);
     }
 }
 
-/// Whether the database has what is needed; false if it is away and may come back.
+/// Prepares the database's tables. False if the database is away and may come back.
 fn prepare_database(
     database: &Arc<Database>,
     config: &Config,
     statistics: &Statistics,
 ) -> Result<bool, String> {
     let mut db = database.connection();
-    let prepared = db.prepare_schema().and_then(|found| {
-        // Until the files are counted, the first uploads must not go beyond the bound.
+    let prepared = db.prepare_schema().and_then(|state| {
+        // The limit must hold before the files are counted for the first time.
         if config.files.max_total_size.is_some() {
             statistics.stored_bytes.estimated(db.files_disk_size()?);
         }
-        Ok(found)
+        Ok(state)
     });
     match prepared {
         Ok(db::schema::SchemaState::Current) => {
             warn_of_schema(&mut db);
             Ok(true)
         }
-        Ok(db::schema::SchemaState::Empty) => {
+        Ok(db::schema::SchemaState::Created) => {
             let name = config.database.database_name();
             log::info!("the database {name} was empty; its tables were created");
             Ok(true)
@@ -201,8 +204,8 @@ fn warn_of_schema(db: &mut db::Connection) {
     }
 }
 
-/// Waits for a database that was away at the start, and says whether the timer thread can
-/// go on. If the database turns out to be `unusable`, the server is stopped.
+/// Waits for a database that was away at the start. Returns whether it is prepared. If it proves
+/// `unusable`, the server is stopped.
 fn prepare_when_back(
     database: &Arc<Database>,
     config: &Config,
@@ -220,7 +223,7 @@ fn prepare_when_back(
     false
 }
 
-/// Ends the server, because its database is of no use.
+/// Stops the server, because its database is unusable.
 fn give_up_database(error: &str, stop: &Stop, unusable: &AtomicBool) {
     log::error!("{error}");
     unusable.store(true, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! The command line: what it may say, and what that means.
+//! The parser of the command line.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use lexopt::prelude::*;
 use super::import;
 use crate::db::Settings;
 
-/// What `--help` prints.
+/// The output of `--help`.
 pub const HELP_TEXT: &str = "\
 Stores, hands out and expires the encrypted files of the Session messenger.
 
@@ -47,51 +47,51 @@ Options:
 Exit status: 0 fine, 1 failed, 2 wrong usage.
 ";
 
-/// What `--version` prints.
+/// The output of `--version`.
 pub const VERSION_TEXT: &str = concat!("session-file-server ", env!("CARGO_PKG_VERSION"), "\n");
 
-/// What the program is asked to do.
+/// A command.
 pub enum Command {
-    /// Serve clients.
+    /// `serve`: runs the server.
     Serve {
-        /// Also as root.
+        /// `--allow-root`: run even as root.
         allow_root: bool,
     },
-    /// Make the database ready.
+    /// `init-db`: prepares the database.
     InitDb {
-        /// Have the ids sorted as bytes.
+        /// `--rebuild-ids`: sort the ids as bytes instead.
         rebuild_ids: bool,
     },
-    /// Check the configuration.
+    /// `check-config`: checks the configuration.
     CheckConfig,
-    /// Print the public keys.
+    /// `keys`: prints the public keys.
     Keys,
-    /// Tell what there is.
+    /// `status`: prints what the server stores and knows.
     Status {
-        /// For programs.
+        /// `--json`: print JSON instead of text.
         json: bool,
     },
-    /// Take over an older server's files.
+    /// `import`: takes over an older server's files.
     Import(Box<import::Origin>),
-    /// Print [`HELP_TEXT`].
+    /// `--help`: prints [`HELP_TEXT`].
     Help,
-    /// Print the version.
+    /// `--version`: prints [`VERSION_TEXT`].
     Version,
 }
 
-/// The command line, understood.
+/// The parsed command line.
 pub struct Arguments {
-    /// What to do.
+    /// The command.
     pub command: Command,
-    /// The configuration's file, if one was named.
+    /// `--config`: the path of the configuration.
     pub config: Option<PathBuf>,
 }
 
 impl Arguments {
-    /// Understands the command line.
+    /// Parses the command line.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// A description of the mistake.
     pub fn parse(mut parser: lexopt::Parser) -> Result<Arguments, lexopt::Error> {
         let mut words = Vec::new();
         let mut options = Options::default();
@@ -115,7 +115,7 @@ impl Arguments {
     }
 }
 
-/// The options of all commands, until it is known which command it is.
+/// The options of all commands. Whether they fit the command is checked when it is known.
 #[derive(Default)]
 struct Options {
     allow_root: bool,
@@ -127,7 +127,7 @@ struct Options {
 }
 
 impl Options {
-    /// What the words on the command line ask for.
+    /// The command that `words`, the arguments without options, name.
     fn command(mut self, words: Vec<OsString>) -> Result<Command, lexopt::Error> {
         if let Some(command) = self.instead {
             return Ok(command);
@@ -189,7 +189,7 @@ impl Options {
     }
 }
 
-/// Its error doesn't repeat it: it may hold a password.
+/// Parses the value of `--from`. The error doesn't repeat it, because it may hold a password.
 fn database_url(value: &OsStr) -> Result<Settings, lexopt::Error> {
     let url = value.to_str().ok_or("--from is not UTF-8")?;
     Settings::parse(url).map_err(|error| format!("--from can't be read: {error}").into())

@@ -1,11 +1,10 @@
-//! `check-config`: whether the configuration goes together with what is around it.
+//! `check-config`: checks what can be checked beyond the configuration file itself.
 
 use crate::config::Config;
 use crate::output;
 use crate::upkeep::github::GitHub;
 
-/// Warns of what may not be meant. The configuration has no mistakes of its own when it comes
-/// here.
+/// Checks the proxy for GitHub, and prints the warnings of a valid configuration.
 ///
 /// # Errors
 /// A sentence for the operator.

@@ -1,9 +1,9 @@
-//! An error of the database, as a sentence that says what to do.
+//! Errors of the database, explained for the operator.
 
 use crate::config::Config;
 use crate::db;
 
-/// What the operator can do about an error of the database.
+/// A sentence about an error of the database, and what the operator can do about it.
 pub fn explain(error: &db::Error, config: &Config) -> String {
     let name = config.database.database_name();
     match error {

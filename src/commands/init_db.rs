@@ -1,4 +1,4 @@
-//! `init-db`: creates what is missing in the database, and upgrades older layouts.
+//! `init-db`: creates missing tables, and upgrades older layouts of the database.
 
 use super::explain::explain;
 use super::import;
@@ -7,7 +7,7 @@ use crate::db::{Connection, Database, Error};
 use crate::output::{self, printable};
 use crate::quantity;
 
-/// Makes the database ready, and says what it found there.
+/// Prepares the database, and prints what an older server has left there.
 ///
 /// # Errors
 /// A sentence for the operator.
@@ -43,7 +43,7 @@ pub fn run(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-/// What to do about ids in an order that the operating system may change.
+/// Advice about ids whose order may change, or has changed, with the operating system.
 fn order_advice(db: &mut Connection) -> Result<String, Error> {
     let order = db.id_order()?;
     Ok(match order.warning() {

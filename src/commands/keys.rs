@@ -1,9 +1,9 @@
-//! `keys`: the public keys, and how clients name the server.
+//! `keys`: prints the public keys, and the URLs that clients use.
 
 use crate::config::Config;
 use crate::output::print;
 
-/// Prints them.
+/// Prints the public keys. Creates no key.
 ///
 /// # Errors
 /// A sentence for the operator.

@@ -1,4 +1,4 @@
-//! The commands: one file for each, and [`arguments`] that tells which one is wanted.
+//! The commands, a module for each, and [`arguments`], which parses the command line.
 
 mod app;
 pub mod arguments;
@@ -17,7 +17,7 @@ use crate::config::{Config, ConfigSource};
 use crate::output::{self, print};
 use arguments::{Arguments, Command, HELP_TEXT, VERSION_TEXT};
 
-/// Does what the command line asks for.
+/// Runs the command that the command line names.
 ///
 /// # Errors
 /// A sentence for the operator.
@@ -29,7 +29,7 @@ pub fn run(arguments: Arguments) -> Result<(), String> {
         Command::Serve { allow_root } => serve::start(file, allow_root),
         Command::InitDb { rebuild_ids: false } => init_db::run(&config(file)?),
         Command::InitDb { rebuild_ids: true } => rebuild_ids::run(&config(file)?),
-        // Without a log: what it reports doesn't depend on a level.
+        // Without the log, because what it reports must not depend on a level.
         Command::CheckConfig => check_config::run(&ConfigSource::read(file)?.config()?),
         Command::Keys => keys::run(&config(file)?),
         Command::Status { json } => status::run(&config(file)?, json),
@@ -37,7 +37,7 @@ pub fn run(arguments: Arguments) -> Result<(), String> {
     }
 }
 
-/// The configuration, and the log started as it says.
+/// Reads the configuration, and starts the log with its level.
 fn config(file: Option<&Path>) -> Result<Config, String> {
     let config = ConfigSource::read(file)?.config()?;
     output::start_logging(config.log_level);

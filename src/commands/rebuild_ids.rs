@@ -1,4 +1,4 @@
-//! `init-db --rebuild-ids`: the ids of files sorted as bytes from now on.
+//! `init-db --rebuild-ids`: rebuilds the index of the file ids so that they are sorted as bytes.
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
@@ -14,16 +14,17 @@ use crate::db::{Canceller, Connection, Database, Error, RebuildPlan};
 use crate::output::{self, printable};
 use crate::quantity;
 
-/// How often it is looked what PostgreSQL does.
+/// How often PostgreSQL is asked for the progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
-/// What the new index takes on the disk for each file, bytes: 68 were measured with a million
-/// content ids.
+/// The size of the new index on the disk per file, bytes (measured: 68 with a million content
+/// ids).
 const BYTES_PER_FILE: u64 = 70;
-/// Files in a second. Three times as many were measured, with the table in memory; a slow disk
-/// needs the rest.
+/// The number of files that are indexed per second, for the estimate. Three times as many were
+/// measured with the table in memory; a disk may be slower.
 const FILES_PER_SECOND: u64 = 100_000;
 
-/// Says what it costs, does it while the files are served, and shows how far it is.
+/// Prints an estimate of the cost, rebuilds the index while files are served, and shows the
+/// progress.
 ///
 /// # Errors
 /// A sentence for the operator. Nothing was changed then.
@@ -72,6 +73,7 @@ pub fn run(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
+/// The estimate of time and disk space.
 fn describe_cost(plan: &RebuildPlan) -> String {
     let files = plan.files;
     let seconds = files.div_ceil(FILES_PER_SECOND).max(1);
@@ -85,14 +87,15 @@ fn describe_cost(plan: &RebuildPlan) -> String {
     )
 }
 
-/// Works in a thread of its own, so that this one can show how far it is and be interrupted.
+/// Rebuilds the index in a thread of its own, while this one shows the progress and handles
+/// interruptions. Returns how many duplicate rows were removed.
 fn build(database: &Arc<Database>, mut db: Connection, plan: &RebuildPlan) -> Result<u64, Error> {
     let interrupted = Arc::<AtomicBool>::default();
     let is_built = Arc::<AtomicBool>::default();
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // What follows the build can be ended at once.
+        // After the rebuild the signals end the program at once.
         let _ = signal_hook::flag::register_conditional_default(signal, is_built.clone());
-        // Without that an interrupted build leaves an index, which the next one removes.
+        // If registering fails, an interrupted build leaves an index, which the next one removes.
         let _ = signal_hook::flag::register(signal, interrupted.clone());
     }
     let canceller = Canceller::default();
@@ -122,7 +125,8 @@ fn build(database: &Arc<Database>, mut db: Connection, plan: &RebuildPlan) -> Re
     })
 }
 
-/// On a terminal one line that changes; elsewhere a line for each phase.
+/// The progress on standard error: on a terminal a line that is overwritten, elsewhere a line for
+/// each phase.
 #[derive(Default)]
 struct ProgressLine {
     shown: String,
@@ -139,7 +143,7 @@ impl ProgressLine {
             return;
         }
         let mut out = std::io::stderr();
-        // Who doesn't listen misses nothing that matters.
+        // The rebuild doesn't depend on the progress being shown.
         let _ = if is_terminal {
             write!(out, "\r\x1b[K{line}").and_then(|()| out.flush())
         } else {

@@ -1,4 +1,4 @@
-//! `serve`: the rooms put together, from the listening socket to the timer thread.
+//! `serve`: puts the modules together, from the listening socket to the timer thread.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -17,11 +17,11 @@ use crate::signals::Signals;
 use crate::stop::Stop;
 use crate::{allocator, output, systemd};
 
-/// How often the server sees whether requests come in, unless systemd wants to know it
-/// more often.
+/// How often the server checks whether it still receives requests, unless systemd's watchdog needs
+/// it more often.
 const SELF_CHECK: Duration = Duration::from_secs(5);
 
-/// Reads the configuration from `file`, or from where it is by default, and serves.
+/// Reads the configuration from `file`, or from its default path, and runs the server.
 ///
 /// # Errors
 /// A sentence for the operator.
@@ -31,7 +31,7 @@ pub fn start(file: Option<&Path>, allow_root: bool) -> Result<(), String> {
             "will not serve as root: run it as a user of its own, or give --allow-root".into(),
         );
     }
-    // Before anything is read, because some configurations can be read only once.
+    // Before the configuration is read, because a pipe can be read only once.
     let restarted = allocator::return_large_buffers();
     let no_handover = |error| format!("what the server left to itself can't be taken: {error}");
     let (source, inherited) = match Handover::take().map_err(no_handover)? {
@@ -44,15 +44,15 @@ pub fn start(file: Option<&Path>, allow_root: bool) -> Result<(), String> {
     let config = source.config()?;
     output::start_logging(config.log_level);
     if let Err(error) = restarted {
-        // Without it the server needs more memory and is the same otherwise.
+        // The server works all the same, but needs more memory.
         log::debug!("not started once more: {error}");
     }
     serve(config, &source, inherited)
 }
 
-/// Serves until a signal wants it to stop ([`crate::signals`]), and finishes what is in flight
-/// then. The configuration's `source` is for a restart, `inherited` the socket of a server that
-/// has put this one in its place.
+/// Runs the server until a signal stops it ([`crate::signals`]), and then finishes the requests in
+/// flight. `source` is the configuration's text, which is handed over if the server restarts
+/// itself; `inherited` is the listening socket that was handed over by the previous server.
 ///
 /// # Errors
 /// A sentence for the operator.
@@ -79,9 +79,9 @@ fn serve(config: Config, source: &ConfigSource, inherited: Option<OwnedFd>) -> R
     let outcome = server::run(listener, workers, pause, Arc::new(app), &stop);
     let ended = outcome.map_err(|error| format!("no more requests can be accepted: {error}"))?;
     match ended {
-        // Whoever wants it to stop doesn't want it to start.
+        // After a stop signal the server doesn't restart itself.
         Ended::ToStartAnew(socket) if !signalled.load(Ordering::SeqCst) => {
-            return Err(start_anew(socket, source));
+            return Err(restart(socket, source));
         }
         _ => {}
     }
@@ -92,10 +92,10 @@ fn serve(config: Config, source: &ConfigSource, inherited: Option<OwnedFd>) -> R
     Ok(())
 }
 
-/// Puts the program in its own place, with the listening socket and the configuration that it
-/// has: the configuration's file may have been a pipe, or changed or deleted since. Returns the
-/// reason for which it failed.
-fn start_anew(socket: OwnedFd, source: &ConfigSource) -> String {
+/// Restarts the program (`exec`). Hands over the listening socket, and the configuration's text,
+/// because its file may be a pipe, or may have changed or gone. Returns only if it fails, with
+/// the reason.
+fn restart(socket: OwnedFd, source: &ConfigSource) -> String {
     let configuration = source.encode();
     let left = Handover {
         socket,
@@ -111,7 +111,7 @@ fn start_anew(socket: OwnedFd, source: &ConfigSource) -> String {
     format!("the server can't start anew: {error}")
 }
 
-/// Files under /proc/self belong to the process's effective user.
+/// Whether the program runs as root. /proc/self belongs to the process's effective user.
 fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }

@@ -1,4 +1,4 @@
-//! `status`: what the server has, for its operator.
+//! `status`: prints what the server stores and knows, for its operator.
 
 use std::fmt::Write;
 use std::time::SystemTime;
@@ -13,7 +13,7 @@ use crate::protocol::http::unix_seconds;
 use crate::protocol::releases::Channel;
 use crate::quantity;
 
-/// Prints it, for people or as JSON.
+/// Prints the status, as text or as JSON.
 ///
 /// # Errors
 /// A sentence for the operator.
@@ -30,30 +30,45 @@ pub fn run(config: &Config, json: bool) -> Result<(), String> {
     }
 }
 
-/// What is stored, and what is known of Session's versions.
+/// The state of the server, as its database has it.
 #[derive(Clone, Debug)]
 pub struct Status {
+    /// The name of the database.
     database: String,
+    /// The size of the database on its disk, bytes.
     database_bytes: u64,
     files: Totals,
-    /// For each platform, in order: its project and what is known of it.
-    versions: Vec<(Platform, String, KnownReleases)>,
+    versions: Vec<PlatformStatus>,
     servers: Vec<NotedServer>,
-    /// What doesn't keep the server from running and should be known.
+    /// Problems that don't keep the server from running.
     warnings: Vec<String>,
+    /// When the status was read.
     now: SystemTime,
 }
 
+/// The known releases of a platform.
+#[derive(Clone, Debug)]
+struct PlatformStatus {
+    platform: Platform,
+    /// The platform's project on GitHub.
+    project: String,
+    releases: KnownReleases,
+}
+
 impl Status {
-    /// Asks the database.
+    /// Reads the status from the database.
     ///
     /// # Errors
     /// Those of the database.
     pub fn gather(db: &mut Connection, config: &Config) -> Result<Status, db::Error> {
-        let projects = Platform::ALL.into_iter().zip(&config.versions.projects);
-        let versions = projects.map(|(platform, project)| {
-            let known = db.known_releases(project)?;
-            Ok((platform, project.clone(), known))
+        let versions = Platform::ALL.into_iter().map(|platform| {
+            let project = config.versions.projects.of(platform).to_string();
+            let releases = db.known_releases(&project)?;
+            Ok(PlatformStatus {
+                platform,
+                project,
+                releases,
+            })
         });
         Ok(Status {
             versions: versions.collect::<Result<_, db::Error>>()?,
@@ -66,7 +81,7 @@ impl Status {
         })
     }
 
-    /// For people.
+    /// The status as text.
     pub fn describe(&self) -> String {
         let files = quantity::count(self.files.files, "file");
         let mut text = format!(
@@ -83,15 +98,17 @@ impl Status {
             "database     {}, {}, schema version {}\n",
             self.database,
             quantity::bytes(self.database_bytes),
-            db::schema::SCHEMA_VERSION
+            db::SCHEMA_VERSION
         );
-        for (platform, _, known) in &self.versions {
-            text += &format!("{:<12} {}\n", platform.as_str(), self.describe_known(known));
+        for version in &self.versions {
+            let platform = version.platform.as_str();
+            let releases = self.describe_releases(&version.releases);
+            text += &format!("{platform:<12} {releases}\n");
         }
         for server in &self.servers {
             let noted = quantity::distance(server.noted, self.now);
             let counts = server.counts.describe();
-            // Another server on the same database may have any name.
+            // The name may come from another server on the same database.
             let name = output::one_line(&server.name);
             text += &format!("server       {name}: {counts} (as of {noted})\n");
         }
@@ -106,16 +123,17 @@ impl Status {
             return "none".into();
         };
         let mut shown = String::new();
-        // The library knows no times before 1970, and fails for those beyond the year 9999.
+        // The library panics for times before 1970, and fails for those beyond the year 9999.
         let in_range = time >= SystemTime::UNIX_EPOCH
             && write!(shown, "{}", humantime::format_rfc3339_seconds(time)).is_ok();
-        match in_range {
-            true => format!("{shown} ({})", quantity::distance(time, self.now)),
-            false => "never".into(),
+        if in_range {
+            format!("{shown} ({})", quantity::distance(time, self.now))
+        } else {
+            "never".into()
         }
     }
 
-    fn describe_known(&self, known: &KnownReleases) -> String {
+    fn describe_releases(&self, known: &KnownReleases) -> String {
         let Some(checked) = known.checked else {
             return "never checked".into();
         };
@@ -133,16 +151,17 @@ impl Status {
         format!("{}, checked {checked}", versions.join(", "))
     }
 
-    /// For programs: times are Unix times, seconds; `null` is none.
+    /// The status as JSON. Times are Unix times in seconds, or `null`.
     pub fn to_json(&self) -> Value {
         let time = |time: Option<SystemTime>| time.map(unix_seconds);
         let mut versions = json!({});
-        for (platform, project, known) in &self.versions {
-            let mut entry = json!({ "project": project, "checked": time(known.checked) });
-            for newest in &known.newest {
+        for version in &self.versions {
+            let checked = time(version.releases.checked);
+            let mut entry = json!({ "project": version.project, "checked": checked });
+            for newest in &version.releases.newest {
                 entry[newest.channel.as_str()] = json!(newest.version);
             }
-            versions[platform.as_str()] = entry;
+            versions[version.platform.as_str()] = entry;
         }
         let servers = self.servers.iter().map(|server| {
             json!({
@@ -166,7 +185,7 @@ impl Status {
             "database": {
                 "name": self.database,
                 "bytes": self.database_bytes,
-                "schema_version": db::schema::SCHEMA_VERSION,
+                "schema_version": db::SCHEMA_VERSION,
             },
             "versions": versions,
             "servers": servers.collect::<Vec<_>>(),

@@ -1,4 +1,4 @@
-//! The files of the server's keys: in which forms they are read, and how a new one is made.
+//! The key files: the formats in which they are read, and the creation of a new one.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -8,24 +8,27 @@ use std::path::{Path, PathBuf};
 use ed25519_dalek::SigningKey;
 use zeroize::Zeroizing;
 
-use super::file::TomlReader;
+use super::reader::TomlReader;
 use super::source::may_exist;
 use super::values::file_path;
 use crate::protocol::keys::ServerKeys;
 
-/// Where `keys.ed25519` is unless the configuration says otherwise, in its folder.
+/// The default of `keys.ed25519`, in the folder of the configuration.
 const DEFAULT_ED25519: &str = "key_ed25519";
-/// The same for `keys.x25519`.
+/// The default of `keys.x25519`, in the folder of the configuration.
 const DEFAULT_X25519: &str = "key_x25519";
+/// The largest accepted key file, bytes. The longest format is 128 hex digits with a line end.
+const MAX_KEY_FILE: u64 = 4096;
 
 /// The table `keys` of the configuration.
 #[derive(Clone, Debug)]
 pub struct KeyFiles {
-    /// `keys.ed25519`: the file of the Ed25519 key; made at first start.
+    /// `keys.ed25519`: the file of the Ed25519 key, which is created at the first start.
     pub ed25519: PathBuf,
     /// `keys.x25519`: the file of an older server's X25519 key.
     pub x25519: PathBuf,
-    /// Whether the operator named another file than the default, which must be there then.
+    /// Whether `keys.x25519` differs from the default. That file must exist; the default one is
+    /// optional.
     pub x25519_is_set: bool,
 }
 
@@ -45,7 +48,7 @@ impl KeyFiles {
         }
     }
 
-    /// Loads the keys, and makes the Ed25519 key first if there is none.
+    /// Loads the keys. Creates the Ed25519 key first if there is none.
     ///
     /// # Errors
     /// A sentence for the operator.
@@ -69,14 +72,16 @@ impl KeyFiles {
         Ok(ServerKeys::from_secrets(&seed, old.as_deref()))
     }
 
-    /// The file of an older server's key, if there is one or must be one.
+    /// The file of an older server's key; `None` if it is optional and missing.
     fn old_x25519(&self) -> Option<&Path> {
         (self.x25519_is_set || may_exist(&self.x25519)).then_some(&self.x25519)
     }
 }
 
+/// A secret key or seed, wiped when dropped.
 type Secret = Zeroizing<[u8; 32]>;
 
+/// Reads and parses a key file. Warns if other users can read it.
 fn read(path: &Path, parse: fn(&[u8]) -> Result<Secret, &'static str>) -> Result<Secret, String> {
     let shown = path.display();
     let cannot = |error: io::Error| match error.kind() {
@@ -96,11 +101,8 @@ fn read(path: &Path, parse: fn(&[u8]) -> Result<Secret, &'static str>) -> Result
     parse(&bytes).map_err(|problem| format!("the key {shown} {problem}"))
 }
 
-/// The longest form is 128 hex digits with a line end.
-const MAX_KEY_FILE: u64 = 4096;
-
-/// An Ed25519 seed from 64 raw bytes (seed ‖ public key), 32 raw bytes (seed), or either
-/// as hex digits.
+/// Parses an Ed25519 seed from 64 bytes (seed ‖ public key) or 32 bytes (seed), either raw or as
+/// hex digits.
 fn parse_ed25519(file: &[u8]) -> Result<Secret, &'static str> {
     let bytes = raw_or_hex(file, &[64, 32]).ok_or(
         "has none of the forms of an Ed25519 key: 64 or 32 bytes, or as many hex digits twice",
@@ -115,7 +117,7 @@ fn parse_ed25519(file: &[u8]) -> Result<Secret, &'static str> {
     Ok(secret)
 }
 
-/// An X25519 secret key from 32 raw bytes or 64 hex digits.
+/// Parses an X25519 secret key from 32 raw bytes or 64 hex digits.
 fn parse_x25519(file: &[u8]) -> Result<Secret, &'static str> {
     let bytes = raw_or_hex(file, &[32])
         .ok_or("has none of the forms of an X25519 key: 32 bytes, or 64 hex digits")?;
@@ -124,8 +126,8 @@ fn parse_x25519(file: &[u8]) -> Result<Secret, &'static str> {
     Ok(secret)
 }
 
-/// Bytes of one of the `lengths`, raw or as hex digits with a line end or without. As many
-/// raw bytes as would make hex digits are never all hex digits by chance.
+/// Decodes bytes of one of the `lengths`, raw or as hex digits with or without a line end. Raw
+/// key bytes are never all hex digits by chance.
 fn raw_or_hex(file: &[u8], lengths: &[usize]) -> Option<Zeroizing<Vec<u8>>> {
     let is_line_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
     let end = file
@@ -140,8 +142,8 @@ fn raw_or_hex(file: &[u8], lengths: &[usize]) -> Option<Zeroizing<Vec<u8>>> {
     lengths.contains(&bytes.len()).then_some(bytes)
 }
 
-/// Makes a new Ed25519 key file: 128 hex digits, mode 0600. It appears whole or not at
-/// all, and never in the place of another.
+/// Creates an Ed25519 key file of 128 hex digits, mode 0600. The file appears complete or not at
+/// all, and never replaces another one.
 fn create(path: &Path) -> Result<(), String> {
     let shown = path.display();
     let mut seed = Secret::default();
@@ -168,7 +170,7 @@ fn create(path: &Path) -> Result<(), String> {
             );
             Ok(())
         }
-        // Another server on the same folder was faster.
+        // Another server that uses the same folder has created the key.
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(format!(
             "cannot make a key in {shown}: {error}; let this user write into its folder, or set \

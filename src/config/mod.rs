@@ -1,64 +1,52 @@
-//! `config.toml` → one [`Config`], every value checked.
+//! Reads `config.toml` into one [`Config`], with every value checked.
 //!
-//! [`Config::parse`] reports *all* mistakes of a file at once, each with its key, its
-//! line and what would be right; nothing else in the program checks a setting again.
-//! [`source`] reads the text, [`file`] its keys and lines, [`values`] knows what each may be,
-//! and [`warnings`] what may not be meant.
+//! [`Config::parse`] reports *all* mistakes of a file at once, each with its key, its line and
+//! what would be right. No other module checks a setting again. [`source`] reads the text,
+//! [`reader`] its keys and lines; [`values`] checks the values, and [`warnings`] finds valid values
+//! that have consequences. Each table of the file has a module.
 
-mod file;
+mod files;
 mod key_files;
+mod reader;
 mod source;
 mod values;
+mod versions;
 mod warnings;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::db;
-use file::TomlReader;
-use values::{
-    CACHE_SIZES, MAX_SIZES, TOTAL_SIZES, WORKERS, api_url, boolean, database_url, duration,
-    id_prefix, integer, interval, listen, log_level, max_ttl, project_name, socket_mode, token,
-};
+use reader::TomlReader;
+use values::{WORKERS, database_url, integer, listen, log_level, socket_mode};
 
-pub use file::Mistake;
+pub use files::Files;
 pub use key_files::KeyFiles;
-pub use source::ConfigSource;
+pub use reader::Mistake;
+pub use source::{ConfigSource, DEFAULT_PATHS};
+pub use versions::{Platform, Projects, Token, Versions};
 
-/// Where `serve` looks without `--config`, in this order.
-pub const DEFAULT_PATHS: [&str; 2] = ["config.toml", "/etc/session-file-server/config.toml"];
-
+/// The default of `listen`.
 const DEFAULT_LISTEN: &str = "127.0.0.1:8000";
-/// The web server in front is in the socket's group; nobody else has business there.
+/// The default of `socket_mode`. The web server in front belongs to the socket's group; nobody
+/// else needs access.
 const DEFAULT_SOCKET_MODE: u32 = 0o660;
-/// Workers wait for the database, not for the processor: a few per core.
+/// The default of `workers`. Workers wait for the database rather than for the processor, so a
+/// few per core are useful.
 const DEFAULT_WORKERS: usize = 8;
-/// The original's: 9.75 MiB leave room for the wrapping within the 10 MiB of an onion
-/// request.
-const DEFAULT_MAX_SIZE: usize = 10_223_616;
-const DEFAULT_CACHE_SIZE: usize = 16_000_000;
-const DEFAULT_EXPIRY: Duration = Duration::from_secs(3 * WEEK);
-const DEFAULT_GITHUB_API: &str = "https://api.github.com";
-/// Three projects twice an hour are a tenth of what GitHub grants without a token.
-const DEFAULT_REFRESH_INTERVAL: Duration = Duration::from_secs(30 * 60);
-const DEFAULT_CLEANUP_INTERVAL: Duration = Duration::from_secs(15);
 
-const DAY: u64 = 24 * 60 * 60;
-const WEEK: u64 = 7 * DAY;
-
-/// Everything that an operator can set.
+/// All settings of the configuration file.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `listen`: where requests come in.
+    /// `listen`: the address on which the server listens.
     pub listen: Listen,
     /// `socket_mode`: permissions of a Unix socket's file.
     pub socket_mode: u32,
     /// `workers`: threads that answer requests, each with a database connection.
     pub workers: usize,
-    /// `log_level`
+    /// `log_level`: the level of the program's own log lines.
     pub log_level: log::LevelFilter,
-    /// `database.url`
+    /// `database.url`: how to reach the database.
     pub database: db::Settings,
     /// The table `files`.
     pub files: Files,
@@ -68,117 +56,41 @@ pub struct Config {
     pub versions: Versions,
 }
 
-/// The table `versions` of the configuration.
-#[derive(Clone, Debug)]
-pub struct Versions {
-    /// `versions.enabled`: whether GitHub is asked at all.
-    pub enabled: bool,
-    /// `versions.github_api`: where, without a slash at its end.
-    pub github_api: String,
-    /// `versions.github_token`: as whom.
-    pub github_token: Option<Token>,
-    /// `versions.projects`: `owner/name` for each [`Platform`], in its order.
-    pub projects: [String; 3],
-    /// `versions.refresh_interval`: how often each project is asked for.
-    pub refresh_interval: Duration,
-    /// `versions.record_checks`: whether signed version checks are counted.
-    pub record_checks: bool,
-}
-
-/// A secret that is never shown.
-#[derive(Clone)]
-pub struct Token(pub String);
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token")
+impl Default for Config {
+    fn default() -> Config {
+        // The empty file has no mistakes: every key has a default that its own check admits.
+        Config::parse("", Path::new("config.toml")).expect("the defaults are valid")
     }
 }
 
-/// What Session runs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Platform {
-    /// `desktop`
-    Desktop,
-    /// `android`
-    Android,
-    /// `ios`
-    Ios,
-}
-
-impl Platform {
-    /// All platforms, in the order of [`Versions::projects`].
-    pub const ALL: [Platform; 3] = [Platform::Desktop, Platform::Android, Platform::Ios];
-
-    /// The platform of that name.
-    pub fn parse(name: &str) -> Option<Platform> {
-        Platform::ALL
-            .into_iter()
-            .find(|platform| platform.as_str() == name)
-    }
-
-    /// The platform's name, in requests and in the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Platform::Desktop => "desktop",
-            Platform::Android => "android",
-            Platform::Ios => "ios",
-        }
+impl Config {
+    /// Parses the text of a configuration file. Relative paths in it start at the folder of
+    /// `path`.
+    ///
+    /// # Errors
+    /// All mistakes, ordered by line.
+    pub fn parse(text: &str, path: &Path) -> Result<Config, Vec<Mistake>> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut keys = TomlReader::parse(text)?;
+        let config = Config {
+            files: Files::take(&mut keys),
+            listen: keys.take("listen", Listen::Tcp(DEFAULT_LISTEN.into()), |value| {
+                listen(value, folder)
+            }),
+            socket_mode: keys.take("socket_mode", DEFAULT_SOCKET_MODE, socket_mode),
+            workers: keys.take("workers", DEFAULT_WORKERS, |value| {
+                integer(value, WORKERS, "threads", "8")
+            }),
+            log_level: keys.take("log_level", log::LevelFilter::Info, log_level),
+            database: keys.take("database.url", db::Settings::default(), database_url),
+            keys: KeyFiles::take(&mut keys, folder),
+            versions: Versions::take(&mut keys),
+        };
+        keys.finish().map(|()| config)
     }
 }
 
-impl Versions {
-    fn take(keys: &mut TomlReader) -> Versions {
-        let mut project = |key, default: &str| keys.take(key, default.to_string(), project_name);
-        let projects = [
-            project(
-                "versions.projects.desktop",
-                "session-foundation/session-desktop",
-            ),
-            project(
-                "versions.projects.android",
-                "session-foundation/session-android",
-            ),
-            project("versions.projects.ios", "session-foundation/session-ios"),
-        ];
-        Versions {
-            enabled: keys.take("versions.enabled", true, boolean),
-            github_api: keys.take("versions.github_api", DEFAULT_GITHUB_API.into(), api_url),
-            github_token: keys.take("versions.github_token", None, token),
-            projects,
-            refresh_interval: keys.take(
-                "versions.refresh_interval",
-                DEFAULT_REFRESH_INTERVAL,
-                interval,
-            ),
-            record_checks: keys.take("versions.record_checks", false, boolean),
-        }
-    }
-}
-
-/// The table `files` of the configuration.
-#[derive(Clone, Debug)]
-pub struct Files {
-    /// `files.max_size`: the largest file, bytes.
-    pub max_size: usize,
-    /// `files.max_total_size`: bytes of all files beyond which no more are taken; `None` for
-    /// no such bound.
-    pub max_total_size: Option<u64>,
-    /// `files.cache_size`: bytes of recent files that are kept in memory; 0 keeps none.
-    pub cache_size: usize,
-    /// `files.expiry`: how long a file lives.
-    pub expiry: Duration,
-    /// `files.max_ttl`: the most that `X-FS-TTL` may ask for; `None` ignores the header.
-    pub max_ttl: Option<Duration>,
-    /// `files.numeric_ids`: random decimal ids instead of content ids.
-    pub numeric_ids: bool,
-    /// `files.numeric_id_prefix`: the leading bits of every numeric id.
-    pub numeric_id_prefix: Vec<bool>,
-    /// `files.cleanup_interval`: the pause between two deletions of expired files.
-    pub cleanup_interval: Duration,
-}
-
-/// Where the server listens.
+/// The address on which the server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     /// `host:port`, resolved when the server starts.
@@ -196,63 +108,10 @@ impl fmt::Display for Listen {
     }
 }
 
-impl Default for Config {
-    fn default() -> Config {
-        // The empty file has no mistakes: every key has a default that its own check admits.
-        Config::parse("", Path::new("config.toml")).expect("the defaults are valid")
-    }
-}
-
-impl Config {
-    /// Reads the text of a configuration file; relative paths in it start at the folder
-    /// of `path`.
-    ///
-    /// # Errors
-    /// All mistakes, by line.
-    pub fn parse(text: &str, path: &Path) -> Result<Config, Vec<Mistake>> {
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let mut keys = TomlReader::parse(text)?;
-        let mut files = Files {
-            max_size: keys.take("files.max_size", DEFAULT_MAX_SIZE, |value| {
-                integer(value, MAX_SIZES, "bytes", "10_223_616")
-            }),
-            max_total_size: keys.take("files.max_total_size", None, |value| {
-                integer(value, TOTAL_SIZES, "bytes", "50_000_000_000").map(|size| Some(size as u64))
-            }),
-            cache_size: keys.take("files.cache_size", DEFAULT_CACHE_SIZE, |value| {
-                integer(value, CACHE_SIZES, "bytes", "16_000_000")
-            }),
-            expiry: keys.take("files.expiry", DEFAULT_EXPIRY, duration),
-            max_ttl: None,
-            numeric_ids: keys.take("files.numeric_ids", false, boolean),
-            numeric_id_prefix: keys.take("files.numeric_id_prefix", Vec::new(), id_prefix),
-            cleanup_interval: keys.take(
-                "files.cleanup_interval",
-                DEFAULT_CLEANUP_INTERVAL,
-                interval,
-            ),
-        };
-        files.max_ttl = keys.take("files.max_ttl", Some(files.expiry), max_ttl);
-        let config = Config {
-            listen: keys.take("listen", Listen::Tcp(DEFAULT_LISTEN.into()), |value| {
-                listen(value, folder)
-            }),
-            socket_mode: keys.take("socket_mode", DEFAULT_SOCKET_MODE, socket_mode),
-            workers: keys.take("workers", DEFAULT_WORKERS, |value| {
-                integer(value, WORKERS, "threads", "8")
-            }),
-            log_level: keys.take("log_level", log::LevelFilter::Info, log_level),
-            database: keys.take("database.url", db::Settings::default(), database_url),
-            files,
-            keys: KeyFiles::take(&mut keys, folder),
-            versions: Versions::take(&mut keys),
-        };
-        keys.finish().map(|()| config)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn mistakes(text: &str) -> Vec<String> {

@@ -1,5 +1,5 @@
-//! Where a configuration comes from: its text is read once, and handed on when the server
-//! puts itself in its own place.
+//! The text of the configuration. It is read once, and handed over when the server restarts
+//! itself (`exec`).
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -7,23 +7,27 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::{Config, DEFAULT_PATHS};
+use super::Config;
 
-/// The largest configuration that is read, bytes: the sample has 6,000.
+/// The files that are read without `--config`: the first that exists.
+pub const DEFAULT_PATHS: [&str; 2] = ["config.toml", "/etc/session-file-server/config.toml"];
+
+/// The largest accepted configuration, bytes. The sample has 6,000.
 const MAX_SIZE: u64 = 64 * 1024;
 
-/// A configuration's text, before it is understood.
+/// The text of a configuration, not yet parsed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfigSource {
-    /// The file, as messages name it; empty for no file, which means the defaults.
+    /// The path of the file, for messages. Empty if there is no file and the defaults apply.
     path: PathBuf,
-    /// Where relative paths in it start; empty for the working directory.
+    /// The folder at which relative paths in the file start. Empty for the working directory.
     folder: PathBuf,
     text: String,
 }
 
 impl ConfigSource {
-    /// Reads the file at `path`, or the first of [`DEFAULT_PATHS`] that is there, or none.
+    /// Reads the file at `path`; without a path the first of [`DEFAULT_PATHS`] that exists, or
+    /// none.
     ///
     /// # Errors
     /// A sentence for the operator.
@@ -39,7 +43,7 @@ impl ConfigSource {
         };
         let cannot = |error| format!("{}: cannot be read: {error}", path.display());
         let file = File::open(path).map_err(cannot)?;
-        // Before it is read: a pipe may be gone afterwards.
+        // Found before the file is read, because a pipe may be gone afterwards.
         let folder = folder(path, &file);
         let mut text = String::new();
         let read = file.take(MAX_SIZE + 1).read_to_string(&mut text);
@@ -56,7 +60,7 @@ impl ConfigSource {
         })
     }
 
-    /// Understands it.
+    /// Parses the text.
     ///
     /// # Errors
     /// A text for the operator, one line per mistake.
@@ -71,7 +75,7 @@ impl ConfigSource {
         })
     }
 
-    /// The bytes of which [`ConfigSource::decode`] makes the same. Paths hold no zero byte.
+    /// Encodes path, folder and text, separated by zero bytes, which no path holds.
     pub fn encode(&self) -> Vec<u8> {
         let parts = [
             self.path.as_os_str().as_bytes(),
@@ -81,10 +85,10 @@ impl ConfigSource {
         parts.join(&0)
     }
 
-    /// What [`ConfigSource::encode`] has made bytes of.
+    /// Decodes the bytes that [`ConfigSource::encode`] makes.
     ///
     /// # Errors
-    /// When they are incomplete.
+    /// When they are incomplete, or the text is not UTF-8.
     pub fn decode(bytes: &[u8]) -> io::Result<ConfigSource> {
         let mut parts = bytes.splitn(3, |byte| *byte == 0);
         let mut next = || {
@@ -100,14 +104,15 @@ impl ConfigSource {
     }
 }
 
-/// Whether something is at `path`, or may be: where it may not be looked, reading it says so.
+/// Whether a file exists at `path`, or may exist. Where this can't be found out, reading the file
+/// gives the error.
 pub(crate) fn may_exist(path: &Path) -> bool {
     path.try_exists().unwrap_or(true)
 }
 
-/// Where relative paths in a configuration start: in the folder of its file. What is no file in
-/// a folder (a pipe, /dev/stdin, a shell's `<(…)`) has none, and the working directory counts;
-/// a key must never be made in /dev.
+/// The folder at which relative paths in a configuration start: the folder of its file. For a
+/// pipe, /dev/stdin or a shell's `<(…)` it is the working directory instead, so that no key is
+/// ever created in /dev or /proc.
 fn folder(path: &Path, file: &File) -> PathBuf {
     let parent = || {
         let absolute = std::path::absolute(path).ok()?;

@@ -1,28 +1,35 @@
-//! What each value may be: a node of the file becomes what it means, or a sentence about
-//! what is wrong with it and what would be right.
+//! The checks of each value. A check turns a node of the file into a setting, or into a sentence
+//! about what is wrong and what would be right.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::file::Node;
-use super::{DAY, DEFAULT_GITHUB_API, DEFAULT_LISTEN, Listen, Token};
+use super::reader::Node;
+use super::{DEFAULT_LISTEN, Listen};
 use crate::db;
 
-/// Far beyond any use, and far below where PostgreSQL's timestamps end.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * DAY);
-/// Files are held in memory whole while they are received and sent.
+/// The seconds of a day.
+const DAY: u64 = 24 * 60 * 60;
+/// The longest duration of any setting. It is far from the end of PostgreSQL's timestamps.
+const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * DAY);
+/// The values of `files.max_size`, bytes. A file is held in memory as a whole while it is
+/// received and sent.
 pub(super) const MAX_SIZES: RangeInclusive<i64> = 1..=256 * 1024 * 1024;
-/// Bytes of the file cache: a terabyte is more than the memory of any machine for this.
+/// The values of `files.cache_size`, bytes. A terabyte is more than any machine has.
 pub(super) const CACHE_SIZES: RangeInclusive<i64> = 0..=1 << 40;
-/// Bytes of all files: up to a quarter of what 64 bits hold, so that sums never overflow.
+/// The values of `files.max_total_size`, bytes. With a quarter of the largest integer, sums never
+/// overflow.
 pub(super) const TOTAL_SIZES: RangeInclusive<i64> = 1..=i64::MAX / 4;
+/// The values of `workers`.
 pub(super) const WORKERS: RangeInclusive<i64> = 1..=256;
-/// 33 random bits remain below the longest prefix: enough for 25 tries to find a free one.
+/// The longest `files.numeric_id_prefix`, bits. It leaves 33 random bits, enough to find a free id
+/// in 25 tries.
 const MAX_PREFIX_BITS: usize = 20;
-/// A Unix socket's address holds 108 bytes with its final zero (`man 7 unix`).
+/// The longest path of a Unix socket, bytes. The address holds 108 with the final zero (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
 
+/// A whole number within `range`.
 pub(super) fn integer(
     value: &Node,
     range: RangeInclusive<i64>,
@@ -39,6 +46,7 @@ pub(super) fn integer(
     }
 }
 
+/// `true` or `false`.
 pub(super) fn boolean(value: &Node) -> Result<bool, String> {
     match value {
         Node::Boolean(value) => Ok(*value),
@@ -46,6 +54,7 @@ pub(super) fn boolean(value: &Node) -> Result<bool, String> {
     }
 }
 
+/// Any string. The message about anything else shows `example`.
 pub(super) fn text<'a>(value: &'a Node, example: &str) -> Result<&'a str, String> {
     match value {
         Node::Text(text) => Ok(text),
@@ -55,11 +64,12 @@ pub(super) fn text<'a>(value: &'a Node, example: &str) -> Result<&'a str, String
     }
 }
 
+/// A duration from a second to [`MAX_DURATION`].
 pub(super) fn duration(value: &Node) -> Result<Duration, String> {
     let example = r#""3 weeks", "12 h" or "90 s""#;
     let text = text(value, example)?;
     match humantime::parse_duration(text) {
-        Ok(duration) if (Duration::from_secs(1)..=LONGEST).contains(&duration) => Ok(duration),
+        Ok(duration) if (Duration::from_secs(1)..=MAX_DURATION).contains(&duration) => Ok(duration),
         Ok(_) => Err(format!("{value} is not between a second and 100 years")),
         Err(_) => Err(format!(
             "{value} is not a duration; write for example {example}"
@@ -67,6 +77,7 @@ pub(super) fn duration(value: &Node) -> Result<Duration, String> {
     }
 }
 
+/// A duration, or 0 for none.
 pub(super) fn max_ttl(value: &Node) -> Result<Option<Duration>, String> {
     match value {
         Node::Integer(0) => Ok(None),
@@ -77,6 +88,7 @@ pub(super) fn max_ttl(value: &Node) -> Result<Option<Duration>, String> {
     }
 }
 
+/// A duration of a day at most.
 pub(super) fn interval(value: &Node) -> Result<Duration, String> {
     match duration(value)? {
         interval if interval <= Duration::from_secs(DAY) => Ok(interval),
@@ -84,6 +96,7 @@ pub(super) fn interval(value: &Node) -> Result<Duration, String> {
     }
 }
 
+/// Up to [`MAX_PREFIX_BITS`] binary digits.
 pub(super) fn id_prefix(value: &Node) -> Result<Vec<bool>, String> {
     let text = text(value, r#""01""#)?;
     if text.len() > MAX_PREFIX_BITS || text.bytes().any(|bit| !matches!(bit, b'0' | b'1')) {
@@ -94,6 +107,7 @@ pub(super) fn id_prefix(value: &Node) -> Result<Vec<bool>, String> {
     Ok(text.bytes().map(|bit| bit == b'1').collect())
 }
 
+/// An address with a port, or `unix:` and a path, which starts at `folder` if it is relative.
 pub(super) fn listen(value: &Node, folder: &Path) -> Result<Listen, String> {
     let example = format!(r#""{DEFAULT_LISTEN}" or "unix:/run/session-file-server/http.sock""#);
     let text = text(value, &example)?;
@@ -119,6 +133,7 @@ pub(super) fn listen(value: &Node, folder: &Path) -> Result<Listen, String> {
     }
 }
 
+/// A path, which starts at `folder` if it is relative.
 pub(super) fn file_path(value: &Node, folder: &Path) -> Result<PathBuf, String> {
     match text(value, r#""key_ed25519""#)? {
         "" => Err("the path is empty".into()),
@@ -126,40 +141,7 @@ pub(super) fn file_path(value: &Node, folder: &Path) -> Result<PathBuf, String> 
     }
 }
 
-pub(super) fn project_name(value: &Node) -> Result<String, String> {
-    let example = r#""session-foundation/session-desktop""#;
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let is_name = |part: &str| !part.is_empty() && part.chars().all(allowed);
-    match text(value, example)?.split_once('/') {
-        Some((owner, name)) if is_name(owner) && is_name(name) => Ok(format!("{owner}/{name}")),
-        _ => Err(format!(
-            "{value} is not owner/name; write for example {example}"
-        )),
-    }
-}
-
-pub(super) fn api_url(value: &Node) -> Result<String, String> {
-    let example = format!("{DEFAULT_GITHUB_API:?}");
-    let url = text(value, &example)?.trim_end_matches('/');
-    let host = url.strip_prefix("https://").or(url.strip_prefix("http://"));
-    match host {
-        Some(host) if !host.is_empty() && host.chars().all(|c| c.is_ascii_graphic()) => {
-            Ok(url.to_string())
-        }
-        _ => Err(format!("{value} is not a URL; write for example {example}")),
-    }
-}
-
-pub(super) fn token(value: &Node) -> Result<Option<Token>, String> {
-    match value {
-        Node::Text(text) if !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic()) => {
-            Ok(Some(Token(text.clone())))
-        }
-        // What was written may be nearly the secret: it is not repeated.
-        _ => Err("not a GitHub token: a text in quotes, without spaces".into()),
-    }
-}
-
+/// The permissions of a file, as a string of octal digits.
 pub(super) fn socket_mode(value: &Node) -> Result<u32, String> {
     let example = r#""660""#;
     let text = text(value, example)?;
@@ -171,6 +153,7 @@ pub(super) fn socket_mode(value: &Node) -> Result<u32, String> {
     }
 }
 
+/// The name of a log level.
 pub(super) fn log_level(value: &Node) -> Result<log::LevelFilter, String> {
     match text(value, r#""info""#)? {
         "error" => Ok(log::LevelFilter::Error),
@@ -184,12 +167,13 @@ pub(super) fn log_level(value: &Node) -> Result<log::LevelFilter, String> {
     }
 }
 
+/// The connection string or URL of a database.
 pub(super) fn database_url(value: &Node) -> Result<db::Settings, String> {
     let example = format!(
         r#""{}" or "postgresql://user@host/sessionfiles""#,
         db::DEFAULT_URL
     );
-    // The url may hold a password: it is not repeated in the message.
+    // The URL isn't repeated, because it may hold a password.
     db::Settings::parse(text(value, &example)?).map_err(|error| {
         format!("not the address of a database ({error}); write for example {example}")
     })

@@ -1,16 +1,15 @@
-//! What is no mistake in a configuration, and still has consequences that an operator may not
-//! want.
+//! Warnings about valid settings whose consequences an operator may not want.
 
 use std::time::Duration;
 
-use super::{Config, DAY};
+use super::Config;
 
-/// Messages live for 14 days on Session's network, and clients renew an avatar when it is 12
-/// days old: a file that lives for less is gone while somebody still wants it.
-const LEAST_EXPIRY: Duration = Duration::from_secs(14 * DAY);
+/// The shortest lifetime of files that loses none. Messages live for 14 days on Session's network,
+/// and clients renew an avatar when it is 12 days old.
+const LEAST_EXPIRY: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 impl Config {
-    /// A sentence for each such consequence, with the key that has it.
+    /// A sentence for each warning, starting with the key.
     pub fn warnings(&self) -> Vec<String> {
         let files = &self.files;
         let mut warnings = self.database.warnings();

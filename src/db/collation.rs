@@ -1,16 +1,16 @@
-//! In which order the ids of files are compared, and whether that order is still the one in
-//! which their index was made.
+//! The collation by which file ids are sorted, and whether it has changed since their index was
+//! built.
 
 use super::connection::{Connection, OpenConnection};
 use super::error::Error;
 
-/// PostgreSQL's own number of version 15, which records the version of a database's collation.
+/// The number of PostgreSQL 15, the first that records the version of a database's collation.
 const VERSION_15: i32 = 150_000;
 
 const SELECT_SERVER_VERSION: &str = "SELECT current_setting('server_version_num')::int4";
 
-/// The collation of the ids, its version when the database was made, and its version now. The
-/// collation 100 is the database's own.
+/// Selects the collation of the ids, its recorded version, its current version, and its locale. The
+/// collation with the number 100 is the database's own.
 const SELECT_COLLATION: &str = "SELECT \
          CASE WHEN pg_collation.oid <> 100 THEN collname::text \
              ELSE coalesce(daticulocale, datcollate)::text END, \
@@ -22,7 +22,7 @@ const SELECT_COLLATION: &str = "SELECT \
      FROM pg_attribute JOIN pg_collation ON pg_collation.oid = attcollation, pg_database \
      WHERE attrelid = to_regclass('files') AND attname = 'id' AND datname = current_database()";
 
-/// The same where PostgreSQL records no version of a database's collation.
+/// The same for versions before [`VERSION_15`].
 const SELECT_OLDER_COLLATION: &str = "SELECT \
          CASE WHEN pg_collation.oid <> 100 THEN collname::text ELSE datcollate::text END, \
          collversion, pg_collation_actual_version(pg_collation.oid), \
@@ -30,21 +30,21 @@ const SELECT_OLDER_COLLATION: &str = "SELECT \
      FROM pg_attribute JOIN pg_collation ON pg_collation.oid = attcollation, pg_database \
      WHERE attrelid = to_regclass('files') AND attname = 'id' AND datname = current_database()";
 
-/// The order in which ids are compared.
+/// The collation by which ids are sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IdOrder {
     /// The name of the collation.
     pub collation: String,
-    /// Its version when the database was made, where it has versions and PostgreSQL knows.
+    /// The version that PostgreSQL recorded when the database was created, if any.
     recorded: Option<String>,
-    /// Its version now.
+    /// The current version, if the collation has versions.
     actual: Option<String>,
-    /// As the C library names it.
+    /// The locale of the C library.
     locale: Option<String>,
 }
 
 impl Connection {
-    /// In which order the ids of files are compared.
+    /// Reads the collation by which ids are sorted.
     ///
     /// # Errors
     /// Those of the database.
@@ -54,13 +54,13 @@ impl Connection {
 }
 
 impl IdOrder {
-    /// Whether ids are compared as bytes, an order that never changes.
+    /// Whether ids are sorted as bytes, an order that never changes.
     pub fn is_bytewise(&self) -> bool {
         let locale = self.locale.as_deref().unwrap_or_default();
         matches!(locale, "C" | "POSIX") || locale.starts_with("C.")
     }
 
-    /// That files may not be found, if so, as a sentence.
+    /// A sentence that files may not be found, if the collation has changed.
     pub fn warning(&self) -> Option<String> {
         let (Some(recorded), Some(actual)) = (&self.recorded, &self.actual) else {
             return None;
@@ -80,7 +80,7 @@ fn id_order(open: &mut OpenConnection) -> Result<IdOrder, postgres::Error> {
     let version: i32 = open.query_one(SELECT_SERVER_VERSION, &[])?.try_get(0)?;
     let select = match version {
         ..VERSION_15 => SELECT_OLDER_COLLATION.to_string(),
-        // Renamed in 17, when PostgreSQL got collations of its own.
+        // PostgreSQL 17 renamed the column, when it got collations of its own.
         170_000.. => SELECT_COLLATION.replace("daticulocale", "datlocale"),
         _ => SELECT_COLLATION.to_string(),
     };

@@ -1,43 +1,43 @@
-//! What can go wrong with the database, as far as callers act on it.
+//! Errors of the database, by what callers can do about them.
 
 use std::fmt;
 
 use postgres::error::{DbError, Severity};
 
-/// A statement that failed. Its text is for the operator's log.
+/// An error of the database. Its text is for the operator's log.
 #[derive(Debug)]
 pub enum Error {
-    /// The database can't be reached, or can't work now: it may come back by itself.
+    /// The database can't be reached, or can't work now. It may recover by itself.
     Unavailable(String),
-    /// The database refuses us: a wrong name, user or password. Nothing but the operator
-    /// changes that.
+    /// The database refuses the connection because of a wrong name, user or password. The operator
+    /// must change that.
     Refused(String),
-    /// The database lets us in, but not at its tables: they are another user's.
+    /// The server's user lacks privileges on the tables.
     Forbidden(String),
-    /// The database holds tables of an older server, or of another program.
+    /// The database has tables of an older server, or of another program.
     Layout(String),
-    /// Tables can't be changed now, because somebody else uses them.
+    /// Tables can't be changed now, because another program uses them.
     Busy(String),
-    /// Anything else: a bug, or a database that was tampered with.
+    /// Any other error: a bug, or a database that was tampered with.
     Failed(String),
 }
 
 impl Error {
-    /// Sorts an error of an attempt to connect.
+    /// Classifies an error of an attempt to connect.
     pub(super) fn of_connecting(error: &postgres::Error) -> Error {
         match Error::of(error) {
-            // We ourselves can't do what the settings or the server ask for.
+            // An error of the driver: it doesn't support what the settings or PostgreSQL require.
             Error::Failed(text) if error.as_db_error().is_none() => Error::Refused(text),
-            // The user may not connect to this database.
+            // The user lacks the privilege to connect to this database.
             Error::Forbidden(text) => Error::Refused(text),
             other => other,
         }
     }
 
-    /// Sorts an error of a statement on an open connection.
+    /// Classifies an error of a statement on an open connection.
     pub(super) fn of_statement(error: &postgres::Error) -> Error {
         match Error::of(error) {
-            // Whatever ended the connection, the next one may last.
+            // The connection was ended. The next one may last.
             Error::Failed(text) if error.as_db_error().is_some_and(is_fatal) => {
                 Error::Unavailable(text)
             }
@@ -45,7 +45,7 @@ impl Error {
         }
     }
 
-    /// Sorts an error by what the database says of it.
+    /// Classifies an error by its cause and its SQLSTATE.
     pub(super) fn of(error: &postgres::Error) -> Error {
         let text = describe(error);
         let Some(cause) = error.as_db_error() else {
@@ -56,13 +56,13 @@ impl Error {
             };
         };
         match cause.code().code() {
-            // Too long, cancelled by the operator, or out-waited by another statement.
+            // Timeout or cancelled, lock timeout, deadlock, serialization failure.
             "57014" | "55P03" | "40P01" | "40001" => Error::Unavailable(text),
-            // See [`Remedy::of`].
+            // Unique violation, see [`Remedy::of`].
             "23505" => Error::Unavailable(text),
-            // A stand-by that hasn't been promoted yet.
+            // Read-only transaction: a standby that isn't promoted yet.
             "25006" => Error::Unavailable(text),
-            // No such database; no such user, or one who may not come in; a wrong password.
+            // No such database; user unknown or not permitted; wrong password.
             "3D000" | "28000" | "28P01" => Error::Refused(text),
             "42501" => Error::Forbidden(text),
             // Connection exceptions, insufficient resources, operator intervention.
@@ -77,18 +77,19 @@ impl Error {
     }
 }
 
-/// What can be done about a failed statement before its caller hears of it.
+/// What may cure a failed statement, before its error is returned to the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Remedy {
-    /// The connection has ended, or is of no use any more: a new one may do.
+    /// A new connection, because this one has ended or is unusable.
     Reconnect,
-    /// A prepared statement doesn't fit any more: prepared again it may.
+    /// Preparing the statements again, because a prepared one is invalid.
     PrepareAgain,
-    /// Another transaction was in the way, and this one was rolled back.
+    /// Running the work again, because it was rolled back in favour of another transaction.
     TryAgain,
-    /// An index refuses a row that another one misses, as long as it is being built.
+    /// Running the work later, because an index under construction refuses a row that the damaged
+    /// index doesn't find.
     TryLater,
-    /// Nothing.
+    /// No remedy.
     None,
 }
 
@@ -96,23 +97,23 @@ impl Remedy {
     /// The remedy for an error of a statement.
     pub(super) fn of(error: &postgres::Error) -> Remedy {
         let Some(cause) = error.as_db_error() else {
-            // Not the database's own word: the conversation itself went wrong.
+            // The error is the driver's: the connection is broken.
             return Remedy::Reconnect;
         };
         if is_fatal(cause) {
             return Remedy::Reconnect;
         }
         match cause.code().code() {
-            // A pooler or a fail-over may have moved us to a stand-by.
+            // Read-only transaction: a pooler or a fail-over has moved us to a standby.
             "25006" => Remedy::Reconnect,
-            // A column has another type now, somebody has removed all prepared statements, or
-            // a pooler has given us a connection on which others are prepared.
+            // A column's type has changed; all prepared statements were deallocated; or a pooler
+            // has switched to a connection with other prepared statements.
             "0A000" | "26000" | "42P05" => Remedy::PrepareAgain,
             "40001" | "40P01" => Remedy::TryAgain,
-            // No statement of ours stores an id twice. But while `init-db --rebuild-ids` builds
-            // the new index, that knows of files which the old one misses.
+            // Unique violation. Our statements never store an id twice, but while `init-db
+            // --rebuild-ids` builds the new index, that has files which the damaged one misses.
             "23505" => Remedy::TryLater,
-            // Connection exceptions, which poolers send as ordinary errors.
+            // Connection exceptions, which poolers send without ending the connection.
             code if code.starts_with("08") => Remedy::Reconnect,
             _ => Remedy::None,
         }
@@ -123,14 +124,13 @@ impl Remedy {
 fn is_fatal(error: &DbError) -> bool {
     match error.parsed_severity() {
         Some(severity) => matches!(severity, Severity::Fatal | Severity::Panic),
-        // Poolers may send the older field alone, which is in English then.
+        // Poolers may send only the older, localized field. They send it in English.
         None => matches!(error.severity(), "FATAL" | "PANIC"),
     }
 }
 
-/// An error for the operator's log, with its cause: which the driver names itself up to 0.7.12,
-/// and no more in later versions. What the database says in detail is left away, because that
-/// names file ids.
+/// The text of an error for the operator's log. It includes the cause, which versions of the driver
+/// after 0.7.12 don't. It leaves out the database's details, because they contain file ids.
 pub(super) fn describe(error: &postgres::Error) -> String {
     let Some(answer) = error.as_db_error() else {
         let text = error.to_string();

@@ -1,19 +1,19 @@
-//! Whether the table `files` can do what the server's statements ask of it: with the right
-//! columns alone it may still refuse every upload, or hide its rows.
+//! Checks that the server's statements work on the table `files`. Even with the right columns it may
+//! refuse every upload, or hide rows.
 
 use super::connection::{Connection, OpenConnection};
 use super::error::Error;
 
-/// Characters of a content id.
+/// The length of a content id, characters.
 const ID_LENGTH: i32 = 44;
 
-/// The tables from which row-level security hides rows from this user.
+/// Selects the tables of which row-level security hides rows from our user.
 const SELECT_HIDDEN_TABLES: &str = "SELECT name FROM unnest($1::text[]) name \
      WHERE to_regclass(name) IS NOT NULL AND row_security_active(to_regclass(name)::oid)";
 
-/// What else is needed of the table. A unique index that is partial, deferrable or not valid
-/// keeps nothing unique at once; a column that must not be empty and has no default is never
-/// filled by this server.
+/// Selects the properties of the table that matter. A unique index counts only if it is not partial,
+/// not deferrable and valid. A column of another program is a problem if it must not be null and has
+/// no default, because the server never fills it.
 const SELECT_TABLE: &str = "SELECT relkind::text, relpersistence::text, \
          EXISTS (SELECT FROM pg_index \
              JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0] \
@@ -28,27 +28,27 @@ const SELECT_TABLE: &str = "SELECT relkind::text, relpersistence::text, \
              WHERE attrelid = files.oid AND attname = 'id') \
      FROM pg_class files WHERE oid = to_regclass('files')";
 
-/// What was found of the table `files`.
+/// The properties of the table `files`.
 struct FilesTable {
-    /// As in `pg_class`.
+    /// `relkind` of `pg_class`.
     kind: String,
-    /// As in `pg_class`.
+    /// `relpersistence` of `pg_class`.
     persistence: String,
     /// Whether there is a unique index on the id alone.
     has_unique_id: bool,
-    /// Whether `CREATE RULE` has changed what statements do.
+    /// Whether there are rules (`CREATE RULE`), which change the effect of statements.
     has_rules: bool,
-    /// A column that the server never fills and that must be filled.
+    /// A column of another program that must be filled.
     unknown_column: Option<String>,
-    /// The longest id that fits, if there is a limit.
+    /// The longest id that fits, characters; `None` without a limit.
     id_length: Option<i32>,
 }
 
 impl Connection {
-    /// Refuses tables of which the server's user can't see all rows.
+    /// Fails if row-level security hides rows of these tables.
     ///
     /// # Errors
-    /// [`Error::Layout`] says what is wrong, and what to do.
+    /// [`Error::Layout`] with the problem and its solution.
     pub(super) fn refuse_hidden(&mut self, tables: &[&str]) -> Result<(), Error> {
         match self.repeatable(|open| hidden(open, tables))? {
             None => Ok(()),
@@ -60,10 +60,10 @@ impl Connection {
         }
     }
 
-    /// Refuses a table `files` on which the server's statements would fail.
+    /// Fails if the server's statements would fail on the table `files`.
     ///
     /// # Errors
-    /// [`Error::Layout`] says what is wrong, and what to do.
+    /// [`Error::Layout`] with the problem and its solution.
     pub(super) fn refuse_unfit(&mut self) -> Result<(), Error> {
         match self.repeatable(table)?.and_then(|table| table.fault()) {
             Some(fault) => Err(Error::Layout(fault)),
@@ -71,7 +71,7 @@ impl Connection {
         }
     }
 
-    /// What doesn't keep the server from running, and should be known, each as a sentence.
+    /// A sentence that PostgreSQL empties the table after a crash, if it does.
     ///
     /// # Errors
     /// Those of the database.
@@ -87,7 +87,7 @@ impl Connection {
 }
 
 impl FilesTable {
-    /// Why uploads would fail, if they would.
+    /// The reason why uploads would fail; `None` if they would not.
     fn fault(&self) -> Option<String> {
         let kind = match self.kind.as_str() {
             "r" | "p" => None,

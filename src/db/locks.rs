@@ -1,12 +1,12 @@
-//! Who holds a lock that we gave up waiting for.
+//! Descriptions of the transaction that holds a lock for which we waited in vain.
 
 use std::time::SystemTime;
 
 use super::connection::OpenConnection;
 use crate::quantity;
 
-/// The transaction that has lasted longest of those that hold locks on our tables. When it
-/// began is hidden if it is another user's: ours are short, so that others come first.
+/// Selects the oldest transaction that holds locks on our tables. The start of other users'
+/// transactions is hidden; they come first, because ours are short.
 const SELECT_HOLDER: &str = "SELECT relation::regclass::text, pid, usename::text, \
          application_name, xact_start \
      FROM pg_locks JOIN pg_stat_activity USING (pid) \
@@ -15,7 +15,7 @@ const SELECT_HOLDER: &str = "SELECT relation::regclass::text, pid, usename::text
          AND relation = ANY(ARRAY(SELECT to_regclass(name)::oid FROM unnest($1::text[]) name)) \
      ORDER BY xact_start NULLS FIRST LIMIT 1";
 
-/// A sentence about who holds a lock on one of `tables` for longest.
+/// A sentence about the oldest transaction that holds a lock on one of `tables`.
 pub(super) fn describe_holder(
     open: &mut OpenConnection,
     tables: &[&str],

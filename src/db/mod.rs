@@ -1,28 +1,36 @@
 //! The database: every SQL statement of the program, and one connection per worker.
 //!
-//! [`Database`] is what all threads share; each makes its own [`Connection`] from it,
-//! which opens itself when first needed and is replaced when it breaks. The statements
-//! lie beside the structures that they fill.
+//! All threads share a [`Database`], from which each makes its own [`Connection`]. A connection
+//! opens itself when first needed, and is replaced when it breaks. Statements stand beside the
+//! structures that they fill.
 
 pub mod files;
 pub mod import;
+pub mod older_files;
 pub mod schema;
 
+mod cleanup;
 mod collation;
 mod connection;
 mod error;
+mod file_copy;
 mod fitness;
+mod identifier;
+mod layout;
 mod locks;
 mod older;
+mod outage;
 mod passwords;
 mod permissions;
 mod probe;
 mod rebuild;
+mod retry;
 mod servers;
 mod settings;
 mod text;
 mod tls;
 mod token_info;
+mod totals;
 mod url;
 mod verifier;
 mod versions;
@@ -30,11 +38,13 @@ mod versions;
 pub use collation::IdOrder;
 pub use connection::{Connection, Database};
 pub use error::Error;
-pub use files::{FileInfo, StoredFile, Totals};
+pub use files::{FileInfo, StoredFile};
+pub use layout::SCHEMA_VERSION;
 pub use older::Leftovers;
 pub use probe::Probe;
 pub use rebuild::{Canceller, RebuildPlan};
 pub use servers::{NotedServer, ServerRow};
 pub use settings::{DEFAULT_URL, Settings};
 pub use token_info::{TokenHistory, TokenInfo};
+pub use totals::Totals;
 pub use versions::{Claim, KnownReleases};

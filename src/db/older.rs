@@ -1,14 +1,13 @@
-//! What the Python file server keeps in its database beside the files: its layouts of 2021,
-//! 2024 and 2025. None of it is changed, so that one can still go back; what is worth keeping
-//! is copied.
+//! The tables that the Python file server has in addition to `files`, in its layouts of 2021, 2024
+//! and 2025. They are never changed, so that an operator can go back. Version checks are copied.
 //!
-//! The layout of 2025 is one of transition: newer files lie in a folder, and their rows in
-//! `files` have no bytes. The bytes of older files are still in their rows.
+//! The layout of 2025 is transitional: newer files are in a folder, and their rows in `files` have
+//! no bytes. The bytes of older files are still in their rows.
 
 use postgres::{GenericClient, Transaction};
 
-/// The older server's tables and views that have no use here. The releases among them
-/// are asked for again as soon as the server runs.
+/// The older server's tables and views that this server doesn't use. It asks GitHub again for the
+/// releases in them.
 pub(super) const OLDER_TABLES: [&str; 8] = [
     "alpharelease_versions",
     "prerelease_versions",
@@ -20,32 +19,34 @@ pub(super) const OLDER_TABLES: [&str; 8] = [
     "projects",
 ];
 
-/// Those of [`OLDER_TABLES`] that are there, and whether each is a view.
+/// Selects those of [`OLDER_TABLES`] that exist, and whether each is a view.
 const FIND_OLDER_TABLES: &str = "SELECT name, relkind = 'v' \
      FROM unnest($1::text[]) WITH ORDINALITY unused (name, position) \
      JOIN pg_class ON pg_class.oid = to_regclass(name) ORDER BY position";
 
-/// The types of the columns that [`copy_checks`] reads.
+/// Selects the type of a column of the older server's version checks.
 const CHECK_COLUMNS: &str = "SELECT format_type(atttypid, NULL) FROM pg_attribute \
      WHERE attrelid = to_regclass('account_version_checks') AND attname = $1 \
          AND NOT attisdropped";
 
-/// What `init-db` found of an older server.
+/// What an older server has left in the database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leftovers {
+    /// Tables that this server doesn't use.
     tables: Vec<String>,
+    /// Views that this server doesn't use.
     views: Vec<String>,
-    /// Version checks of the last 90 days that were copied.
+    /// The number of version checks of the last 90 days, which were copied.
     pub checks: u64,
-    /// Files that have not expired and whose bytes are not in the database.
+    /// The number of files that have not expired and whose bytes are not in the database.
     pub without_bytes: u64,
-    /// Further tables of files that are not all in `files`, as SQL names them.
+    /// The names, quoted for SQL, of further tables with files that are not in `files`.
     pub tables_of_files: Vec<String>,
 }
 
-/// Tables with the columns of `files`, in either layout, but for `files` itself and those of
-/// the names $1; and whether we may read them. The older server can have one, its
-/// `BACKUP_TABLE`, in which it looks for what `files` hasn't got.
+/// Selects tables with the columns of `files` in either layout, and whether we may read them; except
+/// `files` itself and the tables named in $1. The older server may have one, its `BACKUP_TABLE`, in
+/// which it looks for files that are not in `files`.
 const FIND_TABLES_OF_FILES: &str = "SELECT pg_class.oid::regclass::text, \
          has_table_privilege(pg_class.oid, 'SELECT') \
      FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid \
@@ -61,8 +62,8 @@ const FIND_TABLES_OF_FILES: &str = "SELECT pg_class.oid::regclass::text, \
          AND bool_or(attname = 'id') AND bool_or(attname = 'expiry') \
      ORDER BY 1 LIMIT 20";
 
-/// Names the further tables of files of a database, but for those that are `known` and those
-/// in which no file is `wanted`: a condition on a row of the table, which is called `other`.
+/// The names, quoted for SQL, of further tables of files in a database. Leaves out those that are
+/// `known`, and those without a row that satisfies `wanted`, an SQL condition on the row `other`.
 pub(super) fn tables_of_files(
     client: &mut impl GenericClient,
     known: &[&str],
@@ -71,7 +72,7 @@ pub(super) fn tables_of_files(
     let mut names = Vec::new();
     for row in client.query(FIND_TABLES_OF_FILES, &[&known])? {
         let (name, is_readable): (String, bool) = (row.try_get(0)?, row.try_get(1)?);
-        // The name comes quoted as SQL wants it.
+        // The name is quoted already.
         let has_files = format!("SELECT EXISTS (SELECT FROM {name} AS other WHERE {wanted})");
         if !is_readable || client.query_one(&has_files, &[])?.try_get(0)? {
             names.push(name);
@@ -80,18 +81,18 @@ pub(super) fn tables_of_files(
     Ok(names)
 }
 
-/// Whether `files` may hold rows without bytes: our own can't.
+/// Selects whether `files` may hold rows without bytes, which our own table can't.
 const MAY_LACK_BYTES: &str = "SELECT NOT attnotnull FROM pg_attribute \
      WHERE attrelid = to_regclass('files') AND attname = 'data' AND NOT attisdropped";
 
 const COUNT_WITHOUT_BYTES: &str =
     "SELECT count(*) FROM files WHERE data IS NULL AND expiry > now()";
 
-/// What is worth taking over from a further table of files.
+/// The condition on a row of a further table of files that should be taken over.
 const MISSING_FROM_FILES: &str = "other.expiry > now() AND NOT EXISTS \
      (SELECT FROM files WHERE files.id = other.id AND files.data IS NOT NULL)";
 
-/// Looks for files that the older server has elsewhere than in the bytes of `files`.
+/// Looks for files whose bytes the older server has elsewhere than in `files`.
 pub(super) fn find_files_elsewhere(
     client: &mut impl GenericClient,
     leftovers: &mut Leftovers,
@@ -106,7 +107,7 @@ pub(super) fn find_files_elsewhere(
 }
 
 impl Leftovers {
-    /// The statement that removes what the older server has left, if it left anything.
+    /// The statement that drops the older server's tables and views; `None` if there are none.
     pub fn removal(&self) -> Option<String> {
         let drop = |kind: &str, names: &[String]| {
             let some = !names.is_empty();
@@ -118,15 +119,17 @@ impl Leftovers {
     }
 }
 
-/// Copies what is worth keeping; can be repeated.
+/// Finds the older server's tables, and copies its version checks. Can be repeated.
 pub(super) fn copy_version_checks(
     transaction: &mut Transaction,
 ) -> Result<Leftovers, postgres::Error> {
     let mut leftovers = Leftovers::default();
     for row in transaction.query(FIND_OLDER_TABLES, &[&OLDER_TABLES.as_slice()])? {
-        match row.try_get(1)? {
-            true => leftovers.views.push(row.try_get(0)?),
-            false => leftovers.tables.push(row.try_get(0)?),
+        let is_view = row.try_get(1)?;
+        if is_view {
+            leftovers.views.push(row.try_get(0)?);
+        } else {
+            leftovers.tables.push(row.try_get(0)?);
         }
     }
     if leftovers
@@ -139,9 +142,9 @@ pub(super) fn copy_version_checks(
     Ok(leftovers)
 }
 
-/// Copies the version checks of the last 90 days, of each signer, platform and channel the
-/// last one. The layout of 2024 knows only stable releases; later ones have a channel, which
-/// is whatever the client sent.
+/// Copies the last version check of each signer, platform and channel within the last 90 days. The
+/// layout of 2024 has no channel, because it knows stable releases only. Later layouts have one, with
+/// any text that the client has sent.
 fn copy_checks(transaction: &mut Transaction) -> Result<u64, postgres::Error> {
     let mut type_of = |column: &str| -> Result<Option<String>, postgres::Error> {
         let row = transaction.query_opt(CHECK_COLUMNS, &[&column])?;
@@ -184,12 +187,12 @@ fn copy_checks(transaction: &mut Transaction) -> Result<u64, postgres::Error> {
     )
 }
 
-/// SQL for a time in a column of that type: older servers keep some as times, some as
-/// seconds. `None` for a type that holds no time.
+/// The SQL expression for the time in a column of that type. Older servers store some times as
+/// timestamps and some as seconds. `None` for a type that holds no time.
 pub(super) fn time_expression(column: &str, kind: &str) -> Option<String> {
     match kind {
         "timestamp with time zone" => Some(column.into()),
-        // Python's servers write UTC.
+        // The Python servers write UTC.
         "timestamp without time zone" => Some(format!("({column} AT TIME ZONE 'UTC')")),
         "double precision" | "real" | "numeric" | "integer" | "bigint" => {
             Some(format!("to_timestamp({column}::float8)"))

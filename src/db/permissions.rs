@@ -1,11 +1,13 @@
-//! What an operator can do about a statement that PostgreSQL forbids.
+//! Missing privileges of the server's user, and the statements that grant them.
 
 use postgres::Row;
 
 use super::connection::{Connection, OpenConnection};
 use super::error::Error;
+use super::identifier::quoted;
 
-/// Who we are, whose the database and its schema are, and whether tables can be made there.
+/// Selects our user, the database, its schema, whether we may create tables there, and whether the
+/// schema belongs to the database's owner.
 const SELECT_DATABASE: &str = "SELECT current_user::text, current_database()::text, \
          schemas.nspname::text, \
          has_schema_privilege(schemas.oid, 'USAGE') AND has_schema_privilege(schemas.oid, 'CREATE'), \
@@ -13,7 +15,7 @@ const SELECT_DATABASE: &str = "SELECT current_user::text, current_database()::te
      FROM (VALUES (coalesce(current_schema(), 'public'))) wanted (name) \
      JOIN pg_namespace schemas ON nspname = wanted.name";
 
-/// Those of some tables that are there: whose they are, and what we may do with them.
+/// Selects the owners of existing tables, and our privileges on them.
 const SELECT_TABLES: &str = "SELECT relname::text, rolname::text, rolsuper, \
          pg_has_role(relowner, 'USAGE'), \
          has_table_privilege(pg_class.oid, 'SELECT') AND has_table_privilege(pg_class.oid, 'INSERT') \
@@ -23,33 +25,33 @@ const SELECT_TABLES: &str = "SELECT relname::text, rolname::text, rolsuper, \
      JOIN pg_class ON pg_class.oid = to_regclass(name) \
      JOIN pg_roles ON pg_roles.oid = relowner ORDER BY position";
 
-/// What bears on the rights of this server's user.
+/// The privileges of the server's user.
 #[derive(Debug)]
 struct Privileges {
     user: String,
     database: String,
     schema: String,
     can_create: bool,
-    /// Whether whoever owns the database owns the schema.
+    /// Whether the schema belongs to the database's owner.
     owner_has_schema: bool,
     tables: Vec<TablePrivileges>,
 }
 
-/// A table, and what this server's user may do with it.
+/// The privileges of the server's user on a table.
 #[derive(Debug)]
 struct TablePrivileges {
     name: String,
     owner: String,
     owner_is_superuser: bool,
-    /// Whether the user is the owner, or acts for the owner.
+    /// Whether the user is the owner, or a member of the owner's role.
     is_ours: bool,
     /// Whether the user may read and write it.
     is_usable: bool,
 }
 
 impl Connection {
-    /// Adds to an error about missing rights what can be done about it. `tables` are those
-    /// that an older server or this one has.
+    /// Adds the statements that help to an error about missing privileges. `tables` are the names of
+    /// our tables and of an older server's.
     pub(super) fn with_advice(&mut self, error: Error, tables: &[&str]) -> Error {
         let Error::Forbidden(text) = error else {
             return error;
@@ -68,7 +70,8 @@ impl Connection {
         }
     }
 
-    /// Rights that this server's user lacks for its work, as a sentence.
+    /// A sentence about privileges that the server's user lacks on its tables; `None` if it lacks
+    /// none.
     ///
     /// # Errors
     /// Those of the database.
@@ -90,8 +93,8 @@ impl Connection {
 }
 
 impl Privileges {
-    /// The statements of a superuser that give this server's user what it needs. No role of a
-    /// superuser is granted, because that would make the server one.
+    /// The statements with which a superuser gives the server's user the missing privileges. The role
+    /// of a superuser is never granted, because that would make the server a superuser.
     fn statements(&self) -> Vec<String> {
         let user = quoted(&self.user);
         let mut statements = Vec::new();
@@ -117,7 +120,7 @@ impl Privileges {
         if !lacking.is_empty() {
             statements.push(grant(&lacking, &self.user));
         }
-        // Whoever acts for an older server's user may be allowed to by that.
+        // A member of the older server's role may get the privilege to create tables from it.
         if !self.can_create && owners.is_empty() {
             statements.push(if self.owner_has_schema {
                 format!("ALTER DATABASE {} OWNER TO {user}", quoted(&self.database))
@@ -130,17 +133,13 @@ impl Privileges {
     }
 }
 
+/// The statement that grants access to tables.
 fn grant(tables: &[&str], user: &str) -> String {
     let tables = tables.join(", ");
     format!(
         "GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO {}",
         quoted(user)
     )
-}
-
-/// A name as SQL has it.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn read_privileges(

@@ -1,5 +1,5 @@
-//! Whether the database answers: asked from a thread of its own, because a database that
-//! hangs holds the one who asks.
+//! The probe, which tells whether the database answers. It asks from a thread of its own, because
+//! asking blocks while the database hangs.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use super::{Connection, Database};
 
-/// Askers who may wait at once; a database that hangs gathers no more.
+/// The number of callers that may wait at once. Further ones get a negative answer at once.
 const MAX_ASKERS: usize = 256;
 
-/// Asks the database for a sign of life.
+/// A thread that asks the database whether it answers.
 #[derive(Debug)]
 pub struct Probe {
     askers: SyncSender<Sender<bool>>,
 }
 
 impl Probe {
-    /// Starts the thread; it ends when the probe is dropped.
+    /// Starts the thread. It ends when the probe is dropped.
     ///
     /// # Errors
     /// When the system has no thread to spare.
@@ -30,20 +30,20 @@ impl Probe {
         Ok(Probe { askers })
     }
 
-    /// Whether the database answers within `patience`.
-    pub fn answers_within(&self, patience: Duration) -> bool {
+    /// Whether the database answers within `timeout`.
+    pub fn answers_within(&self, timeout: Duration) -> bool {
         let (reply, answer) = mpsc::channel();
-        self.askers.try_send(reply).is_ok() && answer.recv_timeout(patience) == Ok(true)
+        self.askers.try_send(reply).is_ok() && answer.recv_timeout(timeout) == Ok(true)
     }
 }
 
 fn run(mut connection: Connection, waiting: &Receiver<Sender<bool>>) {
     while let Ok(first) = waiting.recv() {
-        // Those who came while the last answer was on its way get this one together.
+        // Callers that came while the last question was in flight share the next answer.
         let others: Vec<_> = waiting.try_iter().collect();
         let alive = connection.is_alive();
         for asker in others.into_iter().chain([first]) {
-            // An asker who lost patience is gone.
+            // The receiver is gone after the caller's timeout.
             let _ = asker.send(alive);
         }
     }

@@ -1,26 +1,28 @@
-//! The primary key of `files`, made anew in the order of bytes while the files are served.
+//! Rebuilding the primary key of `files` in the order of bytes, while the files are served.
 //!
-//! The new index is built beside the old one without a lock that stops anybody. Then the
-//! column's collation is changed and the key is put onto the new index, in one transaction
-//! that needs the table for itself, and only for an instant: nothing is read or checked in it.
+//! The new index is built beside the old one, without a lock that blocks others. Then the column's
+//! collation is changed and the key is moved to the new index, in one short transaction that locks
+//! the table: it reads and checks no rows.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use postgres::CancelToken;
 use postgres::error::SqlState;
+use postgres::{CancelToken, Row};
 
 use super::connection::{Connection, Database, OpenConnection};
 use super::error::Error;
+use super::identifier::quoted;
 use super::locks;
 use super::settings::Settings;
 use super::tls::Connector;
 use crate::lock::lock;
 
-/// Settings of the connection that builds the index.
+/// The session settings of the connection that builds the index, which may take hours.
 const REBUILD_SESSION_SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0";
 
-/// Held while ids are rebuilt. The number is ours alone by being random.
+/// Takes the lock that is held while the ids are rebuilt. Its number is random, so that no other
+/// program uses it.
 const TRY_REBUILD_LOCK: &str = "SELECT pg_try_advisory_lock(5108263309724471)";
 
 const DROP_NEW: &str = "DROP INDEX CONCURRENTLY IF EXISTS files_id_bytewise";
@@ -28,27 +30,29 @@ const DROP_NEW: &str = "DROP INDEX CONCURRENTLY IF EXISTS files_id_bytewise";
 const BUILD_NEW: &str =
     "CREATE UNIQUE INDEX CONCURRENTLY files_id_bytewise ON files (id COLLATE \"C\")";
 
-/// Builds that are tried, if files are there twice.
+/// How often the index is built if there are duplicate files.
 const MAX_BUILD_TRIES: u32 = 3;
 
-/// Keeps of files that are there twice the one that lives longest. They came about when the old
-/// index didn't find the first, so that no index may be asked.
+/// Deletes all but the longest-living one of duplicate files. They arise when a damaged index doesn't
+/// find the first file, so this must not use an index ([`FORCE_TABLE_SCAN`]).
 const DELETE_DUPLICATES: &str = "WITH numbered AS (SELECT ctid, row_number() OVER \
              (PARTITION BY id COLLATE \"C\" ORDER BY expiry DESC, ctid) AS number FROM files) \
      DELETE FROM files WHERE ctid = ANY(ARRAY(SELECT ctid FROM numbered WHERE number > 1))";
 
+/// Makes a transaction read tables without their indexes.
 const FORCE_TABLE_SCAN: &str = "SET LOCAL enable_seqscan = on; SET LOCAL enable_indexscan = off; \
      SET LOCAL enable_indexonlyscan = off; SET LOCAL enable_bitmapscan = off";
 
-/// How long the change waits for those who use the table: whoever comes later waits with it.
+/// Limits how long the swap waits for the transactions that use the table, because all later ones
+/// wait behind it.
 const SWAP_TIMEOUT: &str = "SET LOCAL lock_timeout = '2s'";
 
-/// How often the change is tried,
+/// How often the swap is tried.
 const MAX_SWAP_TRIES: u32 = 60;
-/// and the pause between two tries, in which those who waited go on.
+/// The pause between two tries, in which the transactions that waited behind us run.
 const SWAP_PAUSE: Duration = Duration::from_secs(1);
 
-/// The tables whose keys are in the same order, but for the files: they are small.
+/// The other tables whose keys depend on the collation. They are small.
 const SMALL_TABLES: [&str; 5] = [
     "github_projects",
     "github_releases",
@@ -57,6 +61,7 @@ const SMALL_TABLES: [&str; 5] = [
     "servers",
 ];
 
+/// Selects the primary key of `files`, the type of the id, and the estimated number of files.
 const SELECT_KEY: &str = "SELECT conname::text, format_type(atttypid, atttypmod), \
          greatest(reltuples, 0)::int8 \
      FROM pg_class JOIN pg_constraint ON conrelid = pg_class.oid \
@@ -64,8 +69,8 @@ const SELECT_KEY: &str = "SELECT conname::text, format_type(atttypid, atttypmod)
      WHERE pg_class.oid = to_regclass('files') AND relkind = 'r' AND contype = 'p' \
          AND attname = 'id' AND cardinality(conkey) = 1";
 
-/// What would be lost, or rebuilt while everybody waits: keys of other tables, views, further
-/// indexes.
+/// Selects what the swap would lose, or rebuild while all requests wait: foreign keys of other
+/// tables, views, further indexes.
 const SELECT_OBSTACLES: &str = "SELECT 'the foreign key ' || conname || ' of ' || conrelid::regclass \
          FROM pg_constraint WHERE contype = 'f' AND confrelid = to_regclass('files') \
      UNION SELECT 'the view ' || ev_class::regclass FROM pg_depend \
@@ -79,7 +84,8 @@ const SELECT_OBSTACLES: &str = "SELECT 'the foreign key ' || conname || ' of ' |
      UNION SELECT 'the replica identity' FROM pg_class \
          WHERE oid = to_regclass('files') AND relreplident = 'i'";
 
-/// Checks of the id: they are made again without reading the table, and looked at afterwards.
+/// Selects the check constraints of the id. The swap recreates them as not valid, which reads no
+/// rows; they are validated afterwards.
 const SELECT_CHECKS: &str = "SELECT conname::text, pg_get_constraintdef(pg_constraint.oid) \
      FROM pg_constraint JOIN pg_attribute ON attrelid = conrelid AND attnum = ANY(conkey) \
      WHERE conrelid = to_regclass('files') AND contype = 'c' AND attname = 'id' ORDER BY conname";
@@ -89,59 +95,72 @@ const SELECT_PROGRESS: &str = "SELECT phase, (100 * greatest( \
              tuples_done::float8 / nullif(tuples_total, 0)))::int4 \
      FROM pg_stat_progress_create_index WHERE relid = to_regclass('files') LIMIT 1";
 
-/// What is to be rebuilt.
+/// The plan of a rebuild.
 #[derive(Clone, Debug)]
 pub struct RebuildPlan {
     /// The name of the primary key.
     key: String,
     /// The type of the id.
     id_type: String,
-    /// Names and definitions of the checks of the id.
-    checks: Vec<(String, String)>,
-    /// Files, about.
+    /// The check constraints of the id.
+    checks: Vec<Check>,
+    /// The estimated number of files.
     pub files: u64,
 }
 
-/// Stops a rebuild from another thread.
+/// A check constraint.
+#[derive(Clone, Debug)]
+struct Check {
+    name: String,
+    definition: String,
+}
+
+/// The ending of the definition of a check constraint that was never validated.
+const NOT_VALID: &str = " NOT VALID";
+
+/// Cancels a rebuild from another thread.
 #[derive(Clone, Default)]
-pub struct Canceller(Arc<Mutex<Cancelling>>);
+pub struct Canceller {
+    state: Arc<Mutex<CancelState>>,
+}
 
 #[derive(Default)]
-struct Cancelling {
+struct CancelState {
     is_cancelled: bool,
-    /// The connection that works, and how another one is made to stop it.
-    working: Option<(CancelToken, Connector)>,
+    /// The token that cancels the running statement, and the connector for the connection that
+    /// sends it.
+    running: Option<(CancelToken, Connector)>,
 }
 
 impl Canceller {
-    /// The statement that runs now fails, and no further one is begun.
+    /// Cancels the running statement, and prevents further ones.
     pub fn cancel(&self) {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         state.is_cancelled = true;
-        if let Some((token, connector)) = &state.working {
-            // What can't be cancelled ends by itself, or with the program.
+        if let Some((token, connector)) = &state.running {
+            // If cancelling fails, the statement ends by itself or with the program.
             let _ = token.cancel_query(connector.clone());
         }
     }
 
     fn is_cancelled(&self) -> bool {
-        lock(&self.0).is_cancelled
+        lock(&self.state).is_cancelled
     }
 
     fn watch(&self, token: CancelToken, connector: Connector) {
-        lock(&self.0).working = Some((token, connector));
+        lock(&self.state).running = Some((token, connector));
     }
 }
 
 impl Database {
-    /// For [`Connection::rebuild_ids`]: its connections let statements take their time.
+    /// A database for [`Connection::rebuild_ids`]. Its connections have no timeout for statements.
     pub fn for_rebuild(settings: Settings) -> Arc<Database> {
         Database::with_session(settings, REBUILD_SESSION_SETTINGS)
     }
 }
 
 impl Connection {
-    /// What a rebuild of the ids would do.
+    /// Plans a rebuild of the ids.
     ///
     /// # Errors
     /// [`Error::Layout`] if it can't be done while the files are served.
@@ -151,9 +170,13 @@ impl Connection {
             let obstacles = open.query(SELECT_OBSTACLES, &[])?;
             let obstacles = obstacles.iter().map(|row| row.try_get(0));
             let checks = open.query(SELECT_CHECKS, &[])?;
-            let checks = checks
-                .iter()
-                .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+            let check = |row: &Row| {
+                Ok(Check {
+                    name: row.try_get(0)?,
+                    definition: row.try_get(1)?,
+                })
+            };
+            let checks = checks.iter().map(check);
             let checks = checks.collect::<Result<Vec<_>, postgres::Error>>()?;
             Ok((key, obstacles.collect::<Result<Vec<String>, _>>()?, checks))
         })?;
@@ -182,12 +205,12 @@ impl Connection {
         read().map_err(|error: postgres::Error| Error::of(&error))
     }
 
-    /// Builds the index, and puts the primary key onto it; returns how many rows went because
-    /// their file was there twice. On a connection of [`Database::for_rebuild`].
+    /// Builds the new index and moves the primary key to it. Returns how many duplicate rows were
+    /// removed. The connection must be one of [`Database::for_rebuild`].
     ///
     /// # Errors
-    /// Those of the database, and [`Error::Busy`] if somebody uses the table all the time.
-    /// Nothing is left of the new index then.
+    /// Those of the database; [`Error::Busy`] if the table is in use all the time, or another
+    /// rebuild runs. The new index is removed then.
     pub fn rebuild_ids(&mut self, plan: &RebuildPlan, canceller: &Canceller) -> Result<u64, Error> {
         let connector = self.settings().connector()?;
         let is_alone: bool = self.once(|open| {
@@ -202,7 +225,7 @@ impl Connection {
             Ok(removed)
         });
         if rebuilt.is_err() {
-            // The reason of the failure matters more; what is left goes the next time.
+            // The first error matters more. The next rebuild removes what is left.
             if let Err(error) = self.once(|open| open.client.batch_execute(DROP_NEW)) {
                 log::warn!("the index files_id_bytewise is left, drop it: {error}");
             }
@@ -210,6 +233,7 @@ impl Connection {
         rebuilt
     }
 
+    /// Builds the new index, and removes duplicate files that prevent it.
     fn build(&mut self, canceller: &Canceller) -> Result<u64, Error> {
         let mut removed = 0;
         for _ in 0..MAX_BUILD_TRIES {
@@ -237,6 +261,7 @@ impl Connection {
         Err(Error::Failed("files are stored twice all the time".into()))
     }
 
+    /// Moves the primary key to the new index.
     fn swap(&mut self, plan: &RebuildPlan, canceller: &Canceller) -> Result<(), Error> {
         let statements = plan.swap();
         let mut tries = 1;
@@ -263,15 +288,16 @@ impl Connection {
         }
     }
 
-    /// What can follow a rebuild, and stops nobody: the checks of the ids are looked at, the
-    /// planner learns of the new order, and the keys of the other tables are made again.
+    /// Finishes a rebuild with work that blocks nobody: validates the check constraints, updates the
+    /// planner's statistics, and rebuilds the keys of the other tables.
     ///
     /// # Errors
-    /// Those of the database. The ids are rebuilt all the same.
+    /// Those of the database. The ids are rebuilt nevertheless.
     pub fn finish_rebuild(&mut self, plan: &RebuildPlan) -> Result<(), Error> {
-        let is_new = |(_, definition): &&(String, String)| !definition.ends_with(NOT_VALID);
-        for (name, _) in plan.checks.iter().filter(is_new) {
-            let validate = format!("ALTER TABLE files VALIDATE CONSTRAINT {}", quoted(name));
+        let was_valid = |check: &&Check| !check.definition.ends_with(NOT_VALID);
+        for check in plan.checks.iter().filter(was_valid) {
+            let name = quoted(&check.name);
+            let validate = format!("ALTER TABLE files VALIDATE CONSTRAINT {name}");
             self.once(|open| open.client.batch_execute(&validate))?;
         }
         self.once(|open| open.client.batch_execute("ANALYZE files (id)"))?;
@@ -282,7 +308,7 @@ impl Connection {
         Ok(())
     }
 
-    /// What PostgreSQL is doing for a rebuild, and how much of that is done, percent.
+    /// The phase of the index build that PostgreSQL is in, and how much of it is done, percent.
     ///
     /// # Errors
     /// Those of the database.
@@ -295,28 +321,26 @@ impl Connection {
     }
 }
 
-/// How the definition of a check ends that was never looked at.
-const NOT_VALID: &str = " NOT VALID";
-
 impl RebuildPlan {
-    /// The statements that need the table for themselves.
+    /// The statements of the swap, which lock the table.
     fn swap(&self) -> String {
         let key = quoted(&self.key);
         let mut statements = format!(
             "{SWAP_TIMEOUT}; LOCK TABLE files IN ACCESS EXCLUSIVE MODE; \
              ALTER TABLE files DROP CONSTRAINT {key}; "
         );
-        for (name, _) in &self.checks {
-            statements += &format!("ALTER TABLE files DROP CONSTRAINT {}; ", quoted(name));
+        for check in &self.checks {
+            let name = quoted(&check.name);
+            statements += &format!("ALTER TABLE files DROP CONSTRAINT {name}; ");
         }
         statements += &format!(
             "ALTER TABLE files ALTER id TYPE {} COLLATE \"C\"; \
              ALTER TABLE files ADD CONSTRAINT {key} PRIMARY KEY USING INDEX files_id_bytewise",
             self.id_type
         );
-        for (name, definition) in &self.checks {
-            let definition = definition.trim_end_matches(NOT_VALID);
-            let name = quoted(name);
+        for check in &self.checks {
+            let definition = check.definition.trim_end_matches(NOT_VALID);
+            let name = quoted(&check.name);
             statements +=
                 &format!("; ALTER TABLE files ADD CONSTRAINT {name} {definition}{NOT_VALID}");
         }
@@ -324,14 +348,10 @@ impl RebuildPlan {
     }
 }
 
+/// Fails if the rebuild was cancelled.
 fn refuse_cancelled(canceller: &Canceller) -> Result<(), Error> {
     if canceller.is_cancelled() {
         return Err(Error::Unavailable("interrupted".into()));
     }
     Ok(())
-}
-
-/// A name as SQL has it.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -1,8 +1,8 @@
-//! The table `servers`: what each server on this database has done since it started.
+//! The table `servers`: the counters of each server on this database since its start.
 //!
-//! Two servers can have the same name: containers of one image, for example. The first keeps
-//! it, and the next are numbered. Each notices that another has the same row because it isn't
-//! any more as it was left, and moves on to the next number.
+//! Several servers may have the same name, for example containers of one image. The first keeps the
+//! name, and the others add a number. A server notices that another one uses its row when the row
+//! has changed since it was last written, and moves on to the next number.
 
 use std::time::SystemTime;
 
@@ -13,8 +13,8 @@ use super::error::Error;
 use super::text::TextForm;
 use crate::statistics::Counts;
 
-/// Nothing if the row is there and not as it was left at the time $8. Without such a time
-/// whatever is there is replaced: an earlier run of this server may have left it.
+/// Writes a server's row, unless another server has written it since the time $8; then no row is
+/// returned. If $8 is null, any existing row is replaced, because it may be from an earlier run.
 const UPSERT_SERVER: &str = "INSERT INTO servers (name, requests, bytes_up, bytes_down, files_stored, \
          downloads, cache_hits, noted) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, clock_timestamp()) \
@@ -24,38 +24,38 @@ const UPSERT_SERVER: &str = "INSERT INTO servers (name, requests, bytes_up, byte
          cache_hits = excluded.cache_hits \
      WHERE $8::timestamptz IS NULL OR servers.noted = $8 RETURNING noted";
 
-/// A server that was ended or renamed is forgotten the next day.
+/// Deletes the rows of servers that were stopped or renamed, after a day.
 const DELETE_GONE_SERVERS: &str = "DELETE FROM servers WHERE noted < now() - interval '1 day'";
 
 const SELECT_SERVERS: &str = "SELECT name, noted, requests, bytes_up, bytes_down, files_stored, \
          downloads, cache_hits FROM servers ORDER BY name LIMIT 100";
 
-/// What a server has noted of itself.
+/// The number of servers with the same name that are distinguished.
+const MAX_NAMESAKES: u32 = 100;
+
+/// The counters that a server has written.
 #[derive(Clone, Debug)]
 pub struct NotedServer {
-    /// Its machine, and where it listens.
+    /// The server's machine and address.
     pub name: String,
-    /// When.
+    /// When the row was written.
     pub noted: SystemTime,
-    /// What it had done until then.
+    /// The counters at that time.
     pub counts: Counts,
 }
 
-/// The largest number of servers of one name that are told apart.
-const MAX_NAMESAKES: u32 = 100;
-
-/// The row of a server.
+/// The identity of a server's own row.
 #[derive(Clone, Debug)]
 pub struct ServerRow {
     name: String,
-    /// Which of the servers of that name it is, from 1 on.
+    /// The number among the servers with this name, from 1.
     number: u32,
-    /// When this run of the server last wrote the row; by the database's clock.
+    /// When this run of the server last wrote the row, by the database's clock.
     noted: Option<SystemTime>,
 }
 
 impl ServerRow {
-    /// The row of a server of that name, until another turns out to have it.
+    /// The row of a server with that name. Its number changes if another server uses the row.
     pub fn new(name: String) -> ServerRow {
         ServerRow {
             name,
@@ -73,7 +73,7 @@ impl ServerRow {
 }
 
 impl Connection {
-    /// Notes what a server has done, and forgets those that are gone.
+    /// Writes a server's counters, and deletes the rows of servers that are gone.
     ///
     /// # Errors
     /// Those of the database.
@@ -90,7 +90,7 @@ impl Connection {
         let [c1, c2, c3, c4, c5, c6] = &counts;
         while row.number <= MAX_NAMESAKES {
             let (key, left) = (row.key(), row.noted);
-            // Once only: the second time the row would not be as it was left.
+            // Not repeatable: a second run would find the row changed.
             let noted = self.once(|open| {
                 let key = TextForm::of(open)?.store(&key);
                 let noted =
@@ -107,7 +107,7 @@ impl Connection {
         Ok(())
     }
 
-    /// What the servers on this database have noted.
+    /// Reads the counters of all servers on this database.
     ///
     /// # Errors
     /// Those of the database.

@@ -1,4 +1,4 @@
-//! How to reach the database: `database.url`, understood and checked.
+//! The parsed and checked `database.url`, and connecting with it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,27 +16,28 @@ use super::url;
 /// The default of `database.url`.
 pub const DEFAULT_URL: &str = "host=/run/postgresql dbname=sessionfiles";
 
-/// Where Debian's PostgreSQL has its socket: what a URL without a host means.
+/// The folder of PostgreSQL's socket on Debian, which is used if the URL names no host.
 const DEFAULT_SOCKET_FOLDER: &str = "/run/postgresql";
-/// How long an attempt to connect may take, unless the operator's URL says otherwise.
+/// The longest attempt to connect, unless the URL sets `connect_timeout`.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A database on another machine that acknowledges nothing for so long is given up, unless the
-/// operator's URL says otherwise: without that the system tries for a quarter of an hour.
+/// How long a database on another machine may leave sent data unacknowledged before the connection
+/// is closed, unless the URL sets `tcp_user_timeout`. By default the system retries for a quarter of
+/// an hour.
 const DEFAULT_TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
-/// The system looks after so long whether the other end of an idle connection is still there.
+/// How long a connection is idle before the system probes its other end, unless the URL sets
+/// `keepalives_idle`.
 const DEFAULT_KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
-/// A Unix socket's address holds 108 bytes with its final zero (`man 7 unix`).
-const MAX_SOCKET_PATH: usize = 107;
-/// The length of a socket's name in its folder, `/.s.PGSQL.65535`, is this at most.
-const SOCKET_NAME: usize = 15;
-/// Settings of every connection, whatever the operator has set for the user, the database or
-/// the cluster. Quoted names of types would not be recognised. No statement of ours needs more
-/// than `read committed`, and what is stricter costs conflicts. With `row_security` off, a
-/// statement from which a policy would hide rows fails, instead of losing files unnoticed.
+/// The longest folder of a socket, bytes. A Unix socket's address holds 107 bytes (unix(7)), of
+/// which the socket's name, `/.s.PGSQL.65535`, takes 15.
+const MAX_SOCKET_FOLDER: usize = 107 - 15;
+/// The session settings of every connection, which override those of the user, the database and the
+/// cluster. Quoted names of types would not be recognised. Our statements need no isolation above
+/// `read committed`, and a stricter one causes conflicts. With `row_security` off, a statement fails
+/// if a policy would hide rows, instead of losing files silently.
 const SESSION_SETTINGS: &str = "SET quote_all_identifiers = off; SET row_security = off; \
      SET default_transaction_isolation = 'read committed'";
 
-/// How to reach the database.
+/// The settings with which connections to the database are made.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// What the driver knows of it.
@@ -52,10 +53,10 @@ const PASSWORD_FILE: &str = "passfile";
 const DEFAULT_PORT: u16 = 5432;
 
 impl Settings {
-    /// Reads key=value pairs or a `postgresql://` URL, and refuses what can never work.
+    /// Parses key=value pairs or a `postgresql://` URL, and refuses settings that can never work.
     ///
     /// # Errors
-    /// What is wrong with it, without repeating it: it may hold a password.
+    /// The mistake. The text isn't repeated, because it may hold a password.
     pub fn parse(url: &str) -> Result<Settings, String> {
         if url.trim().is_empty() {
             return Err("it is empty".into());
@@ -100,7 +101,7 @@ impl Settings {
         })
     }
 
-    /// A connection that nobody looks after.
+    /// Opens a connection, which is not replaced when it breaks.
     ///
     /// # Errors
     /// Those of an attempt to connect.
@@ -108,8 +109,8 @@ impl Settings {
         self.connect_with("", |_| ())
     }
 
-    /// The same, with more settings, as statements. `notice` is told what the database says
-    /// beside its answers.
+    /// Opens a connection with further session settings, given as statements. `notice` gets the
+    /// notices and warnings that the database sends.
     pub(super) fn connect_with(
         &self,
         session: &str,
@@ -165,7 +166,7 @@ impl Settings {
         self.driver.get_dbname().unwrap_or("(the user's own)")
     }
 
-    /// What may be a mistake and may be none, each as a sentence.
+    /// Warnings about settings that may be a mistake, a sentence for each.
     pub fn warnings(&self) -> Vec<String> {
         let certificates = self.connector().err();
         let certificates = certificates.map(|error| format!("database.url: {error}"));
@@ -197,8 +198,8 @@ impl Default for Settings {
     }
 }
 
-/// Refuses what the driver reads and no connection can come of. Nothing is repeated: in a URL
-/// with an `@` too many, part of the password is where the host should be.
+/// Refuses settings that the driver accepts although no connection is possible. Values aren't
+/// repeated, because a URL with a second `@` has part of its password in the host.
 fn refuse_impossible(config: &postgres::Config) -> Result<(), String> {
     let (hosts, addresses) = (config.get_hosts(), config.get_hostaddrs());
     for host in hosts {
@@ -267,10 +268,9 @@ fn refuse_name(name: &str) -> Result<(), String> {
 }
 
 fn refuse_folder(folder: &Path) -> Result<(), String> {
-    if folder.as_os_str().len() > MAX_SOCKET_PATH - SOCKET_NAME {
-        let longest = MAX_SOCKET_PATH - SOCKET_NAME;
+    if folder.as_os_str().len() > MAX_SOCKET_FOLDER {
         return Err(format!(
-            "the folder of a socket is longer than {longest} bytes"
+            "the folder of a socket is longer than {MAX_SOCKET_FOLDER} bytes"
         ));
     }
     Ok(())

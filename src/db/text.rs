@@ -1,35 +1,35 @@
-//! Texts that any database can hold, whatever its encoding.
+//! Storing Unicode texts in databases of any encoding.
 //!
-//! GitHub's release notes are Unicode. A database in LATIN1, EUC_JP and the like refuses what
-//! its encoding lacks, so there such texts are stored in ASCII: each other character, and the
-//! backslash, becomes `\u{…}` with its number in hexadecimal, as in Rust. In a database that
-//! holds all of Unicode they are stored as they are, which is what older servers did.
+//! GitHub's release notes are Unicode. A database in LATIN1, EUC_JP and the like refuses characters
+//! that its encoding lacks. In such a database, texts are stored in ASCII: every other character,
+//! and the backslash, becomes `\u{…}` with its number in hexadecimal, as in Rust. In a database
+//! that holds all of Unicode, texts are stored unchanged, as by older servers.
 
 use super::connection::OpenConnection;
 
 const SELECT_ENCODING: &str = "SELECT getdatabaseencoding()::text";
 
-/// How texts are stored in a database.
+/// The form in which texts are stored in a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TextForm {
-    /// As they are.
+    /// Texts are unchanged.
     Plain,
-    /// In ASCII.
+    /// Texts are escaped in ASCII.
     Escaped,
 }
 
 impl TextForm {
-    /// The form for the database of that connection.
+    /// The form for the database of a connection.
     pub(super) fn of(open: &mut OpenConnection) -> Result<TextForm, postgres::Error> {
         let row = open.query_one(SELECT_ENCODING, &[])?;
-        // SQL_ASCII stores bytes as they come.
+        // A database in SQL_ASCII stores any bytes.
         Ok(match row.try_get(0)? {
             "UTF8" | "SQL_ASCII" => TextForm::Plain,
             _ => TextForm::Escaped,
         })
     }
 
-    /// What is stored for a text. No database holds the character 0, which is left away.
+    /// The stored form of a text. The character 0, which no database can store, is removed.
     pub(super) fn store(self, text: &str) -> String {
         let mut stored = String::with_capacity(text.len());
         for c in text.chars().filter(|c| *c != '\0') {
@@ -42,7 +42,7 @@ impl TextForm {
         stored
     }
 
-    /// The text for which that was stored. What is no escape stands for itself.
+    /// The text of a stored form. Invalid escapes are kept unchanged.
     pub(super) fn read(self, stored: String) -> String {
         if self == TextForm::Plain {
             return stored;
@@ -67,7 +67,7 @@ impl TextForm {
     }
 }
 
-/// The character of an escape, and what follows it.
+/// Splits an escape into its character and the text after it.
 fn unescape(escape: &str) -> Option<(char, &str)> {
     let (digits, after) = escape.strip_prefix("\\u{")?.split_once('}')?;
     let c = char::from_u32(u32::from_str_radix(digits, 16).ok()?)?;

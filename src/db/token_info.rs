@@ -5,39 +5,40 @@ use std::time::SystemTime;
 use super::connection::Connection;
 use super::error::Error;
 
-/// Far more rows than are written in a month; beyond it the oldest are left away.
+/// The most rows of the history that are read. Far fewer are written in a month; of more, the oldest
+/// are left out.
 const MAX_HISTORY: i64 = 10_000;
 
-/// The numbers of the session token.
+/// The statistics of the session token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenInfo {
-    /// Tokens that there can be at most.
+    /// The largest possible number of tokens.
     pub maximum_supply: Option<i64>,
-    /// Tokens sent to each node.
+    /// The number of tokens sent to each node.
     pub sent_per_node: Option<i64>,
-    /// Tokens in the pool that nodes are paid from.
+    /// The number of tokens in the pool from which nodes are rewarded.
     pub staking_reward_pool: Option<i64>,
-    /// Oldest first.
+    /// The history, oldest first.
     pub history: Vec<TokenHistory>,
 }
 
-/// The numbers at one time.
+/// An entry of the token's history.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenHistory {
-    /// A decimal number: money is no float.
+    /// The token's value, a decimal number, which a float would not hold exactly.
     pub current_value: Option<String>,
-    /// Tokens in circulation.
+    /// The number of tokens in circulation.
     pub circulating_supply: Option<i64>,
-    /// Nodes of the network.
+    /// The number of nodes in the network.
     pub total_nodes: Option<i64>,
-    /// When it was so.
+    /// When these numbers were gathered.
     pub updated: SystemTime,
 }
 
 const SELECT_STATS: &str = "SELECT maximum_supply::int8, sent_per_node::int8, \
          staking_reward_pool::int8 FROM session_token_stats LIMIT 1";
 
-/// Days start at midnight UTC, whatever the database's time zone is.
+/// Selects the history. Days start at midnight UTC, whatever the database's time zone is.
 const SELECT_HISTORY: &str = "SELECT current_value::text, circulating_supply::int8, \
          total_nodes::int8, updated FROM session_token_history \
      WHERE updated >= (date_trunc('day', now() AT TIME ZONE 'UTC') - make_interval(days => $1)) \
@@ -45,8 +46,8 @@ const SELECT_HISTORY: &str = "SELECT current_value::text, circulating_supply::in
      ORDER BY updated DESC LIMIT $2";
 
 impl Connection {
-    /// The token's numbers, with their history since the start of the day `days` ago;
-    /// `None` if there are none.
+    /// Reads the token's statistics, with the history since the start of the day `days` ago. `None`
+    /// if there are none.
     ///
     /// # Errors
     /// Those of the database.

@@ -1,7 +1,7 @@
-//! The tables of Session's releases, and of signed version checks.
+//! The tables of Session's releases and of signed version checks.
 //!
-//! Servers that share a database ask GitHub once between them: a server claims a project
-//! by moving its next check into the future, and no other claims it before.
+//! Of several servers on one database, only one asks GitHub: it claims a project by moving the
+//! project's next check into the future. Until then no other server can claim it.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,28 +14,28 @@ use super::text::TextForm;
 use crate::protocol::auth::BlindedId;
 use crate::protocol::releases::{Asset, Channel, NewestRelease};
 
-/// How long a version check is remembered.
+/// How long a version check is kept.
 const CHECK_LIFETIME: &str = "90 days";
-/// Version checks that are remembered, about: some 300 MB.
+/// The approximate number of version checks that are kept. They take some 300 MB.
 const MAX_CHECKS: f32 = 2_000_000.0;
-/// Rows that one statement deletes.
+/// The number of version checks that one statement deletes.
 const CHECK_DELETE_BATCH: i64 = 1000;
-/// Such statements in one call, enough for all that is ever remembered.
+/// The most batches that one call deletes, twice as many as needed for [`MAX_CHECKS`].
 const MAX_DELETE_BATCHES: usize = 4000;
 
-/// A project that is ours to ask for.
+/// A project that this server has claimed, and for which it asks GitHub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// `owner/name`
+    /// The project, `owner/name`.
     pub project: String,
-    /// What GitHub gave with its last answer.
+    /// The value of `ETag` in GitHub's last answer.
     pub etag: Option<String>,
 }
 
-/// What is known of a project.
+/// The known releases of a project.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownReleases {
-    /// When GitHub was last asked with success; `None` if never.
+    /// The last successful check of GitHub; `None` if there was none.
     pub checked: Option<SystemTime>,
     /// The highest release of each channel that has one.
     pub newest: Vec<NewestRelease>,
@@ -75,8 +75,9 @@ const SELECT_RELEASES: &str = "SELECT channel, version, release.name, notes, \
      FROM github_releases release LEFT JOIN github_assets asset USING (project, channel) \
      WHERE project = $1 GROUP BY channel, version, release.name, notes";
 
-/// Anybody can make keys, and each new one is a row: beyond the bound only known ones are
-/// noted. The number of rows is PostgreSQL's own estimate, which costs nothing.
+/// Records a version check. Anybody can make signing keys, and each new one adds a row; beyond
+/// [`MAX_CHECKS`] rows only existing ones are updated. The number of rows is PostgreSQL's estimate,
+/// which costs nothing.
 const RECORD_CHECK: &str = "INSERT INTO version_checks (blinded_id, platform, channel) \
      SELECT $1, $2, $3 \
      WHERE (SELECT reltuples < $4 FROM pg_class WHERE oid = 'version_checks'::regclass) \
@@ -85,7 +86,7 @@ const RECORD_CHECK: &str = "INSERT INTO version_checks (blinded_id, platform, ch
      ON CONFLICT (blinded_id, platform, channel) DO UPDATE SET checked = now()";
 
 impl Connection {
-    /// Notes projects that were not asked for before.
+    /// Registers projects, unless they are registered already.
     ///
     /// # Errors
     /// Those of the database.
@@ -94,7 +95,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Claims the project whose check is due longest; the next is due after `interval`.
+    /// Claims the project whose check is most overdue, and schedules its next check after
+    /// `interval`. `None` if no check is due.
     ///
     /// # Errors
     /// Those of the database.
@@ -115,7 +117,7 @@ impl Connection {
         })
     }
 
-    /// Lets nobody ask for a project before `delay` is over.
+    /// Postpones a project's next check until `delay` is over.
     ///
     /// # Errors
     /// Those of the database.
@@ -124,7 +126,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Notes that GitHub was asked and has nothing new.
+    /// Records a successful check of a project without new releases.
     ///
     /// # Errors
     /// Those of the database.
@@ -133,10 +135,10 @@ impl Connection {
         Ok(())
     }
 
-    /// Replaces all that is known of a project's releases.
+    /// Records a successful check of a project, and replaces its known releases.
     ///
     /// # Errors
-    /// Those of the database; what was known stays then.
+    /// Those of the database. The known releases are unchanged then.
     pub fn replace_releases(
         &mut self,
         project: &str,
@@ -155,7 +157,7 @@ impl Connection {
         })
     }
 
-    /// What is known of a project.
+    /// Reads the known releases of a project.
     ///
     /// # Errors
     /// Those of the database.
@@ -174,7 +176,7 @@ impl Connection {
         })
     }
 
-    /// Remembers that somebody checked for a version, now.
+    /// Records a signed version check.
     ///
     /// # Errors
     /// Those of the database.
@@ -191,7 +193,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Forgets version checks that are older than 90 days, in batches.
+    /// Deletes version checks older than [`CHECK_LIFETIME`], in batches. Returns how many.
     ///
     /// # Errors
     /// Those of the database.
@@ -234,7 +236,8 @@ fn insert_release(
     Ok(())
 }
 
-/// `None` for a channel that a later server may know.
+/// Reads a release from its row. `None` if its channel is unknown, which a newer server may have
+/// written.
 fn read_newest(
     row: &postgres::Row,
     form: TextForm,

@@ -1,11 +1,11 @@
-//! Deletes what has become too old.
+//! The deletion of expired files and of old version checks.
 
 use super::failures::log_failure;
 use crate::db::Connection;
 use crate::statistics::StoredBytes;
 use crate::stop::Stop;
 
-/// Deletes the files that have expired, until there are none left or `stop` is requested.
+/// Deletes expired files, until there are none left or `stop` is requested.
 pub fn delete_expired(db: &mut Connection, stored: &StoredBytes, stop: &Stop) {
     let mut deleted = 0;
     let outcome = db.delete_expired(
@@ -23,7 +23,7 @@ pub fn delete_expired(db: &mut Connection, stored: &StoredBytes, stop: &Stop) {
     }
 }
 
-/// Deletes the records of version checks that are older than they may become.
+/// Deletes the records of old version checks.
 pub fn delete_old_version_checks(db: &mut Connection) {
     match db.delete_old_version_checks() {
         Ok(0) => {}

@@ -1,11 +1,12 @@
-//! Failures of the database in work that nobody waits for.
+//! Failures of the database in background work.
 
 use crate::db;
 
-/// Logs that it could not `what`; the work is tried again when it is due next.
+/// Logs that the work `what` failed, for example "count the files". The work is tried again when
+/// it is due next.
 pub fn log_failure(what: &str, error: &db::Error) {
     match error {
-        // The outage itself was logged when it began.
+        // The connection has logged the start of the outage.
         db::Error::Unavailable(_) => log::debug!("could not {what}: {error}"),
         _ => log::warn!("could not {what}: {error}"),
     }

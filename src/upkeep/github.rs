@@ -1,4 +1,4 @@
-//! GitHub's releases as data. No database; every answer bounded in time and size.
+//! The client of GitHub's API. Every answer is bounded in time and size.
 
 use std::fmt;
 use std::io::Read;
@@ -12,54 +12,53 @@ use crate::config;
 use crate::upkeep::github_list::{self, Listed};
 use crate::upkeep::proxy::{self, ProxyChoice, ProxyOnly};
 
-/// The longest that asking may take, from looking up the name to the last byte. What the
-/// HTTP client makes of it is a limit per read once it has passed, so that a trickle would
-/// go on: the body is read with a deadline of its own, and the caller gives up on a head
-/// that trickles.
+/// The longest time for a request, from the DNS lookup to the last byte. Once it has passed, the
+/// HTTP client limits each read only, so that a slow trickle would go on. Therefore the body is
+/// read with a deadline of its own, and the caller abandons a request whose head trickles.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
-/// The largest answer that is read, bytes.
+/// The largest accepted answer, bytes.
 const MAX_ANSWER: u64 = 4 * 1024 * 1024;
-/// Releases that are asked for. One with all its assets has some 40 KB, so that they stay
-/// well below the largest answer; and each channel has one among them.
+/// The number of releases that are requested. Each has some 40 KB with its assets, so that the
+/// answer stays well below [`MAX_ANSWER`], and they include the newest of each channel.
 const RELEASES: usize = 40;
-/// A renamed project redirects once.
+/// The most redirects that are followed. A renamed project takes one.
 const MAX_REDIRECTS: u32 = 3;
 
-/// Asks for the releases of projects.
+/// A client of GitHub's API, or of a server that speaks it.
 pub struct GitHub {
     agent: ureq::Agent,
     api: String,
     authorization: Option<String>,
 }
 
-/// What GitHub said.
+/// A successful answer of GitHub.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// 304: what is known is current.
+    /// 304: the releases haven't changed.
     Unchanged,
-    /// The releases.
+    /// The newest releases.
     Releases {
-        /// What to send with the next question.
+        /// The value of `ETag`, for the next request.
         etag: Option<String>,
-        /// As many as were asked for, or all.
+        /// The parsed list.
         listed: Listed,
     },
 }
 
-/// Why there is no answer.
+/// The reason why a request failed.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// For the operator's log.
+    /// The reason, for the operator's log.
     pub reason: String,
-    /// How long GitHub wants to be left alone.
+    /// How long GitHub asks to wait before the next request.
     pub retry_after: Option<Duration>,
 }
 
 impl GitHub {
-    /// The proxy that the environment names is honoured.
+    /// A client that uses the proxy from the environment, if there is one.
     ///
     /// # Errors
-    /// A sentence for the operator: that proxy can't be used.
+    /// A sentence for the operator if that proxy can't be used.
     pub fn new(settings: &config::Versions) -> Result<GitHub, String> {
         let authorization = settings.github_token.as_ref();
         Ok(GitHub {
@@ -71,11 +70,11 @@ impl GitHub {
         })
     }
 
-    /// Asks for the newest releases of `project` (`owner/name`), unless they are still
-    /// those that `etag` stands for.
+    /// Requests the newest releases of `project` (`owner/name`). `etag` is from the last answer,
+    /// and lets GitHub answer [`Answer::Unchanged`].
     ///
     /// # Errors
-    /// Whatever went wrong; GitHub may say when to ask again.
+    /// Every failure, including answers with an error status.
     pub fn releases(&self, project: &str, etag: Option<&str>) -> Result<Answer, Failure> {
         let url = format!("{}/repos/{project}/releases?per_page={RELEASES}", self.api);
         let mut request = self
@@ -107,24 +106,24 @@ impl GitHub {
     }
 }
 
-/// A client that goes that way.
-fn agent(way: ProxyChoice) -> ureq::Agent {
+/// An HTTP client with that choice of a proxy.
+fn agent(choice: ProxyChoice) -> ureq::Agent {
     let tls = TlsConfig::builder()
         .root_certs(RootCerts::PlatformVerifier)
         .build();
     let config = ureq::Agent::config_builder()
         .timeout_global(Some(TIMEOUT))
         .http_status_as_error(false)
-        .max_redirects(match way {
-            // Another host may be one that only the proxy is to see.
+        .max_redirects(match choice {
+            // A redirect may lead to a host that must be reached through the proxy.
             ProxyChoice::Bypassed => 0,
             ProxyChoice::NoProxy | ProxyChoice::Use(_) => MAX_REDIRECTS,
         })
         .max_idle_connections(0)
         .user_agent(concat!("session-file-server/", env!("CARGO_PKG_VERSION")))
         .tls_config(tls);
-    // Set in any case: without that the client takes one from the environment by itself.
-    match way {
+    // The proxy is always set, because otherwise ureq takes one from the environment by itself.
+    match choice {
         ProxyChoice::NoProxy | ProxyChoice::Bypassed => config.proxy(None).build().into(),
         ProxyChoice::Use(proxy) => {
             let resolver = ProxyOnly {
@@ -137,7 +136,7 @@ fn agent(way: ProxyChoice) -> ureq::Agent {
     }
 }
 
-/// All that comes before the deadline, which must be everything.
+/// Reads the whole body; fails if it doesn't end before the deadline.
 fn read(mut body: impl Read, deadline: Instant) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 16 * 1024];
@@ -153,12 +152,12 @@ fn read(mut body: impl Read, deadline: Instant) -> Result<Vec<u8>, Failure> {
 }
 
 impl Failure {
-    /// GitHub didn't answer, or not to the end, within [`TIMEOUT`].
+    /// The failure of a request without a complete answer within [`TIMEOUT`].
     pub fn too_slow() -> Failure {
         Failure::new(format!("no whole answer within {} s", TIMEOUT.as_secs()))
     }
 
-    /// A bug of ours.
+    /// The failure of a request whose thread panicked, which is a bug.
     pub fn panicked() -> Failure {
         Failure::new("asking panicked")
     }
@@ -171,8 +170,8 @@ impl Failure {
     }
 }
 
-/// `Retry-After` in seconds or as a date (RFC 9110, 10.2.3); else, for an answer that says
-/// that a limit is reached, `X-RateLimit-Reset` as Unix time.
+/// The time to wait before the next request: `Retry-After`, in seconds or as a date (RFC 9110,
+/// 10.2.3); otherwise, if the status is 403 or 429, `X-RateLimit-Reset`, a Unix time.
 fn retry_after(status: u16, headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let until = |time: SystemTime| time.duration_since(now).unwrap_or_default();
     if let Some(value) = text_of(headers, "retry-after") {

@@ -1,5 +1,5 @@
-//! GitHub's list of releases as data. Each item is read by itself, so that a malformed one
-//! costs none of the others; numbers and lengths are bounded.
+//! The parser of GitHub's list of releases. Each item is parsed separately, so that a malformed
+//! one doesn't affect the others. Counts and lengths are bounded.
 
 use std::fmt;
 
@@ -8,33 +8,33 @@ use serde_json::value::RawValue;
 
 use crate::protocol::releases::{Asset, Release};
 
-/// Items of a list that are looked at: of releases fewer are asked for, and of assets a
-/// release of Session has 30.
+/// The most items of a list that are parsed. Fewer releases are requested, and a release of
+/// Session has 30 assets.
 const MAX_ITEMS: usize = 500;
-/// The longest tag, bytes: a longer one is no version.
+/// The longest tag, bytes. Versions are shorter.
 const MAX_TAG: usize = 100;
-/// The longest title of a release, and name or URL of an asset, bytes.
+/// The longest title of a release, name of an asset or URL of an asset, bytes.
 const MAX_LINE: usize = 2000;
-/// The longest description, bytes: GitHub's own limit is 125,000 characters.
+/// The longest description, bytes. GitHub's own limit is 125,000 characters.
 const MAX_NOTES: usize = 500_000;
-/// Characters of a text that are shown in the log.
+/// The most characters of a text that are shown in the log.
 const MAX_SHOWN: usize = 40;
 
-/// What a list has.
+/// A parsed list of releases.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Listed {
     /// The releases, without drafts.
     pub releases: Vec<Release>,
-    /// What was skipped, for the operator's log.
+    /// Descriptions of the malformed parts that were skipped, for the operator's log.
     pub malformed: Vec<String>,
 }
 
-/// The releases in an answer's body. PostgreSQL's texts hold no NUL.
+/// Parses the body of an answer. NUL characters are removed, because PostgreSQL can't store them.
 ///
 /// # Errors
-/// Why it is no list of releases.
+/// The reason why it is no list of releases.
 pub fn parse(body: &[u8]) -> Result<Listed, String> {
-    // What is no UTF-8 is malformed where it stands, and nowhere else.
+    // Bytes that are not UTF-8 must not affect texts other than their own.
     let text = String::from_utf8_lossy(body);
     let items: Items = serde_json::from_str(&text)
         .map_err(|error| format!("it answered no list of releases: {error}"))?;
@@ -51,19 +51,21 @@ pub fn parse(body: &[u8]) -> Result<Listed, String> {
                 .push(format!("release {}: {error}", index + 1)),
         }
     }
-    match is_readable {
-        true => Ok(listed),
-        false => Err(format!(
+    if is_readable {
+        Ok(listed)
+    } else {
+        // Items that aren't readable have been noted as malformed, and there is one.
+        Err(format!(
             "it answered no list of releases: {}",
             listed.malformed[0]
-        )),
+        ))
     }
 }
 
-/// The release in an item; `None` for a draft.
+/// Parses an item of the list; `None` for a draft.
 fn release(item: &RawValue, malformed: &mut Vec<String>) -> Result<Option<Release>, String> {
     #[derive(serde::Deserialize)]
-    struct Item<'a> {
+    struct ReleaseItem<'a> {
         tag_name: String,
         #[serde(default, borrow)]
         name: Option<&'a RawValue>,
@@ -76,7 +78,7 @@ fn release(item: &RawValue, malformed: &mut Vec<String>) -> Result<Option<Releas
         #[serde(default, borrow)]
         assets: Option<&'a RawValue>,
     }
-    let item: Item = serde_json::from_str(item.get()).map_err(|error| reason(&error))?;
+    let item: ReleaseItem = serde_json::from_str(item.get()).map_err(|error| reason(&error))?;
     if item.draft {
         return Ok(None);
     }
@@ -110,7 +112,7 @@ fn release(item: &RawValue, malformed: &mut Vec<String>) -> Result<Option<Releas
     }))
 }
 
-/// A text that says something, if there is one.
+/// Parses a text; `None` if it is null or empty.
 fn text(value: &RawValue, limit: usize) -> Result<Option<String>, String> {
     let text: Option<String> = serde_json::from_str(value.get()).map_err(|error| reason(&error))?;
     let text = text
@@ -122,9 +124,10 @@ fn text(value: &RawValue, limit: usize) -> Result<Option<String>, String> {
     }
 }
 
+/// Parses the assets of a release. Malformed ones are given to `note` and skipped.
 fn assets(list: &RawValue, note: &mut impl FnMut(&str, &str)) -> Vec<Asset> {
     #[derive(serde::Deserialize)]
-    struct Item {
+    struct AssetItem {
         name: String,
         url: String,
     }
@@ -137,8 +140,8 @@ fn assets(list: &RawValue, note: &mut impl FnMut(&str, &str)) -> Vec<Asset> {
     };
     let mut assets = Vec::new();
     for item in items.map_or_else(Vec::new, |items| items.0) {
-        match serde_json::from_str::<Item>(item.get()) {
-            Ok(Item { name, url }) if name.len() <= MAX_LINE && url.len() <= MAX_LINE => {
+        match serde_json::from_str::<AssetItem>(item.get()) {
+            Ok(AssetItem { name, url }) if name.len() <= MAX_LINE && url.len() <= MAX_LINE => {
                 assets.push(Asset {
                     name: clean(&name),
                     url: clean(&url),
@@ -155,7 +158,7 @@ fn clean(text: &str) -> String {
     text.replace('\0', "")
 }
 
-/// What is wrong with an item, without its position in it, and short.
+/// A short text about an error, without its position in the item.
 fn reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let text = text.split(" at line ").next().unwrap_or(&text);
@@ -163,13 +166,13 @@ fn reason(error: &serde_json::Error) -> String {
     short.escape_debug().to_string()
 }
 
-/// A text as it can stand in a line of the log.
+/// Shortens and escapes a text for a line of the log.
 pub fn shown(text: &str) -> String {
     let short: String = text.chars().take(MAX_SHOWN).collect();
     short.escape_debug().to_string()
 }
 
-/// The items of a list, unread; those beyond [`MAX_ITEMS`] are left out.
+/// The unparsed items of a list, without those beyond [`MAX_ITEMS`].
 struct Items<'a>(Vec<&'a RawValue>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Items<'a> {

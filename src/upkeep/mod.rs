@@ -1,5 +1,6 @@
-//! What goes on without being asked: the [`timer`] thread deletes expired files, counts and
-//! notes what there is, and has the `refresher` ask [`github`] for Session's versions.
+//! Regular work in the background: the [`timer`] thread deletes expired files, counts the stored
+//! ones, writes the server's row of statistics, and runs the `refresher`, which asks [`github`]
+//! for Session's releases.
 
 mod expiry;
 mod failures;

@@ -1,6 +1,6 @@
-//! The proxy through which GitHub is asked: which one the environment names, by curl's rules
-//! (`man curl`, "Proxy environment variables"). One that can't be used is refused, because to
-//! ask without it would show the address that it is to hide.
+//! The proxy for requests to GitHub. The environment names it, by curl's rules (`man curl`,
+//! "Proxy environment variables"). A proxy that can't be used is an error, because a request
+//! without it would reveal the address that it is to hide.
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -9,22 +9,22 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{ArrayVec, DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-/// What the environment says of a URL's choose.
+/// The choice of a proxy for a URL.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ProxyChoice {
-    /// No proxy is set.
+    /// The environment names no proxy.
     NoProxy,
-    /// A proxy is set, and `no_proxy` excepts the URL's host.
+    /// The environment names a proxy, and `no_proxy` excludes the URL's host.
     Bypassed,
-    /// Use a proxy.
+    /// Requests go through this proxy.
     Use(ureq::Proxy),
 }
 
-/// The choose to `url`, by the variables that `variable` knows.
+/// Chooses the proxy for `url`. `variable` returns the value of an environment variable.
 ///
 /// # Errors
-/// A sentence for the operator, who has set a proxy that can't be used. It doesn't repeat the
-/// proxy's URL, which may hold a password.
+/// A sentence for the operator if the proxy can't be used. It doesn't repeat the proxy's URL,
+/// which may hold a password.
 pub fn choose(
     url: &str,
     variable: impl Fn(&str) -> Option<OsString>,
@@ -59,8 +59,9 @@ pub fn choose(
     })
 }
 
-/// The variables that name a proxy, the first that is set counts. curl takes `http_proxy` for
-/// `http:` alone; here it is better than none, because whoever sets one doesn't want to be seen.
+/// The variables that name a proxy, of which the first that is set counts. curl uses `http_proxy`
+/// for `http:` only. Here it is used for `https:` too, if no other is set, because an operator who
+/// sets a proxy doesn't want direct requests.
 fn names(is_https: bool) -> &'static [&'static str] {
     const NAMES: [&str; 6] = [
         "https_proxy",
@@ -74,14 +75,14 @@ fn names(is_https: bool) -> &'static [&'static str] {
     if is_https { &NAMES } else { &NAMES_FOR_HTTP }
 }
 
-/// The proxy of that URL, if the HTTP client can use it; else why not.
+/// Parses the URL of a proxy. The error is the reason why the HTTP client can't use it.
 fn usable(url: &str) -> Result<ureq::Proxy, String> {
     let url = url.trim();
     let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
     match scheme.to_ascii_lowercase().as_str() {
         "http" => {}
-        // The client would take the TLS of the proxy for GitHub's, and send its request, token
-        // included, in the clear for the proxy (ureq 3.0, RustlsConnector).
+        // ureq 3.0 would take the TLS connection to the proxy for one to GitHub, and show its
+        // request, with the token, to the proxy (RustlsConnector).
         "https" => return Err("TLS to a proxy is not supported".into()),
         scheme if scheme.starts_with("socks") => return Err("SOCKS is not supported".into()),
         _ => return Err("it has an unknown scheme".into()),
@@ -90,7 +91,7 @@ fn usable(url: &str) -> Result<ureq::Proxy, String> {
     let uri: Uri = format!("http://{rest}").parse().map_err(|_| no_url())?;
     let authority = uri.authority().ok_or_else(no_url)?;
     let host = authority.host();
-    // A port that isn't one would be replaced by the default.
+    // The client would replace an invalid port by the default one.
     let after_host = authority.as_str().rsplit('@').next().unwrap_or("");
     let has_port = after_host.len() > host.len();
     if host.is_empty() || has_port && authority.port_u16().is_none_or(|port| port == 0) {
@@ -99,8 +100,9 @@ fn usable(url: &str) -> Result<ureq::Proxy, String> {
     ureq::Proxy::new(&format!("http://{authority}")).map_err(|_| no_url())
 }
 
-/// Whether the list `exceptions` has a host: `*`, names with all that is below them, addresses
-/// and networks, by commas or spaces. A port, which curl doesn't know there, must be the same.
+/// Whether the list `exceptions` contains a host. Its entries are separated by commas or spaces:
+/// `*`, names, which include all their subdomains, addresses, and networks. An entry with a port,
+/// which curl doesn't support, holds for that port only.
 fn is_excepted(host: &str, port: u16, exceptions: &str) -> bool {
     let unbracketed = |text: &str| text.trim_matches(['[', ']']).to_ascii_lowercase();
     let host = unbracketed(host);
@@ -108,7 +110,7 @@ fn is_excepted(host: &str, port: u16, exceptions: &str) -> bool {
     let address: Option<IpAddr> = host.parse().ok();
     let has = |exception: &str| {
         let (name, is_port) = match exception.rsplit_once(':') {
-            // More colons are those of an address.
+            // Several colons outside of brackets belong to an IPv6 address.
             Some((name, digits)) if !name.contains(':') || name.ends_with(']') => {
                 (name, digits.parse() == Ok(port))
             }
@@ -133,7 +135,7 @@ fn is_excepted(host: &str, port: u16, exceptions: &str) -> bool {
     exceptions.any(|exception| exception == "*" || has(exception))
 }
 
-/// Whether an address is the one that is written there, or in that network, as 10.0.0.0/8.
+/// Whether an address equals `network`, or is in it if `network` is written as 10.0.0.0/8.
 fn is_in_network(address: IpAddr, network: &str) -> bool {
     let (start, bits) = match network.split_once('/') {
         Some((start, bits)) => (start, bits.parse::<u32>().ok()),
@@ -153,13 +155,13 @@ fn is_in_network(address: IpAddr, network: &str) -> bool {
     }
 }
 
-/// Looks up the proxy's name alone: those of other hosts are the proxy's business, and asking
-/// for them would tell others what is asked.
+/// A resolver that looks up the proxy's name only. The proxy looks up all others; a lookup of
+/// ours would reveal them to DNS servers.
 #[derive(Debug)]
 pub struct ProxyOnly {
-    /// The proxy.
+    /// The proxy's URL.
     pub proxy: Uri,
-    /// Looks it up.
+    /// The resolver for the proxy's name.
     pub resolver: DefaultResolver,
 }
 
@@ -173,7 +175,7 @@ impl Resolver for ProxyOnly {
         if uri.authority() == self.proxy.authority() {
             return self.resolver.resolve(uri, config, timeout);
         }
-        // The client wants an address, and doesn't use it.
+        // The client needs an address here, but doesn't use it.
         let nowhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
         let mut addresses = ArrayVec::from_fn(|_| nowhere);
         addresses.push(nowhere);

@@ -1,4 +1,4 @@
-//! Keeps what is known of Session's versions fresh, by pending GitHub.
+//! Keeps the known releases of Session current by asking GitHub.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,42 +13,49 @@ use crate::config::Config;
 use crate::db::{Claim, Connection};
 use crate::protocol::releases;
 
-/// A question without an answer after this time is given up; its thread may go on for as
-/// long as GitHub sends a byte in each second.
+/// The time after which a request without an answer is abandoned. Its thread goes on for as long
+/// as GitHub sends a byte per second.
 const ANSWER_TIMEOUT: Duration = github::TIMEOUT.saturating_add(Duration::from_secs(1));
-/// Threads that may go on like that; with so many, nothing more is asked.
+/// The number of threads with abandoned requests at which no further request is started.
 const MAX_ABANDONED: usize = 4;
-/// The pause after a failure for which GitHub names none; it doubles with each further
-/// one, up to `versions.refresh_interval`.
+/// The pause after a failure, unless GitHub asks for a longer one. It doubles with each further
+/// failure, up to `versions.refresh_interval`.
 const FIRST_RETRY: Duration = Duration::from_secs(60);
-/// The longest that GitHub is obeyed: after a day without an answer nothing is served.
+/// The longest pause after a failure, whatever GitHub asks for. Versions are no longer served when
+/// the last check was a day ago.
 const LONGEST_RETRY: Duration = Duration::from_secs(24 * 60 * 60);
+/// The number of tags or malformed items that a line of the log shows. Further ones are counted.
+const MAX_SHOWN_ITEMS: usize = 5;
 
-/// Asks GitHub, one project at a time. The pending has a thread of its own while it lasts,
-/// so that a slow GitHub delays nothing else; the database is the timer thread's.
+/// Asks GitHub for the releases of one project at a time. Each request runs in a thread of its
+/// own, so that a slow GitHub doesn't delay the timer thread, which does the rest.
 pub struct Refresher {
     config: Arc<Config>,
+    /// The cache, whose entries are dropped when there are new releases.
     cache: Arc<ReleaseCache>,
-    /// `None` if it must not be asked.
+    /// The client; `None` if its proxy can't be used.
     github: Option<Arc<GitHub>>,
     projects: Vec<String>,
-    /// Whether the database knows our projects.
+    /// Whether the projects have been registered in the database.
     is_registered: bool,
+    /// The request in flight.
     pending: Option<PendingAnswer>,
-    /// Threads whose answers nobody waits for any more.
+    /// The threads of abandoned requests.
     abandoned: Vec<JoinHandle<Result<Answer, Failure>>>,
-    /// How often each project has failed since it last succeeded.
+    /// The number of failures of each project since its last success.
     failures: HashMap<String, u32>,
 }
 
+/// A request in flight.
 struct PendingAnswer {
+    /// The project that was claimed for the request.
     claim: Claim,
     since: Instant,
     thread: JoinHandle<Result<Answer, Failure>>,
 }
 
 impl Refresher {
-    /// For the projects of the configuration; `cache` forgets what has become old.
+    /// A refresher for the projects of the configuration.
     pub fn new(config: &Arc<Config>, cache: Arc<ReleaseCache>) -> Refresher {
         let versions = &config.versions;
         let github = GitHub::new(versions).inspect_err(|error| {
@@ -60,7 +67,7 @@ impl Refresher {
             config: config.clone(),
             cache,
             github: github.ok().map(Arc::new),
-            projects: versions.projects.to_vec(),
+            projects: versions.projects.all(),
             is_registered: false,
             pending: None,
             abandoned: Vec::new(),
@@ -68,7 +75,8 @@ impl Refresher {
         }
     }
 
-    /// Goes on with what is under way, or begins what is due; never waits for GitHub.
+    /// Handles the answer of the request in flight, or starts a request if one is due. Never waits
+    /// for GitHub.
     pub fn tick(&mut self, db: &mut Connection) {
         self.abandoned.retain(|thread| !thread.is_finished());
         match self.pending.take() {
@@ -90,7 +98,7 @@ impl Refresher {
         }
     }
 
-    /// Claims a project, if one is due, and starts pending for it.
+    /// Claims a project, if one is due, and starts a request for it.
     fn ask(&mut self, db: &mut Connection) {
         let Some(github) = self.github.clone() else {
             return;
@@ -124,6 +132,7 @@ impl Refresher {
         }
     }
 
+    /// Stores the outcome of a request.
     fn keep(&mut self, project: &str, outcome: Result<Answer, Failure>, db: &mut Connection) {
         let kept = match outcome {
             Ok(Answer::Unchanged) => db.project_is_unchanged(project),
@@ -146,7 +155,8 @@ impl Refresher {
         }
     }
 
-    /// Keeps what is known, says so once, and asks again no sooner than GitHub wants.
+    /// Postpones the next request after a failure. The first failure in a row is logged. The known
+    /// releases are kept.
     fn postpone(&mut self, project: &str, failure: &Failure, db: &mut Connection) {
         let failures = self.failures.entry(project.to_string()).or_default();
         let delay = retry_delay(failure, *failures, self.config.versions.refresh_interval);
@@ -161,10 +171,7 @@ impl Refresher {
     }
 }
 
-/// Tags and items that are shown in a line; more are only counted.
-const MAX_SHOWN_ITEMS: usize = 5;
-
-/// Says what of GitHub's list was of no use.
+/// Logs the parts of GitHub's list that were skipped.
 fn log_skipped(project: &str, malformed: &[String], tags: &[String]) {
     for (what, skipped) in [
         ("what is malformed", malformed),
@@ -185,6 +192,7 @@ fn log_skipped(project: &str, malformed: &[String], tags: &[String]) {
     }
 }
 
+/// The pause after a failure that follows so many `earlier` ones.
 fn retry_delay(failure: &Failure, earlier: u32, interval: Duration) -> Duration {
     let own = FIRST_RETRY
         .saturating_mul(1 << earlier.min(10))

@@ -1,5 +1,5 @@
-//! The timer thread: has expired files deleted and Session's versions refreshed, counts and
-//! notes what there is.
+//! The timer thread: deletes expired files, refreshes Session's versions, counts the stored files
+//! and writes the server's row of statistics.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,45 +14,45 @@ use crate::quantity;
 use crate::statistics::{Statistics, StoredBytes};
 use crate::stop::Stop;
 
-/// How often it is looked whether something is due.
+/// How often the thread checks whether some work is due.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the number of files and their bytes are logged.
-const STATISTICS_INTERVAL: Duration = Duration::from_secs(3600);
-/// How often their bytes are counted if `files.max_total_size` bounds them.
+const TOTALS_INTERVAL: Duration = Duration::from_secs(3600);
+/// How often the bytes of all files are counted if there is a `files.max_total_size`.
 const COUNT_INTERVAL: Duration = Duration::from_secs(60);
-/// How often it is noted what this server has done.
+/// How often the server's counters are written to the table `servers`.
 const SERVER_ROW_INTERVAL: Duration = Duration::from_secs(60);
 /// How often old version checks are deleted.
 const CHECKS_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// Runs until `stop` is requested. Errors of the database are logged, and the work is
-/// tried again when it is due next.
+/// Runs until `stop` is requested. Work that fails is logged, and tried again when it is due
+/// next.
 pub fn run(
     config: &Arc<Config>,
     mut db: Connection,
     cache: Arc<ReleaseCache>,
-    counts: &Statistics,
+    statistics: &Statistics,
     stop: &Stop,
 ) {
-    let mut bound = Timer::every(COUNT_INTERVAL);
+    let mut count = Timer::every(COUNT_INTERVAL);
     let mut expiry = Timer::every(config.files.cleanup_interval);
-    let mut statistics = Timer::every(STATISTICS_INTERVAL);
+    let mut totals = Timer::every(TOTALS_INTERVAL);
     let mut row = ServerRow::new(server_name(config));
     let mut note = Timer::every(SERVER_ROW_INTERVAL);
     let mut checks = Timer::every(CHECKS_INTERVAL);
     let mut refresher = Refresher::new(config, cache);
     loop {
         if expiry.is_due() {
-            delete_expired(&mut db, &counts.stored_bytes, stop);
+            delete_expired(&mut db, &statistics.stored_bytes, stop);
         }
-        if config.files.max_total_size.is_some() && bound.is_due() {
-            count_bytes(&mut db, &counts.stored_bytes);
+        if config.files.max_total_size.is_some() && count.is_due() {
+            count_bytes(&mut db, &statistics.stored_bytes);
         }
-        if statistics.is_due() {
-            log_statistics(&mut db);
+        if totals.is_due() {
+            log_totals(&mut db);
         }
         if note.is_due() {
-            if let Err(error) = db.note_server(&mut row, &counts.counts()) {
+            if let Err(error) = db.note_server(&mut row, &statistics.counts()) {
                 log_failure("note what the server has done", &error);
             }
         }
@@ -68,14 +68,15 @@ pub fn run(
     }
 }
 
-/// What tells this server from others on the same database: its machine, and where it listens.
-/// The kernel is asked for the machine's name, because our own unit hides /proc/sys.
+/// The name that distinguishes this server from others on the same database: the machine's name
+/// and the address. The machine's name comes from uname(2), because our systemd unit hides
+/// /proc/sys.
 fn server_name(config: &Config) -> String {
     let system = rustix::system::uname();
     format!("{} {}", system.nodename().to_string_lossy(), config.listen)
 }
 
-/// Something that is due at once, and then again after each interval.
+/// A timer that is due at once, and again after each interval.
 struct Timer {
     interval: Duration,
     due: Instant,
@@ -89,6 +90,7 @@ impl Timer {
         }
     }
 
+    /// Whether the timer is due. If it is, the next interval starts.
     fn is_due(&mut self) -> bool {
         let now = Instant::now();
         let is_due = now >= self.due;
@@ -99,7 +101,7 @@ impl Timer {
     }
 }
 
-fn log_statistics(db: &mut Connection) {
+fn log_totals(db: &mut Connection) {
     match db.totals() {
         Ok(totals) => log::info!(
             "{} stored, {} in all",

@@ -1,21 +1,21 @@
-//! Files in another PostgreSQL database.
+//! The import of files from another PostgreSQL database, or from another table.
 
 use std::time::SystemTime;
 
 use super::report::{Refusal, Report};
-use super::{Candidate, Content, FileSource, sort_rows, source_failed};
+use super::source::{Candidate, Content, FileSource, sort_rows, source_failed};
 use crate::db::Settings;
-use crate::db::import::{OlderFile, OlderFiles, Place};
+use crate::db::older_files::{OlderFile, OlderFiles, Place};
 use crate::protocol::file_id::FileId;
 
-/// A database with a table of files.
+/// An older server's table that holds its files.
 pub struct OlderDatabase {
     settings: Settings,
     files: OlderFiles,
 }
 
 impl OlderDatabase {
-    /// The files in a table of that database, as they are now.
+    /// Opens a table of that database, as it is now.
     ///
     /// # Errors
     /// A sentence for the operator.
@@ -50,7 +50,7 @@ impl FileSource for OlderDatabase {
     }
 }
 
-/// The bytes of files that are in their rows.
+/// Reads the bytes of files whose rows hold them.
 pub fn read_rows(
     files: &mut OlderFiles,
     wanted: &[Candidate],
@@ -64,6 +64,7 @@ pub fn read_rows(
     Ok(ids.into_iter().map(content).collect())
 }
 
+/// The candidate for a row.
 fn candidate(file: &OlderFile) -> Result<Candidate, Refusal> {
     let id = FileId::parse(&file.id).ok_or(Refusal::Name("no file id"))?;
     let (Some(uploaded), Some(expires)) = (file.uploaded, file.expires) else {

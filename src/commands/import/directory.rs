@@ -1,4 +1,4 @@
-//! The oldest server's files: `DIR/files/main_files/<decimal id>`.
+//! The import of the oldest server's files: `DIR/files/main_files/<decimal id>`.
 
 use std::fs::{self, ReadDir};
 use std::io::ErrorKind;
@@ -6,22 +6,23 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::report::{Refusal, Report};
-use super::{Candidate, Content, FileSource};
+use super::source::{Candidate, Content, FileSource};
 use crate::protocol::file_id::FileId;
 
-/// Names that are looked at together.
+/// The number of directory entries in a batch.
 const BATCH: usize = 500;
 
-/// A folder of files.
+/// The folder of the oldest server's files.
 pub struct Directory {
     folder: PathBuf,
+    /// The entries that are not listed yet.
     entries: ReadDir,
-    /// How long a file lives from its modification on.
+    /// The lifetime of a file after its modification.
     expiry: Duration,
 }
 
 impl Directory {
-    /// The files below the oldest server's folder.
+    /// Opens the folder of files below the oldest server's folder.
     ///
     /// # Errors
     /// A sentence for the operator.
@@ -37,13 +38,13 @@ impl Directory {
     fn candidate(&self, entry: &fs::DirEntry) -> Result<Candidate, Refusal> {
         let id = entry.file_name().to_str().and_then(decimal_id);
         let id = id.ok_or(Refusal::Name("no decimal id"))?;
-        // Not of what a symbolic link leads to, which is not that server's work.
+        // This doesn't follow symbolic links, which that server doesn't make.
         let metadata = entry.metadata().map_err(unreadable)?;
         if !metadata.is_file() {
             return Err(Refusal::Name("no plain file"));
         }
         let modified = metadata.modified().map_err(unreadable)?;
-        // A clock that was wrong once shall not let a file live longer than others.
+        // A time in the future, from a wrong clock, must not extend the file's life.
         let uploaded = modified.min(SystemTime::now());
         Ok(Candidate {
             id,
@@ -82,21 +83,22 @@ impl FileSource for Directory {
     }
 }
 
-/// Reads a file's bytes, no more than it had when it was listed and one: who counts them
-/// sees that it has grown.
+/// Reads a file's bytes. Reads one byte more than the file had when it was listed, so that a file
+/// that has grown is noticed.
 pub fn read_file(file: &Candidate) -> Result<Content, Refusal> {
     use std::io::Read;
     let opened = fs::File::open(&file.path).map_err(unreadable)?;
     let mut bytes = Vec::with_capacity(file.size as usize + 1);
     let read = opened.take(file.size + 1).read_to_end(&mut bytes);
     read.map_err(unreadable)?;
-    match bytes.len() as u64 == file.size {
-        true => Ok(Box::new(bytes)),
-        false => Err(Refusal::Unreadable("it changes while it is read".into())),
+    if bytes.len() as u64 == file.size {
+        Ok(Box::new(bytes))
+    } else {
+        Err(Refusal::Unreadable("it changes while it is read".into()))
     }
 }
 
-/// The reason for which the system doesn't give a file.
+/// The refusal of a file that the system can't open or read.
 pub fn unreadable(error: std::io::Error) -> Refusal {
     match error.kind() {
         ErrorKind::NotFound => Refusal::Missing,
@@ -122,7 +124,7 @@ fn cannot_list(folder: &Path, error: &std::io::Error) -> String {
     }
 }
 
-/// A number as the older server writes it, without leading zeros.
+/// Parses an id as the oldest server writes it: decimal, without leading zeros.
 fn decimal_id(name: &str) -> Option<FileId> {
     let digits = !name.is_empty() && name.bytes().all(|digit| digit.is_ascii_digit());
     let canonical = digits && (name == "0" || !name.starts_with('0'));

@@ -1,6 +1,7 @@
-//! The newest Python server's files: rows in a database, bytes in the folders of storage
-//! pools, `DIR/<pool name>/<prefix>/<id>`. Its layout of 2025, on the way there, has one folder
-//! without pools, `DIR/<prefix>/<id>`, and the bytes of older files still in the database.
+//! The import of the newest Python server's files. Their rows are in a database, and their bytes
+//! in the folders of storage pools, `DIR/<pool name>/<prefix>/<id>`. That server's layout of 2025
+//! is transitional: newer files are in one folder without pools, `DIR/<prefix>/<id>`, and the
+//! bytes of older files are still in the database.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -9,12 +10,12 @@ use std::time::SystemTime;
 use super::database::read_rows;
 use super::directory::{read_file, unreadable};
 use super::report::{Refusal, Report};
-use super::{Candidate, Content, FileSource, sort_rows, source_failed};
+use super::source::{Candidate, Content, FileSource, sort_rows, source_failed};
 use crate::db::Settings;
-use crate::db::import::{OlderFile, OlderFiles, Place};
+use crate::db::older_files::{OlderFile, OlderFiles, Place};
 use crate::protocol::file_id::FileId;
 
-/// Storage pools with the database that knows what is in them.
+/// The storage pools, and the table with the rows of the files in them.
 pub struct Pools {
     folder: PathBuf,
     settings: Settings,
@@ -22,7 +23,7 @@ pub struct Pools {
 }
 
 impl Pools {
-    /// The files of the pools in `folder`, whose rows are in a table of that database.
+    /// Opens the pools in `folder`, and the table with their files' rows.
     ///
     /// # Errors
     /// A sentence for the operator.
@@ -48,14 +49,14 @@ impl Pools {
             uploaded,
             expires,
         };
-        // What has expired may be gone from the folder already.
+        // An expired file may be gone from the folder. It is listed, and skipped as expired.
         if expires > SystemTime::now() {
             (candidate.path, candidate.size) = self.find(&file.place, &candidate.id)?;
         }
         Ok(candidate)
     }
 
-    /// Where a file lies, which is nowhere if its bytes are in its row; and its size.
+    /// The path of a file, empty if its row holds its bytes; and its size, bytes.
     fn find(&self, place: &Place, id: &FileId) -> Result<(PathBuf, u64), Refusal> {
         let pool = match place {
             Place::Row(size) => return Ok((PathBuf::new(), *size)),
@@ -98,9 +99,12 @@ impl FileSource for Pools {
             in_rows = read.map_err(|error| source_failed(&error, &self.settings))?;
         }
         let mut in_rows = in_rows.into_iter();
-        let content = |file: &Candidate| match is_row(&file) {
-            true => in_rows.next().unwrap_or(Err(Refusal::Missing)),
-            false => read_file(file),
+        let content = |file: &Candidate| {
+            if is_row(&file) {
+                in_rows.next().unwrap_or(Err(Refusal::Missing))
+            } else {
+                read_file(file)
+            }
         };
         Ok(wanted.iter().map(content).collect())
     }
@@ -120,8 +124,8 @@ fn check_folder(folder: &Path) -> Result<(), String> {
     }
 }
 
-/// The folder of a storage pool. A name in a database must not lead out of the folder that
-/// the operator has named.
+/// The folder of a storage pool. A name from the database must not lead out of the folder that the
+/// operator has named.
 fn pool_folder(name: &str) -> Result<&Path, Refusal> {
     if name.is_empty() || name.contains('/') || name == "." || name == ".." {
         return Err(Refusal::Row("of a storage pool whose name is no folder's"));
@@ -129,8 +133,8 @@ fn pool_folder(name: &str) -> Result<&Path, Refusal> {
     Ok(Path::new(name))
 }
 
-/// Where a file lies below its pool: under the last three decimal digits of a numeric id or
-/// the first two characters of a content id.
+/// The path of a file in its pool. The prefix is the last three digits of a numeric id, or the
+/// first two characters of a content id.
 fn path_in_pool(id: &FileId) -> Result<PathBuf, Refusal> {
     let text = id.as_str();
     let prefix = if id.is_content_id() {

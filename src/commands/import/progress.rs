@@ -1,4 +1,4 @@
-//! What an operator sees while files are taken over: a bar on a terminal, else lines.
+//! The display of an import's progress: a bar on a terminal, otherwise lines in the log.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -11,28 +11,28 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::report::Report;
 use crate::quantity;
 
-/// How often the bar is drawn.
-const BAR_PAUSE: Duration = Duration::from_millis(100);
-/// How often a line is written.
-const LINE_PAUSE: Duration = Duration::from_secs(10);
-
+/// How often the bar is updated.
+const BAR_INTERVAL: Duration = Duration::from_millis(100);
+/// How often a line is logged.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+/// The template of the bar.
 const BAR: &str = "{bar:30} {percent:>3} %  {human_pos} of {human_len} files, {msg}, {eta} left";
 
-/// Shows a report while it grows.
+/// The thread that shows the progress of an import.
 pub struct ProgressDisplay {
     ended: Sender<()>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl ProgressDisplay {
-    /// Starts to show; `total` is the number of files.
+    /// Starts the thread. `total` is the number of files, and `report` counts those that are done.
     pub fn start(total: u64, report: &Arc<Report>) -> ProgressDisplay {
         let (ended, end) = channel();
         let report = report.clone();
         let show = move || {
-            let display = Display::new(total);
+            let display = Style::new(total);
             let started = Instant::now();
-            while end.recv_timeout(display.pause()) == Err(RecvTimeoutError::Timeout) {
+            while end.recv_timeout(display.interval()) == Err(RecvTimeoutError::Timeout) {
                 display.show(&report, started.elapsed());
             }
             display.clear();
@@ -40,12 +40,12 @@ impl ProgressDisplay {
         let thread = std::thread::Builder::new().name("progress".into());
         ProgressDisplay {
             ended,
-            // Without the thread nothing is shown, and all else goes on.
+            // The import goes on even if the thread can't be started.
             thread: thread.spawn(show).ok(),
         }
     }
 
-    /// Ends it, and clears the bar.
+    /// Ends the thread, which clears the bar.
     pub fn finish(self) {
         drop(self.ended);
         if let Some(thread) = self.thread {
@@ -54,28 +54,31 @@ impl ProgressDisplay {
     }
 }
 
-enum Display {
+/// The style of the display.
+enum Style {
+    /// A bar, for a terminal.
     Bar(ProgressBar),
+    /// Lines in the log; with the number of files.
     Lines(u64),
 }
 
-impl Display {
-    fn new(total: u64) -> Display {
+impl Style {
+    fn new(total: u64) -> Style {
         if !std::io::stderr().is_terminal() {
-            return Display::Lines(total);
+            return Style::Lines(total);
         }
         let bar = ProgressBar::new(total);
-        // Without our style it has the library's own.
+        // If the template were invalid, the library's own would be used.
         if let Ok(style) = ProgressStyle::with_template(BAR) {
             bar.set_style(style);
         }
-        Display::Bar(bar)
+        Style::Bar(bar)
     }
 
-    fn pause(&self) -> Duration {
+    fn interval(&self) -> Duration {
         match self {
-            Display::Bar(_) => BAR_PAUSE,
-            Display::Lines(_) => LINE_PAUSE,
+            Style::Bar(_) => BAR_INTERVAL,
+            Style::Lines(_) => LINE_INTERVAL,
         }
     }
 
@@ -84,11 +87,11 @@ impl Display {
         let rate = (bytes as f64 / elapsed.as_secs_f64()) as u64;
         let amount = format!("{}, {}/s", quantity::bytes(bytes), quantity::bytes(rate));
         match self {
-            Display::Bar(bar) => {
+            Style::Bar(bar) => {
                 bar.set_position(files);
                 bar.set_message(amount);
             }
-            Display::Lines(total) => {
+            Style::Lines(total) => {
                 let total = quantity::count(*total, "file");
                 log::info!("{} of {total}, {amount}", quantity::number(files));
             }
@@ -96,7 +99,7 @@ impl Display {
     }
 
     fn clear(&self) {
-        if let Display::Bar(bar) = self {
+        if let Style::Bar(bar) = self {
             bar.finish_and_clear();
         }
     }

@@ -1,21 +1,20 @@
-//! What became of the files: counted while they are taken over, told at the end.
+//! The report of an import: what became of the files, counted while they are taken over.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::Mutex;
 
 use crate::lock::lock;
 use crate::quantity;
 
-/// Names that are shown for each reason; more are only counted.
+/// The number of files that are named in the log for each reason. Further ones are counted.
 const MAX_NAMED: u64 = 20;
 
-/// Why a file was not needed.
+/// Why a file was skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Skip {
-    /// A file of that id is stored already.
+    /// A file with this id is stored already.
     Stored,
-    /// Its time is over.
+    /// The file has expired.
     Expired,
 }
 
@@ -28,25 +27,25 @@ impl Skip {
     }
 }
 
-/// Why a file could not be taken.
+/// Why a file can't be taken over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Its name is no file id, or not one that lies there.
+    /// The file's name is no file id, or not of the expected kind.
     Name(&'static str),
-    /// It is larger than `files.max_size`.
+    /// The file is larger than `files.max_size`.
     TooLarge,
-    /// It has no bytes.
+    /// The file is empty.
     Empty,
-    /// Its row tells of a file that isn't there.
+    /// The file has a row but no bytes.
     Missing,
-    /// Its row lacks something.
+    /// The file's row is incomplete.
     Row(&'static str),
-    /// The system's reason for not reading it.
+    /// The system can't read the file, for this reason.
     Unreadable(String),
 }
 
 impl Refusal {
-    /// Why a file of that size is not taken.
+    /// The refusal of a file for its size; `None` if the size is acceptable.
     pub fn of_size(size: u64, max_size: u64) -> Option<Refusal> {
         match size {
             0 => Some(Refusal::Empty),
@@ -66,16 +65,19 @@ impl Refusal {
     }
 }
 
-/// The counts, shared by all threads of an import.
+/// The counts of an import, shared by its threads.
 #[derive(Default)]
 pub struct Report {
-    files: AtomicU64,
-    bytes: AtomicU64,
     tally: Mutex<Tally>,
 }
 
 #[derive(Default)]
 struct Tally {
+    /// Files that were stored.
+    files: u64,
+    /// Bytes of the files that were stored.
+    bytes: u64,
+    /// Files that were stored already and have later times now.
     refreshed: u64,
     skipped: BTreeMap<Skip, u64>,
     refused: BTreeMap<String, u64>,
@@ -84,25 +86,26 @@ struct Tally {
 impl Report {
     /// Counts files that were stored.
     pub fn taken(&self, files: u64, bytes: u64) {
-        self.files.fetch_add(files, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let mut tally = lock(&self.tally);
+        tally.files += files;
+        tally.bytes += bytes;
     }
 
-    /// Counts files that were there and have later times now.
+    /// Counts files that were stored already and have later times now.
     pub fn refreshed(&self, files: u64) {
-        self.tally().refreshed += files;
+        lock(&self.tally).refreshed += files;
     }
 
-    /// Counts files that were not needed.
+    /// Counts files that were skipped.
     pub fn skipped(&self, skip: Skip, files: u64) {
         if files > 0 {
-            *self.tally().skipped.entry(skip).or_default() += files;
+            *lock(&self.tally).skipped.entry(skip).or_default() += files;
         }
     }
 
-    /// Counts a file that could not be taken, and names it.
+    /// Counts and logs a file that can't be taken over.
     pub fn refused(&self, name: &str, refusal: &Refusal) {
-        let mut tally = self.tally();
+        let mut tally = lock(&self.tally);
         let reason = refusal.reason();
         let count = tally.refused.entry(reason.into()).or_default();
         *count += 1;
@@ -119,24 +122,23 @@ impl Report {
         }
     }
 
-    /// Files that were looked at, and the bytes that were stored.
+    /// The number of files that are done, whatever became of them, and the bytes that were stored.
     pub fn progress(&self) -> (u64, u64) {
-        let tally = self.tally();
+        let tally = lock(&self.tally);
         let passed: u64 = tally.skipped.values().chain(tally.refused.values()).sum();
-        let files = self.files.load(Ordering::Relaxed) + tally.refreshed;
-        (files + passed, self.bytes.load(Ordering::Relaxed))
+        (tally.files + tally.refreshed + passed, tally.bytes)
     }
 
-    /// Files that could not be taken.
+    /// The number of files that can't be taken over.
     pub fn refusals(&self) -> u64 {
-        self.tally().refused.values().sum()
+        lock(&self.tally).refused.values().sum()
     }
 
-    /// The result for the operator, a line for each outcome.
+    /// The summary for the operator, a line for each outcome.
     pub fn summary(&self) -> String {
-        let tally = self.tally();
-        let files = quantity::count(self.files.load(Ordering::Relaxed), "file");
-        let bytes = quantity::bytes(self.bytes.load(Ordering::Relaxed));
+        let tally = lock(&self.tally);
+        let files = quantity::count(tally.files, "file");
+        let bytes = quantity::bytes(tally.bytes);
         let mut text = format!("taken:     {files}, {bytes}\n");
         if tally.refreshed > 0 {
             let files = quantity::count(tally.refreshed, "file");
@@ -152,9 +154,5 @@ impl Report {
             text += &format!("refused:   {files}: {reason}\n");
         }
         text
-    }
-
-    fn tally(&self) -> MutexGuard<'_, Tally> {
-        lock(&self.tally)
     }
 }

@@ -1,4 +1,4 @@
-//! The keys of a configuration file with their lines, and its mistakes.
+//! The settings of a configuration file with their lines, and the mistakes in it.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ use toml::Spanned;
 /// One mistake in a configuration file. Its text starts with the line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mistake {
-    /// Counted from 1.
+    /// The line, counted from 1.
     pub line: usize,
-    /// As `files.max_size`; empty where the file isn't TOML at all.
+    /// The key, for example `files.max_size`. Empty if the file isn't TOML.
     pub key: String,
-    /// What is wrong and what would be right.
+    /// The description: what is wrong and what would be right.
     pub message: String,
 }
 
@@ -25,20 +25,29 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// What a configuration file holds, until every key has been taken.
+/// The reader of a configuration file. Its caller takes each known key once; what is left then is
+/// unknown.
 pub(super) struct TomlReader {
-    found: Vec<Setting>,
+    /// The settings that are not taken yet.
+    settings: Vec<Setting>,
+    /// The keys that were taken, whether or not the file has them.
     known: Vec<&'static str>,
     mistakes: Vec<Mistake>,
 }
 
+/// A setting in the file.
 struct Setting {
+    /// The key with its table, for example `files.max_size`.
     key: String,
     line: usize,
     value: Node,
 }
 
 impl TomlReader {
+    /// Parses the text of a file.
+    ///
+    /// # Errors
+    /// The one mistake of a text that isn't TOML.
     pub(super) fn parse(text: &str) -> Result<TomlReader, Vec<Mistake>> {
         let line_of = |offset: usize| text[..offset].matches('\n').count() + 1;
         let root: Node = toml::from_str(text).map_err(|error| {
@@ -48,16 +57,17 @@ impl TomlReader {
                 message: format!("not TOML: {}", error.message()),
             }]
         })?;
-        let mut found = Vec::new();
-        root.flatten("", &line_of, &mut found);
+        let mut settings = Vec::new();
+        root.flatten("", &line_of, &mut settings);
         Ok(TomlReader {
-            found,
+            settings,
             known: Vec::new(),
             mistakes: Vec::new(),
         })
     }
 
-    /// The value of `key`, checked; the default where it is absent or a mistake.
+    /// Takes the value of `key`, as `check` converts it. Returns `default` if the key is absent,
+    /// or if `check` finds a mistake, which is noted.
     pub(super) fn take<T>(
         &mut self,
         key: &'static str,
@@ -65,10 +75,11 @@ impl TomlReader {
         check: impl FnOnce(&Node) -> Result<T, String>,
     ) -> T {
         self.known.push(key);
-        let Some(index) = self.found.iter().position(|found| found.key == key) else {
+        let is_wanted = |setting: &Setting| setting.key == key;
+        let Some(index) = self.settings.iter().position(is_wanted) else {
             return default;
         };
-        let Setting { line, value, .. } = self.found.swap_remove(index);
+        let Setting { line, value, .. } = self.settings.swap_remove(index);
         check(&value).unwrap_or_else(|message| {
             self.mistakes.push(Mistake {
                 line,
@@ -79,28 +90,32 @@ impl TomlReader {
         })
     }
 
-    /// What was not taken is unknown.
+    /// Ends reading. Settings that were not taken are unknown.
+    ///
+    /// # Errors
+    /// All mistakes, ordered by line.
     pub(super) fn finish(mut self) -> Result<(), Vec<Mistake>> {
-        for found in &self.found {
-            let message = match self.meant(&found.key) {
+        for Setting { key, line, .. } in &self.settings {
+            let message = match self.similar_key(key) {
                 Some(meant) => format!("unknown key; did you mean {meant}?"),
-                None => format!("unknown key; known here are {}", self.beside(&found.key)),
+                None => format!("unknown key; known here are {}", self.keys_of_table(key)),
             };
             self.mistakes.push(Mistake {
-                line: found.line,
-                key: found.key.clone(),
+                line: *line,
+                key: key.clone(),
                 message,
             });
         }
         self.mistakes.sort();
-        match self.mistakes.is_empty() {
-            true => Ok(()),
-            false => Err(self.mistakes),
+        if self.mistakes.is_empty() {
+            Ok(())
+        } else {
+            Err(self.mistakes)
         }
     }
 
-    /// The known key with the same last word, however it is spelled.
-    fn meant(&self, key: &str) -> Option<&'static str> {
+    /// The known key with the same last word, in any case and with or without `_` and `-`.
+    fn similar_key(&self, key: &str) -> Option<&'static str> {
         let spelling = |key: &str| {
             let last = key.rsplit('.').next().unwrap_or(key).to_ascii_lowercase();
             last.replace(['_', '-'], "")
@@ -111,38 +126,43 @@ impl TomlReader {
             .find(|known| spelling(known) == spelling(key))
     }
 
-    /// The known keys of the same table; of all if there is no such table.
-    fn beside(&self, key: &str) -> String {
-        let table = key.rsplit_once('.').map_or("", |(table, _)| table);
-        let is_beside = |known: &&&str| known.rsplit_once('.').map_or("", |(t, _)| t) == table;
-        let beside: Vec<&str> = self.known.iter().filter(is_beside).copied().collect();
-        if beside.is_empty() {
+    /// The known keys of the table of `key`; those of all tables if that table is unknown.
+    fn keys_of_table(&self, key: &str) -> String {
+        let is_in_table = |known: &&&str| table_of(known) == table_of(key);
+        let keys: Vec<&str> = self.known.iter().filter(is_in_table).copied().collect();
+        if keys.is_empty() {
             self.known.join(", ")
         } else {
-            beside.join(", ")
+            keys.join(", ")
         }
     }
 }
 
-/// A value of a TOML file, as far as a setting can be one.
+/// The table in a key; empty for the keys outside of all tables.
+fn table_of(key: &str) -> &str {
+    key.rsplit_once('.').map_or("", |(table, _)| table)
+}
+
+/// A value in a TOML file. Only types that a setting may have keep their value.
 pub(super) enum Node {
     Table(Vec<(Spanned<String>, Node)>),
     Text(String),
     Integer(i64),
     Boolean(bool),
-    /// Named, because no setting is one.
+    /// A value of another type, whose name is for messages.
     Other(&'static str),
 }
 
 impl Node {
-    fn flatten(self, prefix: &str, line_of: &dyn Fn(usize) -> usize, found: &mut Vec<Setting>) {
+    /// Adds the settings of a table and of those in it to `settings`.
+    fn flatten(self, prefix: &str, line_of: &dyn Fn(usize) -> usize, settings: &mut Vec<Setting>) {
         let Node::Table(entries) = self else { return };
         for (name, value) in entries {
             let line = line_of(name.span().start);
             let key = format!("{prefix}{}", name.get_ref());
             match value {
-                Node::Table(_) => value.flatten(&format!("{key}."), line_of, found),
-                value => found.push(Setting { key, line, value }),
+                Node::Table(_) => value.flatten(&format!("{key}."), line_of, settings),
+                value => settings.push(Setting { key, line, value }),
             }
         }
     }
