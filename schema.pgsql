@@ -1,20 +1,20 @@
 -- The database of session-file-server.
 --
 -- Every statement can be repeated: `session-file-server init-db` and
--- `psql -1 -f schema.pgsql DATABASE` do the same, on an empty database and on one
--- that has some or all of this. What is already so is not touched, and no lock is taken
--- for it. For a database of the Python file server use `init-db`, which also looks at what
--- else is there.
+-- `psql -1 -f schema.pgsql DATABASE` do the same, on an empty database and on one that has
+-- some or all of these tables. What exists already is neither changed nor locked. For a
+-- database of the Python file server use `init-db`, which also handles that server's other
+-- tables.
 
--- A file lives until `expiry`; rows whose expiry has passed are never served, and are
--- deleted by the server soon after.
+-- The files. A file lives until `expiry`. Expired files are never served, and the server
+-- deletes them soon after.
 --
--- `id` is the content id of the file (44 characters of base64url) or, from older
+-- `id` is the content id of the file (44 characters of base64url) or, for uploads by older
 -- clients, a random decimal number.
 --
--- Names are compared as bytes (COLLATE "C"), here and below: the order of any other collation
--- changes with the operating system, and an index that was made in the older order no longer
--- finds what is there.
+-- Here and below, names are sorted as bytes (COLLATE "C"). The order of any other collation
+-- changes with the operating system, and an index that was built in the older order no longer
+-- finds all rows.
 CREATE TABLE IF NOT EXISTS files (
     id       varchar(44) COLLATE "C" PRIMARY KEY CHECK (id ~ '^[a-zA-Z0-9_-]+$'),
     data     bytea       NOT NULL,
@@ -24,21 +24,22 @@ CREATE TABLE IF NOT EXISTS files (
 
 DO $$
 DECLARE
-    -- reloptions, as one text
+    -- the storage parameters of the table, as one text
     options text;
+    -- those of its TOAST table
     toast_options text;
 BEGIN
-    -- Files are encrypted, so that compressing them would be wasted work; and uncompressed
-    -- out-of-line storage lets length() and substring() read only what they need.
+    -- Out-of-line storage without compression: files are encrypted, so they can't be compressed,
+    -- and length() and substring() read only the parts that they need.
     IF EXISTS (SELECT FROM pg_attribute
                WHERE attrelid = 'files'::regclass AND attname = 'data' AND attstorage <> 'e') THEN
         ALTER TABLE files ALTER COLUMN data SET STORAGE EXTERNAL;
     END IF;
 
-    -- Space of expired files is used again once it was vacuumed. By default that waits until a
-    -- fifth of the table is dead, which may be days of files; and the bytes lie in a table of
-    -- their own, for which it counts apart. What the operator has set stays. (A partitioned
-    -- table has no such settings, only its partitions have.)
+    -- Vacuum more often than by default. The space of deleted files is reused only after a vacuum,
+    -- which by default waits until a fifth of the table is dead: days of files. The files' bytes
+    -- are in the TOAST table, which has its own setting. Settings by the operator are kept. (A
+    -- partitioned table has no such settings, only its partitions have.)
     SELECT array_to_string(files.reloptions, ','), array_to_string(toast.reloptions, ',')
         INTO options, toast_options
         FROM pg_class files LEFT JOIN pg_class toast ON toast.oid = files.reltoastrelid
@@ -50,25 +51,26 @@ BEGIN
         ALTER TABLE files SET (toast.autovacuum_vacuum_scale_factor = 0.02);
     END IF;
 
-    -- CREATE INDEX IF NOT EXISTS would lock the table before it looks.
+    -- CREATE INDEX IF NOT EXISTS would lock the table even if the index exists.
     IF to_regclass('files_expiry') IS NULL THEN
         CREATE INDEX files_expiry ON files (expiry);
     END IF;
 END $$;
 
--- What GitHub last said of Session's releases. All of it can be asked for again.
+-- The projects whose releases GitHub is asked for. The server can read all of this and the next
+-- two tables from GitHub again.
 CREATE TABLE IF NOT EXISTS github_projects (
     -- owner/name
     project    text        COLLATE "C" PRIMARY KEY,
-    -- when GitHub was last asked with success
+    -- the last successful check of GitHub
     checked    timestamptz,
-    -- what it gave with its answer, for the next question
+    -- the ETag of GitHub's last answer, for the next request
     etag       text,
-    -- no server asks before
+    -- no server asks GitHub before this time
     next_check timestamptz NOT NULL DEFAULT '-infinity'
 );
 
--- The highest version of each release channel.
+-- The highest version of each project's release channels.
 CREATE TABLE IF NOT EXISTS github_releases (
     project text COLLATE "C" NOT NULL REFERENCES github_projects,
     channel text COLLATE "C" NOT NULL CHECK (channel IN ('stable', 'prerelease', 'alpha')),
@@ -79,6 +81,7 @@ CREATE TABLE IF NOT EXISTS github_releases (
     PRIMARY KEY (project, channel)
 );
 
+-- The files of those releases.
 CREATE TABLE IF NOT EXISTS github_assets (
     project  text    COLLATE "C" NOT NULL,
     channel  text    COLLATE "C" NOT NULL,
@@ -89,7 +92,7 @@ CREATE TABLE IF NOT EXISTS github_assets (
     FOREIGN KEY (project, channel) REFERENCES github_releases ON DELETE CASCADE
 );
 
--- The last signed version check of each signer, kept for 90 days; only with
+-- The last signed version check of each signer, kept for 90 days. Written only with
 -- versions.record_checks.
 CREATE TABLE IF NOT EXISTS version_checks (
     blinded_id text        COLLATE "C" NOT NULL,
@@ -106,7 +109,7 @@ BEGIN
     END IF;
 END $$;
 
--- The numbers of the session token: another program fills these two.
+-- The statistics of the session token. Another program fills these two tables.
 CREATE TABLE IF NOT EXISTS session_token_stats (
     maximum_supply      int,
     sent_per_node       int,
@@ -120,10 +123,10 @@ CREATE TABLE IF NOT EXISTS session_token_history (
     updated            timestamptz
 );
 
--- What each server on this database has done since it started: noted by itself once a minute,
--- shown by session-file-server status.
+-- The counters of each server on this database since its start. Each server writes its own once
+-- a minute, and session-file-server status shows them.
 CREATE TABLE IF NOT EXISTS servers (
-    -- its machine, and where it listens
+    -- the server's machine and address
     name         text        COLLATE "C" PRIMARY KEY,
     noted        timestamptz NOT NULL DEFAULT now(),
     requests     bigint      NOT NULL,
@@ -134,8 +137,8 @@ CREATE TABLE IF NOT EXISTS servers (
     cache_hits   bigint      NOT NULL
 );
 
--- The version of all this, raised whenever a server needs something that an older one
--- didn't. A server runs on its own version only; init-db upgrades an older one.
+-- The version of the schema, which is raised whenever a server needs a change of it. A server runs
+-- on its own version only. init-db upgrades an older version.
 CREATE TABLE IF NOT EXISTS schema_version (
     version  integer NOT NULL,
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row)

@@ -1,5 +1,5 @@
-//! Speaks to a running server as Session's clients do, but without the service nodes in
-//! between: every request is encrypted for the server, and so is every answer.
+//! Sends onion requests to a running server, as Session's clients do, but without service nodes in
+//! between. Every request is encrypted for the server, and so is every answer.
 //!
 //! ```text
 //! cargo run --example onion -- 127.0.0.1:8000 X25519_PUBLIC_KEY upload FILE
@@ -7,7 +7,7 @@
 //! cargo run --example onion -- 127.0.0.1:8000 X25519_PUBLIC_KEY extend ID
 //! ```
 //!
-//! The public key is what `session-file-server keys` prints.
+//! `session-file-server keys` prints the public key.
 
 use std::error::Error;
 use std::io::{Read, Write};
@@ -44,7 +44,7 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-/// Sends one sub-request through `/oxen/v4/lsrpc`; the body of its answer.
+/// Sends a sub-request through `/oxen/v4/lsrpc`, and returns the body of its answer.
 fn ask(
     host: &str,
     key: &str,
@@ -58,14 +58,16 @@ fn ask(
     getrandom::getrandom(&mut ephemeral_secret)?;
     getrandom::getrandom(&mut nonce)?;
 
-    let exchange = OnionRequest::new(&server, Some("xchacha20"), ephemeral_secret)
+    let onion_request = OnionRequest::new(&server, Some("xchacha20"), ephemeral_secret)
         .ok_or("that is no server's public key")?;
     let plaintext = v4_plaintext(method, endpoint, &[], body);
-    let request = exchange
+    let request = onion_request
         .seal(&plaintext, FreshNonce(nonce))
         .ok_or("too long")?;
     let reply = post(host, "/oxen/v4/lsrpc", &request)?;
-    let reply = exchange.open(reply).ok_or("the reply can't be decrypted")?;
+    let reply = onion_request
+        .open(reply)
+        .ok_or("the reply can't be decrypted")?;
     let (status, _, body) = read_v4_reply(&reply).ok_or("the reply is malformed")?;
     match status {
         200 => Ok(body.to_vec()),
@@ -77,7 +79,7 @@ fn ask(
     }
 }
 
-/// The body of the answer, which must have the status 200.
+/// Sends a POST request, and returns the body of its answer. The status must be 200.
 fn post(host: &str, path: &str, body: &[u8]) -> Outcome<Vec<u8>> {
     let mut stream = TcpStream::connect(host)?;
     let head = format!(
@@ -97,8 +99,9 @@ fn post(host: &str, path: &str, body: &[u8]) -> Outcome<Vec<u8>> {
         .next()
         .unwrap_or("")
         .to_string();
-    match status.starts_with("HTTP/1.1 200") {
-        true => Ok(answer.split_off(end + 4)),
-        false => Err(status.into()),
+    if status.starts_with("HTTP/1.1 200") {
+        Ok(answer.split_off(end + 4))
+    } else {
+        Err(status.into())
     }
 }

@@ -1,25 +1,33 @@
-//! The table as a picture.
+//! The table as an SVG chart.
 
 use std::fmt::{self, Write};
 
 use crate::table::{Measured, Memory};
 
+/// The width of the chart, pixels.
 const WIDTH: f64 = 760.0;
-/// Where bars begin, and how much of the width is theirs.
+/// The left end of the bars, pixels.
 const LEFT: f64 = 170.0;
+/// The width of the area for bars, pixels.
 const SPAN: f64 = 520.0;
+/// The height of a row, pixels.
 const ROW: f64 = 40.0;
+/// The height of a bar, pixels.
 const BAR: f64 = 13.0;
 
+/// The colour of this server's bars.
 const OURS: &str = "#2f6fdb";
+/// The colour of the Python server's bars.
 const ORIGINAL: &str = "#b9bec7";
+/// The colour of text.
 const INK: &str = "#24292f";
+/// The colour of numbers and notes.
 const FAINT: &str = "#6b7280";
 
-/// What the Python server has in memory, resident: four processes of 95 MB.
+/// The resident memory of the Python server, MB: four processes of 95 MB.
 const ORIGINAL_MEMORY: f64 = 380.0;
 
-/// Throughput as a part of what the database alone does, and memory below.
+/// Draws the throughput relative to the database alone, and the memory below it.
 pub fn draw(measured: &[Measured], memory: &Memory) -> String {
     let mut svg = Svg::default();
     let mut y = 28.0;
@@ -89,7 +97,7 @@ struct Svg(String);
 
 impl Svg {
     fn put(&mut self, element: fmt::Arguments) {
-        // A string takes whatever is written to it.
+        // Writing to a string never fails.
         let _ = self.0.write_fmt(element);
         self.0.push('\n');
     }

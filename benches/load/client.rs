@@ -1,14 +1,13 @@
-//! A client that costs little: it sends requests that were made before, and looks at no more
-//! of an answer than it must.
+//! A cheap HTTP client: it sends prepared requests, and parses no more of an answer than needed.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// An answer that takes longer counts as an error.
+/// How long an answer may take before it counts as an error.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Bytes that are read at once, at most.
+/// The most bytes that are read at once.
 const READ_CHUNK: usize = 1024 * 1024;
 
 trait Stream: Read + Write + Send {}
@@ -28,7 +27,7 @@ pub struct Answer<'a> {
 }
 
 impl Client {
-    /// Nothing is connected yet. `address` is `host:port` or `unix:PATH`.
+    /// A client that connects with its first request. `address` is `host:port` or `unix:PATH`.
     pub fn new(address: &str, reconnects: bool) -> Client {
         Client {
             address: address.to_string(),
@@ -38,7 +37,7 @@ impl Client {
         }
     }
 
-    /// Sends `parts` one after the other, and waits for the answer.
+    /// Sends the concatenation of `parts` as a request, and waits for the answer.
     pub fn ask(&mut self, parts: &[&[u8]]) -> io::Result<Answer<'_>> {
         let mut stream = match self.stream.take() {
             Some(stream) => stream,
@@ -72,21 +71,21 @@ fn connect(address: &str) -> io::Result<Box<dyn Stream>> {
     })
 }
 
-/// The head of a request; `body` is the length of what follows, if something does.
+/// The head of a request. `body` is the length of its body, if it has one.
 pub fn head(method: &str, path: &str, body: Option<usize>) -> Vec<u8> {
     let length = body.map(|length| format!("Content-Length: {length}\r\n"));
     let length = length.unwrap_or_default();
     format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n").into_bytes()
 }
 
-/// What matters of an answer's head.
+/// The parsed head of an answer.
 struct Head {
     status: u16,
-    /// Whether the server wants no further request on the connection.
+    /// Whether the server closes the connection.
     closes: bool,
 }
 
-/// Reads an answer into `buffer`: its head, and where its body lies.
+/// Reads an answer into `buffer`. Returns its head, and the range of its body in the buffer.
 fn read_answer(
     stream: &mut dyn Stream,
     buffer: &mut Vec<u8>,

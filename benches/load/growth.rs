@@ -1,4 +1,5 @@
-//! How cost grows: with rows, with connections, and with the days on which files come and go.
+//! The growth of cost with the number of rows, with connections, and over days on which files come
+//! and expire.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,12 +11,12 @@ use crate::work::{Outcome, Prepared, Random, Step, Transport, closed_loop, id_of
 
 const NO_CACHE: &str = "files.cache_size = 0\nfiles.cleanup_interval = '1 s'";
 const KB: usize = 1000;
-/// What stands in the table beside what is asked for: small, so that a million fit a disk.
+/// Fills the table with files that nobody asks for. They are small, so that a million fit the disk.
 const FILLER: &str = "INSERT INTO files (id, data, expiry) \
      SELECT 'filler-' || n, decode(repeat('07', 300), 'hex'), now() + n * interval '1 s' \
      FROM generate_series($1::int8 + 1, $2) n";
 
-/// GET and POST of 1 KB in tables of so many rows.
+/// Measures GET and POST of 1 KB in tables of 100 to 1,000,000 rows.
 pub fn rows(seconds: f64) -> String {
     let mut text = String::from("| rows | GET 1 KB, /s | p99, ms | POST 1 KB, /s | p99, ms |\n");
     text += "| ---: | ---: | ---: | ---: | ---: |\n";
@@ -48,7 +49,7 @@ pub fn rows(seconds: f64) -> String {
     text
 }
 
-/// GET of 1 KB and of 1 MB by 1 to 64 clients.
+/// Measures GET of 1 KB and of 1 MB by 1 to 64 clients.
 pub fn connections(seconds: f64) -> String {
     let mut text = String::from("| clients | GET 1 KB, /s | p99, ms | GET 1 MB, /s | p99, ms |\n");
     text += "| ---: | ---: | ---: | ---: | ---: |\n";
@@ -78,9 +79,9 @@ pub fn connections(seconds: f64) -> String {
     text
 }
 
-/// Days on which a tenth of the files expire and as many come: what becomes of the table, and
-/// how long a client waits meanwhile; with PostgreSQL's own settings for the table, and with
-/// ours.
+/// Simulates days on which a tenth of the files expire and as many are uploaded. Measures the size
+/// of the table and the latency of clients, with PostgreSQL's own settings for vacuuming the table
+/// and with ours.
 pub fn days(files: usize, only: &str) -> String {
     let mut text = String::from(
         "| vacuuming | files | at first, MB | at most, MB | at last, MB | GET 1 KB p99, ms: quiet | while files expire |\n\
@@ -116,7 +117,7 @@ fn live(database: &Database, files: usize, ours: bool) -> String {
     database.execute("ALTER SYSTEM SET autovacuum_naptime = '1 s'");
     database.execute("SELECT pg_reload_conf()");
     let kept = fill(&server, 10, KB);
-    // As many as a day brings.
+    // Uploads the files of a day.
     let bring = |day: usize| {
         let statement = "INSERT INTO files (id, data, expiry) \
              SELECT 'day-' || $1::int8 || '-' || n, decode(repeat('07', $2), 'hex'), 'infinity' \
@@ -170,7 +171,7 @@ fn live(database: &Database, files: usize, ours: bool) -> String {
     )
 }
 
-/// Waits until autovacuum has looked at the table and is done, if it wants anything of it.
+/// Waits until autovacuum has had time to start, and has finished.
 fn settle(database: &Database) {
     let started = Instant::now();
     let busy = "SELECT count(*) FROM pg_stat_progress_vacuum";

@@ -10,18 +10,19 @@ use crate::table::DEFAULT_CACHE;
 use crate::work::{Random, Step, Transport, closed_loop, id_of, open_loop};
 use crate::{process, web};
 
-/// Of a hundred uploads so many are avatars, and so many pictures; the rest are files.
+/// The number of avatars in a hundred uploads.
 const AVATARS: usize = 70;
+/// The number of pictures in a hundred uploads. The rest are files.
 const PICTURES: usize = 27;
 
-/// Uploads that are waiting for recipients; with fewer, somebody uploads.
+/// The number of uploads with recipients to come, below which clients upload further ones.
 const MIN_WANTED: usize = 16;
 
 /// How the mix is brought to the server.
 pub struct Options {
     pub clients: usize,
     pub seconds: f64,
-    /// Requests in a second, or as many as are answered.
+    /// Requests per second; `None` for a closed loop.
     pub rate: Option<f64>,
     /// `tcp`, `unix` or `nginx`.
     pub via: String,
@@ -31,15 +32,15 @@ pub struct Options {
     pub settings: String,
 }
 
-/// A file that is wanted.
+/// An uploaded file that further recipients will fetch.
 struct Wanted {
     id: String,
     size: usize,
-    /// How many will fetch it yet.
+    /// The number of recipients to come.
     recipients: usize,
 }
 
-/// Runs it, and says what came of it.
+/// Runs the mix, and returns the result as a line of text.
 pub fn run(options: &Options) -> String {
     let mut cluster = Cluster::durable();
     let database = cluster.database();
@@ -53,9 +54,10 @@ pub fn run(options: &Options) -> String {
     let server = Server::with(&database, &settings);
     let web = (options.via == "nginx").then(|| web::Nginx::before(&server));
     let address = web.as_ref().map_or(&server.address, |web| &web.address);
-    let transport = match options.direct {
-        true => Transport::Direct,
-        false => Transport::Onion(process::x25519_key(&server)),
+    let transport = if options.direct {
+        Transport::Direct
+    } else {
+        Transport::Onion(process::x25519_key(&server))
     };
     let wanted = Mutex::new(Vec::new());
     let before = process::processor_time(server.pid());
@@ -90,7 +92,7 @@ pub fn run(options: &Options) -> String {
     text
 }
 
-/// One client that uploads now and then, and mostly fetches.
+/// A client that mostly fetches, and uploads if too few files are wanted.
 fn step<'a>(
     mut client: Client,
     transport: &'a Transport,
@@ -120,7 +122,7 @@ fn step<'a>(
     })
 }
 
-/// One of the files that are wanted, by random.
+/// Picks a random one of the wanted files, for one of its recipients.
 fn take(wanted: &Mutex<Vec<Wanted>>, random: &mut Random) -> Option<(String, usize)> {
     let mut wanted = wanted.lock().ok()?;
     if wanted.len() < MIN_WANTED {

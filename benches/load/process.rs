@@ -1,4 +1,4 @@
-//! What the system tells of the server's process.
+//! Measurements of the server's process.
 
 use std::process::Command;
 use std::time::Duration;

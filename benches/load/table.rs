@@ -1,5 +1,5 @@
-//! The table: what the server does of each kind of work in a second, beside what the database
-//! alone would do in the same minute, and the memory that it takes.
+//! The table: the server's throughput for each kind of work, beside that of the database alone,
+//! measured in the same minute; and the server's memory.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -9,17 +9,18 @@ use crate::common::{Cluster, Database, Server, bytes};
 use crate::work::{CLIENTS, Outcome, Prepared, Random, Step, Transport, closed_loop, id_of};
 use crate::{floor, process};
 
-/// The tests' servers have no cache.
+/// The setting for the default cache, because servers of the test fixture have none.
 pub const DEFAULT_CACHE: &str = "files.cache_size = 16_000_000";
 
-/// A line of the table.
+/// A row of the table.
 pub struct Row {
     pub name: &'static str,
     work: Work,
+    /// The size of the files, bytes.
     size: usize,
-    /// The same ratio for the Python server, measured before this one was begun.
+    /// The ratio for the Python server, measured before this server was written.
     pub original: f64,
-    /// What this server is meant to reach.
+    /// The ratio that this server should reach.
     target: f64,
 }
 
@@ -58,15 +59,16 @@ const ROWS: &[Row] = &[
     row("POST 10 MB",             Work::Post,     10 * MB, 0.9,  0.9),
 ];
 
-/// What was measured of a row.
+/// The measurements of a row.
 pub struct Measured {
     pub row: &'static Row,
-    /// Of each round.
+    /// The rate of the database alone in each round, files per second.
     floor: Vec<f64>,
+    /// The rate of the server in each round, files per second.
     rates: Vec<f64>,
-    /// All rounds together.
+    /// The outcome of all rounds together.
     total: Outcome,
-    /// The server's processor time for a request, milliseconds.
+    /// The server's processor time per request, milliseconds.
     processor: f64,
 }
 
@@ -78,17 +80,18 @@ impl Measured {
     }
 }
 
-/// The server and its database, filled.
+/// The servers and their database.
 struct Bench {
     cluster: Cluster,
     database: Database,
-    /// Without a cache, and with the default one.
+    /// The server without a cache.
     plain: Server,
+    /// The server with the default cache.
     caching: Server,
     transport: Transport,
 }
 
-/// Measures all rows whose name contains `only`, each for so many `rounds` of so many seconds.
+/// Measures the rows whose name contains `only`, each in `rounds` of that many seconds.
 pub fn measure(only: &str, rounds: usize, seconds: f64) -> Vec<Measured> {
     let bench = Bench::start();
     let rows = ROWS.iter().filter(|row| row.name.contains(only));
@@ -157,7 +160,7 @@ impl Bench {
         measured
     }
 
-    /// Stores files of that size, some tens of megabytes of them; their ids.
+    /// Stores some tens of megabytes in files of that size. Returns their ids.
     fn fill(&self, size: usize) -> Vec<String> {
         let mut client = Client::new(&self.plain.address, false);
         let count = (40 * MB / size).clamp(8, 1000);
@@ -178,13 +181,13 @@ impl Bench {
             let mut request = Transport::Direct.post(&bytes(number as u64, size));
             let mut count = 0;
             return Box::new(move || {
-                // Each is another file, also in the next round.
+                // Each upload is a different file, also in the next round.
                 count += 1;
                 request.stamp(size, number, count);
                 request.fetch(&mut client).map(drop)
             });
         }
-        // One file is wanted by all: what just came in comes from memory.
+        // All clients fetch the same file, so that it comes from the cache.
         let ids = if row.work == Work::Cached {
             &ids[..1]
         } else {
@@ -217,13 +220,13 @@ impl Drop for Bench {
     }
 }
 
-/// The memory that the server has: resident bytes.
+/// The resident memory of the server, bytes.
 pub struct Memory {
-    /// After its start, when each worker has answered something.
+    /// The memory after the start, when each worker has answered a request.
     pub idle: u64,
-    /// The most while half of the clients upload files of 10 MB, and half download them.
+    /// The maximum while half of the clients upload files of 10 MB and half download them.
     pub busy: u64,
-    /// 30 seconds after that.
+    /// The memory 30 seconds after that.
     pub after: u64,
 }
 
@@ -299,7 +302,7 @@ pub fn describe(measured: &[Measured]) -> String {
     table
 }
 
-/// A rate to three digits.
+/// Formats a rate with three digits.
 fn rounded(rate: f64) -> String {
     if rate < 100.0 {
         return format!("{rate:.1}");

@@ -1,4 +1,4 @@
-//! nginx before the server, with the site of the package.
+//! nginx in front of the server, with the site file of the package.
 
 use std::process::Child;
 
@@ -10,7 +10,7 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// It passes on what comes to the server's Unix socket.
+    /// Starts nginx, which forwards requests to the server's Unix socket.
     pub fn before(server: &Server) -> Nginx {
         // The site finds the server's socket in the folder of the setup.
         let folder = &server.folder;

@@ -1,4 +1,4 @@
-//! What clients ask for, and how it is counted.
+//! The clients' requests, and the loops that send and measure them.
 
 use std::io;
 use std::sync::Barrier;
@@ -11,17 +11,18 @@ use session_file_server::protocol::onion::client::{OnionRequest, read_v4_reply, 
 use crate::client::{Client, head};
 use crate::common::bytes;
 
-/// Connections at once, of each load.
+/// The number of parallel connections of a load.
 pub const CLIENTS: usize = 4;
 
-/// What came of a load.
+/// The outcome of a load.
 #[derive(Default)]
 pub struct Outcome {
-    /// Requests that were answered as they should be, and the others.
+    /// The number of requests with the expected answer.
     pub done: usize,
+    /// The number of other requests.
     pub errors: usize,
     pub elapsed: Duration,
-    /// How long each took, microseconds, sorted.
+    /// The latency of each request in `done`, microseconds, sorted.
     pub latencies: Vec<u32>,
 }
 
@@ -30,7 +31,7 @@ impl Outcome {
         self.done as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// The time within which that part of the requests was answered, milliseconds.
+    /// The latency within which that fraction of the requests was answered, milliseconds.
     pub fn percentile(&self, part: f64) -> f64 {
         let index = (self.latencies.len() as f64 * part) as usize;
         let last = self.latencies.len().saturating_sub(1);
@@ -38,7 +39,7 @@ impl Outcome {
         f64::from(found.unwrap_or(0)) / 1000.0
     }
 
-    /// Takes in what another load came to, one after the other.
+    /// Adds the outcome of a load that ran after this one.
     pub fn add(&mut self, other: Outcome) {
         self.done += other.done;
         self.errors += other.errors;
@@ -48,10 +49,10 @@ impl Outcome {
     }
 }
 
-/// One client's way to do one request; an error is counted.
+/// A function that does one request of a client. Its errors are counted.
 pub type Step<'a> = Box<dyn FnMut() -> io::Result<()> + Send + 'a>;
 
-/// A closed loop: each of the `clients` asks again when it was answered, for `seconds`.
+/// A closed loop: each client sends its next request when the last one is answered.
 pub fn closed_loop<'a>(
     clients: usize,
     seconds: f64,
@@ -68,9 +69,8 @@ pub fn closed_loop<'a>(
     )
 }
 
-/// An open loop: `rate` requests in a second begin when they should, whatever became of those
-/// before, as long as one of the `clients` is free; what a request waits for that is part of
-/// its time.
+/// An open loop: `rate` requests per second are due at fixed times, whether or not earlier ones are
+/// answered. If no client is free then, the time that a request waits counts as latency.
 pub fn open_loop<'a>(
     clients: usize,
     seconds: f64,
@@ -102,7 +102,7 @@ fn run<'a>(
     let work = |number| {
         let mut step = client(number);
         let mut outcome = Outcome::default();
-        // The first one connects and prepares.
+        // The first request connects, and isn't measured.
         let _ = step();
         ready.wait();
         let started = Instant::now();
@@ -139,19 +139,19 @@ fn count(step: &mut Step, since: Instant, outcome: &mut Outcome) {
     }
 }
 
-/// How a request comes to the server.
+/// The way in which a request reaches the server.
 #[derive(Clone)]
 pub enum Transport {
-    /// As plain HTTP.
+    /// The request is plain HTTP.
     Direct,
-    /// As an onion request for the server with that X25519 public key.
+    /// The request is an onion request for the server with this X25519 public key.
     Onion([u8; 32]),
 }
 
 /// A request that is ready to be sent.
 pub struct Prepared {
     bytes: Vec<u8>,
-    exchange: Option<OnionRequest>,
+    onion: Option<OnionRequest>,
 }
 
 impl Transport {
@@ -160,7 +160,7 @@ impl Transport {
         match self {
             Transport::Direct => Prepared {
                 bytes: head("GET", path, None),
-                exchange: None,
+                onion: None,
             },
             Transport::Onion(key) => onion(key, "GET", path, None),
         }
@@ -172,10 +172,7 @@ impl Transport {
             Transport::Direct => {
                 let mut bytes = head("POST", "/file", Some(content.len()));
                 bytes.extend_from_slice(content);
-                Prepared {
-                    bytes,
-                    exchange: None,
-                }
+                Prepared { bytes, onion: None }
             }
             Transport::Onion(key) => onion(key, "POST", "/file", Some(content)),
         }
@@ -188,46 +185,47 @@ fn onion(key: &[u8; 32], method: &str, path: &str, body: Option<&[u8]>) -> Prepa
     let (mut secret, mut nonce) = ([0; 32], [0; 24]);
     secret.copy_from_slice(&fresh[..32]);
     nonce.copy_from_slice(&fresh[32..]);
-    let exchange = OnionRequest::new(key, Some("xchacha20"), secret).expect("a server's key");
+    let onion = OnionRequest::new(key, Some("xchacha20"), secret).expect("a server's key");
     let plaintext = v4_plaintext(method, path, &[], body);
-    let sealed = exchange
+    let sealed = onion
         .seal(&plaintext, FreshNonce(nonce))
         .expect("not too long");
     let mut bytes = head("POST", "/oxen/v4/lsrpc", Some(sealed.len()));
     bytes.extend_from_slice(&sealed);
     Prepared {
         bytes,
-        exchange: Some(exchange),
+        onion: Some(onion),
     }
 }
 
 impl Prepared {
-    /// Makes the content of a direct upload, `size` bytes, another one.
+    /// Changes the content of a direct upload of `size` bytes.
     pub fn stamp(&mut self, size: usize, client: usize, count: u32) {
         let start = self.bytes.len() - size;
         self.bytes[start] = client as u8;
         self.bytes[start + 1..start + 5].copy_from_slice(&count.to_le_bytes());
     }
 
-    /// Sends it; the answer's body must be of that length, before it was encrypted.
+    /// Sends the request. The answer's body must have that length before its encryption.
     pub fn send(&self, client: &mut Client, length: usize) -> io::Result<()> {
         let answer = client.ask(&[&self.bytes])?;
-        // The reply's head and cipher take some 150 bytes; looking inside would cost the
-        // client as much as the server.
-        let slack = if self.exchange.is_some() { 300 } else { 0 };
-        match answer.status == 200 && (length..=length + slack).contains(&answer.body.len()) {
-            true => Ok(()),
-            false => Err(io::Error::other(format!("status {}", answer.status))),
+        // The reply's metadata and encryption take some 150 bytes. They aren't decrypted, because
+        // that would cost the client as much as the server.
+        let slack = if self.onion.is_some() { 300 } else { 0 };
+        if answer.status == 200 && (length..=length + slack).contains(&answer.body.len()) {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!("status {}", answer.status)))
         }
     }
 
-    /// Sends it and reads the answer's body, which must be one of success.
+    /// Sends the request and returns the answer's body. The status must be 200.
     pub fn fetch(&self, client: &mut Client) -> io::Result<Vec<u8>> {
         let answer = client.ask(&[&self.bytes])?;
-        let body = match &self.exchange {
+        let body = match &self.onion {
             None => (answer.status, answer.body.to_vec()),
-            Some(exchange) => {
-                let reply = exchange.open(answer.body.to_vec());
+            Some(onion) => {
+                let reply = onion.open(answer.body.to_vec());
                 let reply = reply.ok_or_else(|| io::Error::other("not for us"))?;
                 let (status, _, body) = read_v4_reply(&reply).unwrap_or_default();
                 (status, body.to_vec())
@@ -246,7 +244,7 @@ pub fn id_of(answer: &[u8]) -> String {
     answer["id"].as_str().unwrap_or_default().to_string()
 }
 
-/// Numbers by random: repeatable, and quick.
+/// A fast generator of random numbers, with repeatable results.
 pub struct Random(u64);
 
 impl Random {
@@ -254,7 +252,7 @@ impl Random {
         Random((seed as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
     }
 
-    /// From 0 to below 1.
+    /// A number from 0 to below 1.
     pub fn part(&mut self) -> f64 {
         // Xorshift (Marsaglia 2003).
         self.0 ^= self.0 << 13;
@@ -263,12 +261,12 @@ impl Random {
         (self.0 >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// From 0 to below `limit`.
+    /// A number from 0 to below `limit`.
     pub fn below(&mut self, limit: usize) -> usize {
         (self.part() * limit as f64) as usize
     }
 
-    /// Between the two, each order of magnitude as likely as any other.
+    /// A number between the two, distributed evenly on a logarithmic scale.
     pub fn between(&mut self, least: usize, most: usize) -> usize {
         (least as f64 * (most as f64 / least as f64).powf(self.part())) as usize
     }

@@ -1,5 +1,5 @@
-//! The HTTP edge as a whole, over a socket: whatever a client sends, the process lives, and
-//! an ordinary client is answered.
+//! The HTTP server as a whole, over a socket: whatever a client sends, the process survives, and an
+//! ordinary client is answered.
 
 #![no_main]
 
@@ -14,7 +14,7 @@ use session_file_server::protocol::http::{BodyRule, Incoming, Method, Response};
 use session_file_server::server::{self, Listener, Service};
 use session_file_server::stop::Stop;
 
-/// What our own endpoints take at least.
+/// The largest body that the test's service accepts, bytes.
 const MAX_BODY: usize = 100_000;
 
 struct Echo;
@@ -57,9 +57,9 @@ fn address() -> &'static str {
     })
 }
 
-/// Whether the input may hold something for ever, of which the server accepts some hundreds
-/// and then starts anew: as it should, but not here. Those are long lengths, and other
-/// versions of HTTP.
+/// Whether the input may occupy a thread of tiny_http for ever. The server restarts itself after some
+/// hundreds of those, which is intended but would end the test. Such inputs have long lengths, or
+/// another version of HTTP.
 fn may_be_kept(input: &[u8]) -> bool {
     let mut digits = 0;
     let is_long = input.iter().any(|byte| {

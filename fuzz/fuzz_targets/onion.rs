@@ -1,5 +1,5 @@
-//! Onion requests: the envelope as bytes from the network, and what was inside it as if it
-//! had been decrypted. Nothing may panic; what was understood must be within its bounds.
+//! Onion requests: the input is used as an envelope from the network, and as a decrypted plaintext.
+//! Nothing may panic, and parsed values must be within their bounds.
 
 #![no_main]
 

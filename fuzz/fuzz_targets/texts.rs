@@ -1,5 +1,5 @@
-//! Texts: the configuration, GitHub's releases, base64, and the headers of a signed request.
-//! Nothing may panic; what was understood must be within its bounds.
+//! Texts: the configuration, GitHub's releases, base64, and the headers of a signed request. Nothing
+//! may panic, and parsed values must be within their bounds.
 
 #![no_main]
 
@@ -12,7 +12,8 @@ use session_file_server::config::Config;
 use session_file_server::db::Settings;
 use session_file_server::protocol::http::{BASE64, Headers, Method, Request};
 use session_file_server::protocol::releases::Version;
-use session_file_server::{auth, github_list, releases};
+use session_file_server::protocol::{auth, releases};
+use session_file_server::upkeep::github_list;
 
 fuzz_target!(|input: &[u8]| {
     let (Some(kind), Some(rest)) = (input.first(), input.get(1..)) else {

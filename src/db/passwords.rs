@@ -1,5 +1,5 @@
-//! Passwords that don't stand in `database.url`: from the environment, or from a password file
-//! as libpq has it (`~/.pgpass`).
+//! Passwords that are not in `database.url`: they come from the environment, or from a password
+//! file in libpq's format (`~/.pgpass`).
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-/// A password file that is longer than this, bytes, is none.
+/// The number of bytes of a password file that are read.
 const MAX_FILE: u64 = 64 * 1024;
 
-/// Whose password is wanted.
+/// The login whose password is wanted.
 #[derive(Clone, Copy, Debug)]
 pub struct Login<'a> {
     /// The host's name or address; `localhost` for a Unix socket.
@@ -25,12 +25,12 @@ pub struct Login<'a> {
     pub user: &'a str,
 }
 
-/// The password for a login: `PGPASSWORD`; else what the password file says, which is `file`, or
-/// `PGPASSFILE`, or `~/.pgpass`. `None` if there is none anywhere.
+/// Finds the password for a login: in `PGPASSWORD`, or else in the password file, which is `file`,
+/// `PGPASSFILE` or `~/.pgpass`. `None` if there is none.
 ///
 /// # Errors
-/// A sentence for the operator, about a file that was named and can't be used. The file in the
-/// home folder is only warned of, as libpq does.
+/// A sentence for the operator about a named file that can't be used. For the file in the home
+/// folder there is only a warning, as with libpq.
 pub fn find(file: Option<&Path>, login: Login) -> Result<Option<Zeroizing<String>>, String> {
     if let Some(password) = set("PGPASSWORD") {
         return Ok(Some(Zeroizing::new(password)));
@@ -82,9 +82,9 @@ fn read(path: &Path) -> io::Result<Zeroizing<String>> {
     Ok(text)
 }
 
-/// The password of the first line that fits: `host:port:database:user:password`, where `*` fits
-/// everything, a backslash takes the meaning from a colon and from itself, and `#` begins a
-/// comment (PostgreSQL, "The Password File").
+/// The password in the first line that matches: `host:port:database:user:password`. A field `*`
+/// matches everything, a backslash escapes a colon or a backslash, and a line that starts with `#`
+/// is a comment (PostgreSQL, "The Password File").
 fn password_in(file: &str, login: Login) -> Option<Zeroizing<String>> {
     let port = login.port.to_string();
     let wanted = [login.host, &port, login.database, login.user];
@@ -105,7 +105,7 @@ fn password_in(file: &str, login: Login) -> Option<Zeroizing<String>> {
         .next()
 }
 
-/// What stands before the next colon that means one, and what stands behind it.
+/// Splits a line at its first colon that isn't escaped.
 fn next_field(line: &str) -> Option<(&str, &str)> {
     let mut is_escaped = false;
     let colon = line.find(|c| {

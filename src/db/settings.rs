@@ -40,16 +40,16 @@ const SESSION_SETTINGS: &str = "SET quote_all_identifiers = off; SET row_securit
 /// The settings with which connections to the database are made.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What the driver knows of it.
+    /// The settings that the driver supports.
     driver: postgres::Config,
     tls: TlsSettings,
-    /// `passfile`: where the password is if it isn't here.
+    /// `passfile`: the password file for a login without a password.
     password_file: Option<PathBuf>,
 }
 
 /// The parameter of libpq that names a password file.
 const PASSWORD_FILE: &str = "passfile";
-/// PostgreSQL's port, where the operator names none.
+/// PostgreSQL's port, which is used if the URL names none.
 const DEFAULT_PORT: u16 = 5432;
 
 impl Settings {
@@ -76,7 +76,7 @@ impl Settings {
         }
         refuse_impossible(&config)?;
         if config.get_hosts().is_empty() {
-            // The name that a certificate is for, where nothing else names the host.
+            // Certificates are checked for the address if the host has no name.
             for address in config.get_hostaddrs().to_vec() {
                 config.host(&address.to_string());
             }
@@ -130,7 +130,7 @@ impl Settings {
         connected.map_err(|error| Error::of_connecting(&error))
     }
 
-    /// What makes TLS of a connection, if the settings ask for TLS.
+    /// The connector that starts TLS, if the settings ask for it.
     pub(super) fn connector(&self) -> Result<Connector, Error> {
         let connector = match self.driver.get_ssl_mode() {
             SslMode::Disable => TlsSettings::default().connector(),
@@ -139,7 +139,7 @@ impl Settings {
         connector.map_err(Error::Refused)
     }
 
-    /// The password that doesn't stand here.
+    /// Finds the password if it isn't in the URL.
     fn password(&self) -> Result<Option<Zeroizing<String>>, String> {
         let host = self.driver.get_hosts().iter().find_map(|host| match host {
             Host::Tcp(name) => Some(name.as_str()),
@@ -227,8 +227,7 @@ fn refuse_impossible(config: &postgres::Config) -> Result<(), String> {
     Ok(())
 }
 
-/// Tells the driver what it must do about TLS. Over Unix sockets nobody speaks it, whatever is
-/// asked for, as with libpq.
+/// Sets the driver's `sslmode`. Over Unix sockets there is never TLS, as with libpq.
 fn set_tls(config: &mut postgres::Config, tls: &TlsSettings) -> Result<(), String> {
     let is_local = |host: &Host| matches!(host, Host::Unix(_));
     let hosts = config.get_hosts();

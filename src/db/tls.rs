@@ -1,9 +1,9 @@
-//! TLS with the database, by rustls: `sslmode`, `sslrootcert`, `sslcert` and `sslkey` of
-//! `database.url`, with the meaning that they have for libpq. What is asked for is done or
-//! refused, never less.
+//! TLS for connections to the database, by rustls. `sslmode`, `sslrootcert`, `sslcert` and `sslkey`
+//! of `database.url` mean the same as for libpq. A connection that is less secure than they ask for
+//! is refused.
 //!
-//! The driver has its TLS as a future over an asynchronous stream. Nothing here waits or is woken
-//! by us: these types only put rustls' stream into the driver's traits.
+//! The driver expects TLS as a future over an asynchronous stream. The types here only adapt rustls'
+//! stream to the driver's traits; no code of ours is asynchronous.
 
 use std::fmt;
 use std::future::Future;
@@ -28,42 +28,42 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 use super::verifier::Verifier;
 
-/// The parameters of libpq that are ours.
+/// The parameters of libpq that this module reads.
 pub const PARAMETERS: [&str; 4] = ["sslmode", "sslrootcert", "sslcert", "sslkey"];
-/// The value of `sslrootcert` that means the certificates which the system trusts.
+/// The value of `sslrootcert` that stands for the certificates which the system trusts.
 const SYSTEM: &str = "system";
 
-/// Whether there is TLS, and what of the server's certificate is checked.
+/// The `sslmode`: whether TLS is used, and how the database's certificate is checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Mode {
     /// No TLS.
     Disable,
-    /// TLS if the server has it; nothing is checked.
+    /// TLS if the database supports it. The certificate isn't checked.
     #[default]
     Prefer,
-    /// TLS; nothing is checked.
+    /// TLS. The certificate isn't checked.
     Require,
-    /// TLS with a server whose certificate one of `sslrootcert` has signed.
+    /// TLS. The certificate must be signed by one in `sslrootcert`.
     VerifyCa,
-    /// The same, and the certificate is for the host's name.
+    /// TLS. The certificate must be signed by one in `sslrootcert` and be for the host's name.
     VerifyFull,
 }
 
-/// What `database.url` says of TLS.
+/// The settings of TLS in `database.url`.
 #[derive(Clone, Debug, Default)]
 pub struct TlsSettings {
     mode: Mode,
-    /// The file of the certificates that are trusted; none for those of the system.
+    /// The file of the trusted certificates; `None` for those of the system.
     root: Option<PathBuf>,
     /// The files of our own certificate and of its key.
     own: Option<(PathBuf, PathBuf)>,
 }
 
 impl TlsSettings {
-    /// Understands the parameters.
+    /// Parses the parameters.
     ///
     /// # Errors
-    /// What is wrong with them.
+    /// A description of the mistake.
     pub fn parse(parameters: &[(&str, String)]) -> Result<TlsSettings, String> {
         let value = |name: &str| {
             let found = parameters.iter().rev().find(|(known, _)| *known == name);
@@ -88,12 +88,12 @@ impl TlsSettings {
             }
         };
         let mode = match (asked, root) {
-            // As libpq: the system's certificates alone say nothing, anybody can have one.
+            // As libpq: anybody can get a certificate that the system trusts, so the name counts.
             (None, Some(SYSTEM)) => Mode::VerifyFull,
             (Some(weaker), Some(SYSTEM)) if weaker < Mode::VerifyFull => {
                 return Err("sslrootcert=system needs sslmode=verify-full".into());
             }
-            // As libpq: whoever names certificates to trust wants them to matter.
+            // As libpq: naming trusted certificates implies checking them.
             (Some(Mode::Require), Some(_)) => Mode::VerifyCa,
             (Some(Mode::VerifyCa), None) => {
                 return Err(
@@ -116,7 +116,7 @@ impl TlsSettings {
         })
     }
 
-    /// The same, as far as the driver has to know.
+    /// The driver's `sslmode`, which doesn't include the checks of the certificate.
     pub fn driver_mode(&self) -> SslMode {
         match self.mode {
             Mode::Disable => SslMode::Disable,
@@ -125,12 +125,13 @@ impl TlsSettings {
         }
     }
 
-    /// Whether a connection without TLS is refused.
+    /// Whether connections without TLS are refused.
     pub fn is_required(&self) -> bool {
         self.mode >= Mode::Require
     }
 
-    /// Reads the certificates, anew for each connection, because they are renewed in their place.
+    /// Reads the certificates and makes a connector. This happens for each connection, because
+    /// certificates are renewed in place.
     ///
     /// # Errors
     /// A sentence for the operator.
@@ -178,7 +179,7 @@ impl TlsSettings {
     }
 }
 
-/// The certificates in a file, at least one.
+/// Reads the certificates in a file, which must have at least one.
 fn certificates(file: &Path, parameter: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let found = read.map_err(|error| unreadable(parameter, file, &error))?;
@@ -192,7 +193,7 @@ fn unreadable(parameter: &str, file: &Path, reason: &dyn fmt::Display) -> String
     format!("{parameter}={} can't be used: {reason}", file.display())
 }
 
-/// Makes TLS of connections to the database.
+/// Starts TLS on connections to the database.
 #[derive(Clone)]
 pub struct Connector {
     config: Arc<ClientConfig>,
@@ -204,7 +205,7 @@ impl MakeTlsConnect<Socket> for Connector {
     type Error = rustls::pki_types::InvalidDnsNameError;
 
     fn make_tls_connect(&mut self, host: &str) -> Result<ConnectorTo, Self::Error> {
-        // With a Unix socket there is no name, and no TLS either.
+        // The host is empty for a Unix socket, on which TLS is never started.
         let host = if host.is_empty() { "localhost" } else { host };
         Ok(ConnectorTo {
             config: self.config.clone(),
@@ -213,7 +214,7 @@ impl MakeTlsConnect<Socket> for Connector {
     }
 }
 
-/// Makes TLS of a connection to one host.
+/// Starts TLS on a connection to one host.
 pub struct ConnectorTo {
     config: Arc<ClientConfig>,
     host: ServerName<'static>,
@@ -232,7 +233,7 @@ impl TlsConnect<Socket> for ConnectorTo {
     }
 }
 
-/// Tells what is wrong with the other side's certificate from a connection that has broken.
+/// The error of starting TLS, with an explanation if the database's certificate is the problem.
 fn explained(error: io::Error) -> Box<dyn std::error::Error + Send + Sync> {
     let cause = error
         .get_ref()
@@ -288,9 +289,9 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// The `tls-server-end-point` of RFC 5929, 4.1: the hash of the server's certificate by the hash
-/// function of its signature, SHA-256 instead of MD5 and SHA-1; `None` for signatures without
-/// one such function (Ed25519, RSA-PSS).
+/// The `tls-server-end-point` of RFC 5929, 4.1: the hash of the database's certificate by the hash
+/// function of its signature, or by SHA-256 instead of MD5 and SHA-1. `None` for signatures without a
+/// single hash function (Ed25519, RSA-PSS).
 fn end_point_hash(certificate: &[u8]) -> Option<Vec<u8>> {
     /// 1.2.840.113549.1.1, the signatures of PKCS #1.
     const RSA: [u8; 8] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01];
@@ -321,7 +322,7 @@ fn end_point_hash(certificate: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-/// The content of the first element of DER, and what follows the element (X.690, 8.1).
+/// The content of the first element in DER, and the bytes after the element (X.690, 8.1).
 fn der_content(der: &[u8]) -> Option<(&[u8], &[u8])> {
     let (_tag, rest) = der.split_first()?;
     let (&first, mut rest) = rest.split_first()?;

@@ -1,19 +1,19 @@
-//! What `database.url` says that the driver doesn't know: parameters of libpq that we understand
-//! ourselves, taken out before the driver reads the rest.
+//! The parameters of libpq in `database.url` that the driver doesn't support. They are taken out of
+//! the text before the driver parses the rest.
 
 use std::borrow::Cow;
 
-/// What is taken out of the text, and what is left of it.
+/// The parameters that were taken out of a text, and the rest of it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
     /// The text without our parameters.
     pub rest: String,
-    /// Our parameters, in their order.
+    /// Our parameters, in the order of the text.
     pub taken: Vec<(&'static str, String)>,
 }
 
-/// Takes the parameters with these `names` out of key=value pairs or of a URL's query. Text that
-/// is neither is left as it is: the driver says what is wrong with it.
+/// Takes the parameters with these `names` out of key=value pairs or of a URL's query. Other text is
+/// left unchanged, so that the driver reports the mistake.
 pub fn take(text: &str, names: &[&'static str]) -> Parameters {
     if text.starts_with("postgresql://") || text.starts_with("postgres://") {
         take_of_url(text, names)
@@ -45,7 +45,8 @@ fn take_of_url(text: &str, names: &[&'static str]) -> Parameters {
     Parameters { rest, taken }
 }
 
-/// A plus sign stays one, as with libpq. What is no UTF-8 is replaced.
+/// Decodes a value in a URL. A plus sign isn't decoded to a space, as with libpq. Invalid UTF-8 is
+/// replaced.
 fn percent_decoded(value: &str) -> Cow<'_, str> {
     let value = value.replace('+', "%2B");
     let decoded = form_urlencoded::parse(value.as_bytes()).next();
@@ -66,17 +67,17 @@ fn take_of_pairs(text: &str, names: &[&'static str]) -> Parameters {
     parameters
 }
 
+/// A key=value pair.
 struct Pair<'a> {
     name: &'a str,
-    /// Without quotes and backslashes.
+    /// The value, without quotes and escapes.
     value: String,
-    /// As it stands, with the space before and behind it.
+    /// The text of the pair, with the space around it.
     written: &'a str,
 }
 
-/// The first of the pairs, and what follows; `None` if there is none that can be read. A value
-/// may stand in single quotes, and a backslash takes the meaning from what follows it (libpq,
-/// "Keyword/Value Connection Strings").
+/// Splits the first pair off the text; `None` if there is no valid one. A value may stand in single
+/// quotes, and a backslash escapes the next character (libpq, "Keyword/Value Connection Strings").
 fn next_pair(text: &str) -> Option<(Pair<'_>, &str)> {
     let (name, after) = text.split_once('=')?;
     let value_start = after.trim_start();
@@ -101,7 +102,7 @@ fn next_pair(text: &str) -> Option<(Pair<'_>, &str)> {
             other => value.push(other),
         }
     }
-    // A quote that is never closed is for the driver to refuse.
+    // The driver refuses a quote that isn't closed.
     let end = if is_quoted {
         end?
     } else {

@@ -1,4 +1,4 @@
-//! Whether the database's certificate is one to trust.
+//! The check of the database's certificate.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 
-/// Checks a certificate as far as `sslmode` says. That the other side has the certificate's key
-/// is checked always.
+/// Checks a certificate as `sslmode` asks. It is always checked that the database has the
+/// certificate's key.
 pub struct Verifier {
-    /// Checks the chain of signatures and the name; `None` to trust anybody.
+    /// The check of the chain of signatures and of the name; `None` to trust any certificate.
     chain: Option<Arc<dyn ServerCertVerifier>>,
-    /// The certificates that are trusted, where they are known.
+    /// The certificates of `sslrootcert`; empty if the system's are trusted.
     trusted: Vec<CertificateDer<'static>>,
     /// Whether the certificate must be for the host's name.
     checks_name: bool,
@@ -37,7 +37,7 @@ impl Verifier {
         }
     }
 
-    /// Trusts what the system trusts, for the name of the host.
+    /// Trusts the certificates that the system trusts, if they are for the host's name.
     pub fn by_the_system(provider: Arc<CryptoProvider>) -> Verifier {
         let chain = rustls_platform_verifier::Verifier::new().with_provider(provider.clone());
         Verifier {
@@ -48,8 +48,7 @@ impl Verifier {
         }
     }
 
-    /// Trusts the certificates in `trusted` and those that they have signed, which `chain` finds
-    /// out.
+    /// Trusts the certificates in `trusted` and those that they have signed, which `chain` checks.
     pub fn by_roots(
         chain: Arc<dyn ServerCertVerifier>,
         trusted: Vec<CertificateDer<'static>>,
@@ -64,9 +63,9 @@ impl Verifier {
         }
     }
 
-    /// A certificate that has signed itself and is trusted by its own bytes, as PostgreSQL's
-    /// manual makes one. It calls itself an authority, and as the one of a server it is refused
-    /// by rustls for that, after its dates were found right and before its name is looked at.
+    /// Accepts a self-signed certificate that is itself in `trusted`, as PostgreSQL's manual
+    /// describes one. It is marked as one of an authority, so that rustls refuses it as one of a
+    /// server. By then rustls has checked its dates, but not its name.
     fn check_own_authority(
         &self,
         certificate: &CertificateDer,
@@ -107,7 +106,7 @@ impl ServerCertVerifier for Verifier {
         };
         let checked = chain.verify_server_cert(certificate, intermediates, host, ocsp, now);
         match checked {
-            // The name is looked at last: all else was right.
+            // The name is checked last, so that all else is valid.
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if !self.checks_name => Ok(ServerCertVerified::assertion()),
