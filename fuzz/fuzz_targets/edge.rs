@@ -57,9 +57,9 @@ fn address() -> &'static str {
     })
 }
 
-/// Whether the input may occupy a thread of tiny_http for ever. The server restarts itself after some
-/// hundreds of those, which is intended but would end the test. Such inputs have long lengths, or
-/// another version of HTTP.
+/// Whether the input may occupy a thread of tiny_http for ever. The server restarts itself after
+/// some hundreds of those, which is intended but would end the test. Such inputs have long lengths,
+/// or another version of HTTP.
 fn may_be_kept(input: &[u8]) -> bool {
     let mut digits = 0;
     let is_long = input.iter().any(|byte| {

@@ -1,5 +1,5 @@
-//! Texts: the configuration, GitHub's releases, base64, and the headers of a signed request. Nothing
-//! may panic, and parsed values must be within their bounds.
+//! Texts: the configuration, GitHub's releases, base64, and the headers of a signed request.
+//! Nothing may panic, and parsed values must be within their bounds.
 
 #![no_main]
 

@@ -18,12 +18,12 @@ use super::settings::Settings;
 /// How long a connection may take to prove, after an unknown error, that it still works.
 const VALIDITY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The session settings of a server's connections, in addition to those of [`Settings::connect`]: no
-/// statement may run for long, or wait for a lock for long. `enable_seqscan` is off, because a plan
-/// made while the table was empty would read the whole table when it has grown (measured: until
-/// autovacuum has analyzed the table, 1,200 files of 1 KB per second among 20,000, instead of
-/// 14,000). `jit` is off, because PostgreSQL believes that compiling pays where a table must be read
-/// as a whole all the same.
+/// The session settings of a server's connections, in addition to those of [`Settings::connect`]:
+/// no statement may run for long, or wait for a lock for long. `enable_seqscan` is off, because a
+/// plan made while the table was empty would read the whole table when it has grown (measured:
+/// until autovacuum has analyzed the table, 1,200 files of 1 KB per second among 20,000, instead of
+/// 14,000). `jit` is off, because PostgreSQL believes that compiling pays where a table must be
+/// read as a whole all the same.
 pub(super) const SERVER_SESSION_SETTINGS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '5s'; \
      SET enable_seqscan = off; SET jit = off";
 
@@ -95,9 +95,9 @@ impl Connection {
         &self.database.settings
     }
 
-    /// Runs `work`, and tries again as [`Remedy`] says. `work` must be idempotent: if the connection
-    /// was idle before and has ended, it is repeated on a new one, whether or not the database has
-    /// committed it.
+    /// Runs `work`, and tries again as [`Remedy`] says. `work` must be idempotent: if the
+    /// connection was idle before and has ended, it is repeated on a new one, whether or not the
+    /// database has committed it.
     pub(super) fn repeatable<T>(
         &mut self,
         work: impl Fn(&mut OpenConnection) -> Result<T, postgres::Error>,
@@ -132,7 +132,7 @@ impl Connection {
                 Err(error) => error,
             };
             let remedy = open.remedy(&error);
-            if remedy == Remedy::Reconnect || open.is_spoilt || open.client.is_closed() {
+            if remedy == Remedy::Reconnect || open.is_out_of_sync || open.client.is_closed() {
                 self.open = None;
             } else if remedy == Remedy::PrepareAgain {
                 open.statements.clear();
@@ -168,7 +168,7 @@ pub(super) struct OpenConnection {
     pub(super) client: Client,
     statements: HashMap<&'static str, Statement>,
     /// Whether the driver no longer assigns the database's answers to the right statements.
-    is_spoilt: bool,
+    is_out_of_sync: bool,
     /// Whether the last work may be missing on a synchronous standby.
     is_unreplicated: Arc<AtomicBool>,
 }
@@ -185,7 +185,7 @@ impl OpenConnection {
         Ok(OpenConnection {
             client,
             statements: HashMap::new(),
-            is_spoilt: false,
+            is_out_of_sync: false,
             is_unreplicated,
         })
     }
@@ -195,7 +195,7 @@ impl OpenConnection {
         match Remedy::of(error) {
             // Poolers have errors of their own, and some of them close the connection.
             Remedy::None
-                if !self.is_spoilt
+                if !self.is_out_of_sync
                     && matches!(Error::of(error), Error::Failed(_))
                     && self.client.is_valid(VALIDITY_TIMEOUT).is_err() =>
             {
@@ -251,15 +251,16 @@ impl OpenConnection {
         self.client.execute(&statement, params)
     }
 
-    /// Runs a `COPY … FROM STDIN`, whose input comes from `write`. Errors of writing appear when the
-    /// copy ends. The statement `before`, with an id as its parameter, runs first in the same
+    /// Runs a `COPY … FROM STDIN`, whose input comes from `write`. Errors of writing appear when
+    /// the copy ends. The statement `before`, with an id as its parameter, runs first in the same
     /// transaction.
     ///
     /// This cures two faults of the driver. Without an explicit transaction it reports success when
     /// the database has read the last row, without waiting for the commit (`copy_in.rs` in
     /// tokio-postgres, `poll_finish`). And if the database refuses the `COPY` before it takes any
-    /// input, the driver sends two requests but expects one answer, so that the next statement would
-    /// get the other answer (rust-postgres pull request 1337); the connection is then abandoned.
+    /// input, the driver sends two requests but expects one answer, so that the next statement
+    /// would get the other answer (rust-postgres pull request 1337); the connection is then
+    /// abandoned.
     pub(super) fn copy_in(
         &mut self,
         before: Option<(&str, &str)>,
@@ -273,7 +274,7 @@ impl OpenConnection {
         }
         let mut writer = transaction
             .copy_in(&statement)
-            .inspect_err(|_| self.is_spoilt = true)?;
+            .inspect_err(|_| self.is_out_of_sync = true)?;
         write(&mut writer);
         writer.finish()?;
         transaction.commit()

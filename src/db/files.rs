@@ -55,10 +55,10 @@ pub struct StoredFile {
 const SELECT_START: &str = "SELECT substring(data FROM 1 FOR 65536), length(data), expiry, now() \
      FROM files WHERE id = $1 AND expiry > now() AND data IS NOT NULL";
 
-/// Selects the rest of a longer file in rows of 64 KiB. PostgreSQL assembles each row twice in newly
-/// allocated memory, and so does the driver, which is slow for large rows. Measured with files of
-/// 1 MB: 2,100 to 2,500 files per second in rows of 64 KiB, 1,900 in rows of 16 KiB, 1,500 in rows
-/// of 256 KiB, 800 to 900 in one row.
+/// Selects the rest of a longer file in rows of 64 KiB. PostgreSQL assembles each row twice in
+/// newly allocated memory, and so does the driver, which is slow for large rows. Measured with
+/// files of 1 MB: 2,100 to 2,500 files per second in rows of 64 KiB, 1,900 in rows of 16 KiB, 1,500
+/// in rows of 256 KiB, 800 to 900 in one row.
 const SELECT_REST: &str = "SELECT position, substring(data FROM position FOR 65536) \
      FROM files, generate_series(65537, length(data), 65536) AS position WHERE id = $1";
 

@@ -1,5 +1,5 @@
-//! Checks that the server's statements work on the table `files`. Even with the right columns it may
-//! refuse every upload, or hide rows.
+//! Checks that the server's statements work on the table `files`. Even with the right columns it
+//! may refuse every upload, or hide rows.
 
 use super::connection::{Connection, OpenConnection};
 use super::error::Error;
@@ -11,9 +11,9 @@ const ID_LENGTH: i32 = 44;
 const SELECT_HIDDEN_TABLES: &str = "SELECT name FROM unnest($1::text[]) name \
      WHERE to_regclass(name) IS NOT NULL AND row_security_active(to_regclass(name)::oid)";
 
-/// Selects the properties of the table that matter. A unique index counts only if it is not partial,
-/// not deferrable and valid. A column of another program is a problem if it must not be null and has
-/// no default, because the server never fills it.
+/// Selects the properties of the table that matter. A unique index counts only if it is not
+/// partial, not deferrable and valid. A column of another program is a problem if it must not be
+/// null and has no default, because the server never fills it.
 const SELECT_TABLE: &str = "SELECT relkind::text, relpersistence::text, \
          EXISTS (SELECT FROM pg_index \
              JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0] \

@@ -36,8 +36,8 @@ const KEEP_LATER_TIMES: &str = "UPDATE files SET uploaded = greatest(files.uploa
 const IMPORT_SESSION_SETTINGS: &str = "SET statement_timeout = 0; SET synchronous_commit = off; \
      SET enable_seqscan = off; SET jit = off";
 
-/// Makes a commit that waits for the disk, and so for all commits before it. It must write something
-/// to have an effect.
+/// Makes a commit that waits for the disk, and so for all commits before it. It must write
+/// something to have an effect.
 const FLUSH_COMMITS: &str = "SET synchronous_commit = on; \
      UPDATE schema_version SET version = version; SET synchronous_commit = off";
 

@@ -44,9 +44,9 @@ pub struct Leftovers {
     pub tables_of_files: Vec<String>,
 }
 
-/// Selects tables with the columns of `files` in either layout, and whether we may read them; except
-/// `files` itself and the tables named in $1. The older server may have one, its `BACKUP_TABLE`, in
-/// which it looks for files that are not in `files`.
+/// Selects tables with the columns of `files` in either layout, and whether we may read them;
+/// except `files` itself and the tables named in $1. The older server may have one, its
+/// `BACKUP_TABLE`, in which it looks for files that are not in `files`.
 const FIND_TABLES_OF_FILES: &str = "SELECT pg_class.oid::regclass::text, \
          has_table_privilege(pg_class.oid, 'SELECT') \
      FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid \
@@ -143,8 +143,8 @@ pub(super) fn copy_version_checks(
 }
 
 /// Copies the last version check of each signer, platform and channel within the last 90 days. The
-/// layout of 2024 has no channel, because it knows stable releases only. Later layouts have one, with
-/// any text that the client has sent.
+/// layout of 2024 has no channel, because it knows stable releases only. Later layouts have one,
+/// with any text that the client has sent.
 fn copy_checks(transaction: &mut Transaction) -> Result<u64, postgres::Error> {
     let mut type_of = |column: &str| -> Result<Option<String>, postgres::Error> {
         let row = transaction.query_opt(CHECK_COLUMNS, &[&column])?;

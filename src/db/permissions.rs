@@ -50,8 +50,8 @@ struct TablePrivileges {
 }
 
 impl Connection {
-    /// Adds the statements that help to an error about missing privileges. `tables` are the names of
-    /// our tables and of an older server's.
+    /// Adds the statements that help to an error about missing privileges. `tables` are the names
+    /// of our tables and of an older server's.
     pub(super) fn with_advice(&mut self, error: Error, tables: &[&str]) -> Error {
         let Error::Forbidden(text) = error else {
             return error;
@@ -93,8 +93,8 @@ impl Connection {
 }
 
 impl Privileges {
-    /// The statements with which a superuser gives the server's user the missing privileges. The role
-    /// of a superuser is never granted, because that would make the server a superuser.
+    /// The statements with which a superuser gives the server's user the missing privileges. The
+    /// role of a superuser is never granted, because that would make the server a superuser.
     fn statements(&self) -> Vec<String> {
         let user = quoted(&self.user);
         let mut statements = Vec::new();

@@ -33,8 +33,8 @@ const BUILD_NEW: &str =
 /// How often the index is built if there are duplicate files.
 const MAX_BUILD_TRIES: u32 = 3;
 
-/// Deletes all but the longest-living one of duplicate files. They arise when a damaged index doesn't
-/// find the first file, so this must not use an index ([`FORCE_TABLE_SCAN`]).
+/// Deletes all but the longest-living one of duplicate files. They arise when a damaged index
+/// doesn't find the first file, so this must not use an index ([`FORCE_TABLE_SCAN`]).
 const DELETE_DUPLICATES: &str = "WITH numbered AS (SELECT ctid, row_number() OVER \
              (PARTITION BY id COLLATE \"C\" ORDER BY expiry DESC, ctid) AS number FROM files) \
      DELETE FROM files WHERE ctid = ANY(ARRAY(SELECT ctid FROM numbered WHERE number > 1))";
@@ -288,8 +288,8 @@ impl Connection {
         }
     }
 
-    /// Finishes a rebuild with work that blocks nobody: validates the check constraints, updates the
-    /// planner's statistics, and rebuilds the keys of the other tables.
+    /// Finishes a rebuild with work that blocks nobody: validates the check constraints, updates
+    /// the planner's statistics, and rebuilds the keys of the other tables.
     ///
     /// # Errors
     /// Those of the database. The ids are rebuilt nevertheless.

@@ -13,8 +13,8 @@ use super::older::{self, Leftovers};
 /// The statements that create and upgrade the tables. An operator can load the same file with psql.
 const SCHEMA: &str = include_str!("../../schema.pgsql");
 
-/// Takes the lock that is held while the schema is applied, because several servers may start on one
-/// empty database. Its number is random, so that no other program uses it.
+/// Takes the lock that is held while the schema is applied, because several servers may start on
+/// one empty database. Its number is random, so that no other program uses it.
 const TAKE_SCHEMA_LOCK: &str = "SELECT pg_advisory_xact_lock(7421659803345108)";
 
 /// Removes the timeouts while the schema is applied. Creating an index on a hundred gigabytes of

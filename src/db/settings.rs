@@ -21,8 +21,8 @@ const DEFAULT_SOCKET_FOLDER: &str = "/run/postgresql";
 /// The longest attempt to connect, unless the URL sets `connect_timeout`.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a database on another machine may leave sent data unacknowledged before the connection
-/// is closed, unless the URL sets `tcp_user_timeout`. By default the system retries for a quarter of
-/// an hour.
+/// is closed, unless the URL sets `tcp_user_timeout`. By default the system retries for a quarter
+/// of an hour.
 const DEFAULT_TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a connection is idle before the system probes its other end, unless the URL sets
 /// `keepalives_idle`.
@@ -32,8 +32,8 @@ const DEFAULT_KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
 const MAX_SOCKET_FOLDER: usize = 107 - 15;
 /// The session settings of every connection, which override those of the user, the database and the
 /// cluster. Quoted names of types would not be recognised. Our statements need no isolation above
-/// `read committed`, and a stricter one causes conflicts. With `row_security` off, a statement fails
-/// if a policy would hide rows, instead of losing files silently.
+/// `read committed`, and a stricter one causes conflicts. With `row_security` off, a statement
+/// fails if a policy would hide rows, instead of losing files silently.
 const SESSION_SETTINGS: &str = "SET quote_all_identifiers = off; SET row_security = off; \
      SET default_transaction_isolation = 'read committed'";
 

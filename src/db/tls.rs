@@ -2,8 +2,8 @@
 //! of `database.url` mean the same as for libpq. A connection that is less secure than they ask for
 //! is refused.
 //!
-//! The driver expects TLS as a future over an asynchronous stream. The types here only adapt rustls'
-//! stream to the driver's traits; no code of ours is asynchronous.
+//! The driver expects TLS as a future over an asynchronous stream. The types here only adapt
+//! rustls' stream to the driver's traits; no code of ours is asynchronous.
 
 use std::fmt;
 use std::future::Future;
@@ -49,6 +49,24 @@ enum Mode {
     VerifyFull,
 }
 
+impl Mode {
+    /// Parses the value of `sslmode`.
+    fn parse(value: &str) -> Result<Mode, String> {
+        match value {
+            "disable" => Ok(Mode::Disable),
+            "allow" | "prefer" => Ok(Mode::Prefer),
+            "require" => Ok(Mode::Require),
+            "verify-ca" => Ok(Mode::VerifyCa),
+            "verify-full" => Ok(Mode::VerifyFull),
+            _ => Err(
+                "sslmode is none of disable, prefer, require, verify-ca and \
+                            verify-full"
+                    .into(),
+            ),
+        }
+    }
+}
+
 /// The settings of TLS in `database.url`.
 #[derive(Clone, Debug, Default)]
 pub struct TlsSettings {
@@ -72,21 +90,7 @@ impl TlsSettings {
                 .filter(|value| !value.is_empty())
         };
         let root = value("sslrootcert");
-        let asked = match value("sslmode") {
-            None => None,
-            Some("disable") => Some(Mode::Disable),
-            Some("allow" | "prefer") => Some(Mode::Prefer),
-            Some("require") => Some(Mode::Require),
-            Some("verify-ca") => Some(Mode::VerifyCa),
-            Some("verify-full") => Some(Mode::VerifyFull),
-            Some(_) => {
-                return Err(
-                    "sslmode is none of disable, prefer, require, verify-ca and \
-                            verify-full"
-                        .into(),
-                );
-            }
-        };
+        let asked = value("sslmode").map(Mode::parse).transpose()?;
         let mode = match (asked, root) {
             // As libpq: anybody can get a certificate that the system trusts, so the name counts.
             (None, Some(SYSTEM)) => Mode::VerifyFull,
@@ -290,8 +294,8 @@ impl AsyncWrite for Stream {
 }
 
 /// The `tls-server-end-point` of RFC 5929, 4.1: the hash of the database's certificate by the hash
-/// function of its signature, or by SHA-256 instead of MD5 and SHA-1. `None` for signatures without a
-/// single hash function (Ed25519, RSA-PSS).
+/// function of its signature, or by SHA-256 instead of MD5 and SHA-1. `None` for signatures without
+/// a single hash function (Ed25519, RSA-PSS).
 fn end_point_hash(certificate: &[u8]) -> Option<Vec<u8>> {
     /// 1.2.840.113549.1.1, the signatures of PKCS #1.
     const RSA: [u8; 8] = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01];

@@ -5,8 +5,8 @@ use std::time::SystemTime;
 use super::connection::Connection;
 use super::error::Error;
 
-/// The most rows of the history that are read. Far fewer are written in a month; of more, the oldest
-/// are left out.
+/// The most rows of the history that are read. Far fewer are written in a month; of more, the
+/// oldest are left out.
 const MAX_HISTORY: i64 = 10_000;
 
 /// The statistics of the session token.

@@ -12,8 +12,8 @@ pub struct Parameters {
     pub taken: Vec<(&'static str, String)>,
 }
 
-/// Takes the parameters with these `names` out of key=value pairs or of a URL's query. Other text is
-/// left unchanged, so that the driver reports the mistake.
+/// Takes the parameters with these `names` out of key=value pairs or of a URL's query. Other text
+/// is left unchanged, so that the driver reports the mistake.
 pub fn take(text: &str, names: &[&'static str]) -> Parameters {
     if text.starts_with("postgresql://") || text.starts_with("postgres://") {
         take_of_url(text, names)
