@@ -1,19 +1,17 @@
-//! Threads that come when they are needed and go when they are not, and the bytes that
-//! they may hold: both bounded.
+//! Threads that come when they are needed and go when they are not, bounded in number.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::buffer::Buffer;
 use crate::lock::{lock, unpoisoned};
 
 /// A thread without work ends after this time.
 const IDLE: Duration = Duration::from_secs(10);
-/// How often the log tells that no thread can be started.
+/// How often the log may tell that no thread can be started.
 const REPORT_PAUSE: Duration = Duration::from_secs(60);
-/// These threads copy between a socket and a buffer; their calls are shallow.
+/// The stack of a thread, bytes: it copies between a socket and a buffer, in shallow calls.
 const STACK_SIZE: usize = 256 * 1024;
 
 type Task = Box<dyn FnOnce() + Send>;
@@ -129,90 +127,6 @@ impl Drop for Leave<'_> {
     }
 }
 
-/// Bytes that may be held at once.
-pub struct Budget {
-    total: usize,
-    shared: Arc<(Mutex<usize>, Condvar)>,
-    /// What was taken for buffers that several may hold, by their addresses.
-    buffers: Mutex<HashMap<usize, Weak<Reservation>>>,
-}
-
-/// Some of a [`Budget`]'s bytes, given back when dropped.
-pub struct Reservation {
-    bytes: usize,
-    shared: Arc<(Mutex<usize>, Condvar)>,
-}
-
-/// Bodies up to this size are bounded by the number of threads alone: small requests pass
-/// while large ones wait for memory.
-const FREE: usize = 64 * 1024;
-
-impl Budget {
-    /// A budget of `bytes`.
-    pub fn new(bytes: usize) -> Budget {
-        Budget {
-            total: bytes,
-            shared: Arc::new((Mutex::new(bytes), Condvar::new())),
-            buffers: Mutex::default(),
-        }
-    }
-
-    /// The bytes that are taken.
-    pub fn taken(&self) -> usize {
-        self.total - *lock(&self.shared.0)
-    }
-
-    /// Takes the bytes of a buffer, once for all who hold it: it must live for as long as any
-    /// of them has the reservation.
-    pub fn reserve_buffer(
-        &self,
-        buffer: &Arc<Buffer>,
-        patience: Duration,
-    ) -> Option<Arc<Reservation>> {
-        let address = Arc::as_ptr(buffer) as usize;
-        let find = || {
-            let buffers = lock(&self.buffers);
-            buffers.get(&address).and_then(Weak::upgrade)
-        };
-        if let Some(reserved) = find() {
-            return Some(reserved);
-        }
-        let reserved = Arc::new(self.reserve(buffer.len(), patience)?);
-        let mut buffers = lock(&self.buffers);
-        buffers.retain(|_, reservation| reservation.strong_count() > 0);
-        buffers.insert(address, Arc::downgrade(&reserved));
-        Some(reserved)
-    }
-
-    /// Takes `bytes`, waiting for `patience` until others have given back enough. What is
-    /// larger than the whole budget takes all of it.
-    pub fn reserve(&self, bytes: usize, patience: Duration) -> Option<Reservation> {
-        let bytes = if bytes <= FREE {
-            0
-        } else {
-            bytes.min(self.total)
-        };
-        let available = lock(&self.shared.0);
-        let waited = self
-            .shared
-            .1
-            .wait_timeout_while(available, patience, |available| *available < bytes);
-        let (mut available, _) = unpoisoned(waited);
-        *available = available.checked_sub(bytes)?;
-        Some(Reservation {
-            bytes,
-            shared: self.shared.clone(),
-        })
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        *lock(&self.shared.0) += self.bytes;
-        self.shared.1.notify_all();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,41 +164,5 @@ mod tests {
         while set.run((), |()| ()).is_err() {
             thread::yield_now();
         }
-    }
-
-    #[test]
-    fn a_budget_is_never_overdrawn_and_is_given_back() {
-        let budget = Budget::new(10 * FREE);
-        let large = budget.reserve(9 * FREE, Duration::ZERO);
-        assert!(large.is_some());
-        assert!(budget.reserve(2 * FREE, Duration::ZERO).is_none());
-        assert!(
-            budget.reserve(FREE, Duration::ZERO).is_some(),
-            "small ones pass"
-        );
-        let larger = Budget::new(FREE * 2);
-        let whole = larger.reserve(FREE * 9, Duration::ZERO);
-        assert!(
-            whole.is_some(),
-            "what is larger than the budget takes all of it"
-        );
-        assert!(larger.reserve(FREE * 2, Duration::ZERO).is_none());
-        let waiter = thread::spawn(move || budget.reserve(2 * FREE, IDLE).is_some());
-        drop(large);
-        assert!(waiter.join().is_ok_and(|reserved| reserved));
-    }
-
-    #[test]
-    fn a_buffer_is_counted_once_however_many_hold_it() {
-        let budget = Budget::new(10 * FREE);
-        let buffer = Arc::new(Buffer::to_overwrite(6 * FREE));
-        let other = Arc::new(Buffer::to_overwrite(6 * FREE));
-        let reserve = |buffer| budget.reserve_buffer(buffer, Duration::ZERO);
-        let held = [reserve(&buffer), reserve(&buffer)];
-        assert!(held.iter().all(Option::is_some) && budget.taken() == 6 * FREE);
-        assert!(reserve(&other).is_none());
-        drop(held);
-        assert_eq!(budget.taken(), 0);
-        assert!(reserve(&other).is_some());
     }
 }

@@ -10,9 +10,7 @@ const READ_WITH_HEAD: usize = 1024;
 /// How long a body is, and where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyLength {
-    /// There is none.
-    None,
-    /// Read already: taking it doesn't wait for the client.
+    /// Read already, or empty: taking it doesn't wait for the client.
     AtHand(usize),
     /// Still to come from the client.
     OnItsWay(usize),
@@ -43,10 +41,10 @@ pub fn body_length(request: &Request, rule: BodyRule) -> Result<BodyLength, u16>
         // HTTP/1.0 doesn't know (RFC 9110, 10.1.1).
         return Err(417);
     }
-    Ok(match length {
-        0 => BodyLength::None,
-        length if is_read(request) => BodyLength::AtHand(length),
-        length => BodyLength::OnItsWay(length),
+    Ok(if length == 0 || is_read(request) {
+        BodyLength::AtHand(length)
+    } else {
+        BodyLength::OnItsWay(length)
     })
 }
 
@@ -128,4 +126,131 @@ fn field<'a>(request: &'a Request, name: &'static str) -> impl Iterator<Item = &
     fields
         .filter(move |h| h.field.equiv(name))
         .map(|h| h.value.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::TcpStream;
+    use tiny_http::{HTTPVersion, Header, Server, TestRequest};
+
+    const RULE: BodyRule = BodyRule::AtMost(100_000);
+    const HTTP_1_0: (u8, u8) = (1, 0);
+    const HTTP_1_1: (u8, u8) = (1, 1);
+
+    /// A request with these fields, and a `Content-Length` if they have none.
+    fn with_length(version: (u8, u8), fields: &[(&str, &str)]) -> Request {
+        let mut request = TestRequest::new()
+            .with_body("hello")
+            .with_http_version(HTTPVersion::from(version));
+        for (name, value) in fields {
+            let header = Header::from_bytes(*name, *value);
+            request = request.with_header(header.expect("ASCII"));
+        }
+        request.into()
+    }
+
+    /// A request with these fields alone, which a [`TestRequest`] can't be.
+    fn without_length(version: &str, fields: &str) -> Request {
+        let server = Server::http("127.0.0.1:0").expect("a port");
+        let address = server.server_addr().to_ip().expect("TCP");
+        let mut client = TcpStream::connect(address).expect("it listens");
+        let head = format!("POST /file {version}\r\n{fields}\r\n\r\n");
+        client.write_all(head.as_bytes()).expect("connected");
+        server.recv().expect("a request")
+    }
+
+    #[test]
+    fn one_length_in_digits_is_at_hand_or_on_its_way() {
+        let length =
+            |value| body_length(&with_length(HTTP_1_1, &[("Content-Length", value)]), RULE);
+        assert_eq!(length("0"), Ok(BodyLength::AtHand(0)));
+        assert_eq!(length("5"), Ok(BodyLength::AtHand(5)));
+        assert_eq!(length("1025"), Ok(BodyLength::OnItsWay(1025)));
+        assert_eq!(length("100000"), Ok(BodyLength::OnItsWay(100_000)));
+        assert_eq!(length("100001"), Err(413));
+        assert_eq!(length("99999999999999999999999"), Err(413));
+        for value in ["+5", "-5", "0x5", "5, 5", "5,5", "five", "", "5 5"] {
+            assert_eq!(length(value), Err(400), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_second_length_or_a_coding_beside_it_is_refused() {
+        let length = ("Content-Length", "5");
+        for fields in [
+            [length, length],
+            [length, ("content-length", "6")],
+            [length, ("Transfer-Encoding", "chunked")],
+            [("Transfer-Encoding", "chunked"), length],
+            [length, ("Transfer-Encoding", "identity")],
+        ] {
+            let request = with_length(HTTP_1_1, &fields);
+            assert_eq!(body_length(&request, RULE), Err(400), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn chunked_is_the_only_coding_and_new_in_http_1_1() {
+        for (version, fields, expected) in [
+            ("HTTP/1.1", "Transfer-Encoding: chunked", Ok(())),
+            ("HTTP/1.1", "transfer-encoding: Chunked", Ok(())),
+            ("HTTP/1.0", "Transfer-Encoding: chunked", Err(400)),
+            ("HTTP/1.1", "Transfer-Encoding: gzip, chunked", Err(400)),
+            ("HTTP/1.1", "Transfer-Encoding: chunked, chunked", Err(400)),
+            ("HTTP/1.1", "Transfer-Encoding: chunked, gzip", Err(400)),
+            ("HTTP/1.1", "Transfer-Encoding: chunked;x", Err(400)),
+            ("HTTP/1.1", "Transfer-Encoding: xchunked", Err(400)),
+            ("HTTP/1.1", "Transfer-Encoding: identity", Err(400)),
+            ("HTTP/1.1", "Transfer-Encoding: \"chunked\"", Err(400)),
+            ("HTTP/1.1", "Transfer-Encoding:", Err(400)),
+            (
+                "HTTP/1.1",
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+                Err(400),
+            ),
+            (
+                "HTTP/1.1",
+                "Transfer-Encoding: chunked\r\nConnection: Upgrade\r\nUpgrade: h2c",
+                Err(400),
+            ),
+        ] {
+            let request = without_length(version, fields);
+            let expected = expected.map(|()| BodyLength::InChunks(100_000));
+            assert_eq!(body_length(&request, RULE), expected, "{fields}");
+            assert!(is_chunked(&request) && !is_read(&request));
+        }
+    }
+
+    #[test]
+    fn where_a_body_is_needed_its_length_is_too() {
+        let request = without_length("HTTP/1.1", "Host: x");
+        assert_eq!(body_length(&request, RULE), Ok(BodyLength::AtHand(0)));
+        assert_eq!(body_length(&request, BodyRule::Required(9)), Err(411));
+        let request = without_length("HTTP/1.1", "Transfer-Encoding: chunked");
+        let length = body_length(&request, BodyRule::Required(9));
+        assert_eq!(length, Ok(BodyLength::InChunks(9)));
+    }
+
+    #[test]
+    fn a_client_that_waits_for_100_continue_has_not_sent_its_body() {
+        let ask = |version, length| {
+            let fields = [("Expect", "100-continue"), ("Content-Length", length)];
+            body_length(&with_length(version, &fields), RULE)
+        };
+        assert_eq!(ask(HTTP_1_1, "5"), Ok(BodyLength::OnItsWay(5)));
+        assert_eq!(ask(HTTP_1_0, "5"), Err(417));
+        assert_eq!(ask(HTTP_1_0, "0"), Ok(BodyLength::AtHand(0)));
+    }
+
+    #[test]
+    fn a_name_that_is_no_token_is_refused() {
+        for name in ["X Y", "(b)", "\"b\"", "a,b", "", "a\tb"] {
+            let request = with_length(HTTP_1_1, &[(name, "x")]);
+            assert_eq!(body_length(&request, RULE), Err(400), "{name}");
+        }
+        let request = with_length(HTTP_1_1, &[("x-!#$%&'*+.^_`|~9", "x")]);
+        assert_eq!(body_length(&request, RULE), Ok(BodyLength::AtHand(5)));
+    }
 }

@@ -1,17 +1,12 @@
 //! The listening socket.
 
-use std::cell::Cell;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::mem::ManuallyDrop;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::ops::Deref;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::panic::{self, AssertUnwindSafe, Location, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::Duration;
 
 use listenfd::ListenFd;
@@ -25,9 +20,9 @@ use crate::config::{Config, Listen};
 /// limit (`net.core.somaxconn`).
 const BACKLOG: i32 = 1024;
 
-/// How long a client may be silent in the middle of anything, even if the guard does not see
-/// it. Accepting times out as well, and tiny_http accepts no more then, but the server connects
-/// to itself far more often than that ([`super::nudge`]).
+/// How long a client may be silent in the middle of anything where the guard does not see it.
+/// Accepting times out as well, and tiny_http accepts no more then, but the server connects to
+/// itself far more often than that ([`super::guard::nudge`]).
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A socket that clients can connect to already.
@@ -65,7 +60,7 @@ impl Listener {
 
     /// On a socket that listens already.
     fn on(socket: Socket) -> io::Result<Listener> {
-        // As a server before us has left it, it may not wait.
+        // The server that has left the socket to us may have set it not to wait.
         socket.set_nonblocking(false)?;
         let address = socket.local_addr()?;
         let address = match address.as_socket() {
@@ -91,40 +86,29 @@ impl Listener {
         &self.address
     }
 
-    /// Accepts connections from now on.
+    /// Another handle of the socket, on which accepting waits.
     ///
     /// # Errors
     /// When there is no descriptor to spare.
-    pub(super) fn accept(&self) -> io::Result<Accepting> {
+    pub(super) fn duplicate(&self) -> io::Result<Socket> {
         let socket = self.socket.try_clone()?;
         socket.set_nonblocking(false)?;
-        let descriptor = PathBuf::from(format!("/proc/self/fd/{}", socket.as_raw_fd()));
-        let listens_on = fs::read_link(&descriptor).ok();
-        let listener: tiny_http::Listener = match self.address {
-            Address::Tcp(_) => TcpListener::from(socket).into(),
-            Address::Unix(_) => UnixListener::from(socket).into(),
-        };
-        let http = start_tiny_http(listener)?;
-        Ok(Accepting {
-            http: ManuallyDrop::new(http),
-            descriptor,
-            listens_on,
-        })
+        Ok(socket)
     }
 
-    /// Accepts what is waiting and nothing more: who connects then waits for the next
-    /// server, or [`Listener::withdraw`] tells that there is none.
+    /// Has tiny_http accept what is waiting and nothing more. Later clients wait for the next
+    /// server, or [`Listener::withdraw`] tells them that there is none.
     ///
     /// tiny_http's own way to stop is to drop its server, which removes a Unix socket's
-    /// file, even systemd's. But it also stops when accepting fails: as it does on a socket
+    /// file, even systemd's. But it also stops when accepting fails, as it does on a socket
     /// that doesn't wait while nobody connects.
     pub(super) fn pause(&self) -> io::Result<()> {
         self.socket.set_nonblocking(true)?;
-        // Wakes it; from then on it doesn't wait.
+        // Wakes the accepting thread, which doesn't wait from then on.
         self.address.connect().and_then(Stream::hang_up)
     }
 
-    /// Removes the file of a Unix socket, if it is ours: nothing is accepted there any more.
+    /// Removes the file of a Unix socket, if it is ours.
     pub fn withdraw(&self) {
         if let Err(error) = self.file.as_ref().map_or(Ok(()), fs::remove_file) {
             log::debug!("the socket's file was not removed: {error}");
@@ -134,83 +118,6 @@ impl Listener {
     /// The socket alone, for the server that takes this one's place.
     pub(super) fn into_socket(self) -> OwnedFd {
         self.socket.into()
-    }
-}
-
-thread_local! {
-    /// Whether this thread is in tiny_http's hands for the moment.
-    static IN_TINY_HTTP: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Has panics of tiny_http's threads logged as what they are: connections that were lost. Other
-/// panics are reported as before.
-pub fn quieten_tiny_http() {
-    let report = panic::take_hook();
-    panic::set_hook(Box::new(move |panic| {
-        if is_tiny_http(panic.location()) {
-            log::debug!("a connection was lost: {panic}");
-        } else {
-            report(panic);
-        }
-    }));
-}
-
-/// Whether a panic comes out of tiny_http's code: its threads have no names, and such a panic is
-/// in its own source, in that of the library that decodes chunks for it, or in that of the
-/// standard library, which panics where a thread can't be started.
-fn is_tiny_http(location: Option<&Location>) -> bool {
-    let is_theirs = |file: &str| {
-        [
-            "tiny_http",
-            "tiny-http",
-            "chunked_transfer",
-            "chunked-transfer",
-            "/library/",
-        ]
-        .iter()
-        .any(|part| file.contains(part))
-    };
-    IN_TINY_HTTP.get()
-        || thread::current().name().is_none() && location.is_some_and(|at| is_theirs(at.file()))
-}
-
-/// Starts a tiny_http, which panics when its accepting thread can't be started.
-fn start_tiny_http(listener: tiny_http::Listener) -> io::Result<tiny_http::Server> {
-    IN_TINY_HTTP.set(true);
-    let started = catch_unwind(AssertUnwindSafe(|| {
-        tiny_http::Server::from_listener(listener, None)
-    }));
-    IN_TINY_HTTP.set(false);
-    match started {
-        Ok(http) => http.map_err(io::Error::other),
-        Err(_) => Err(io::Error::other("no thread is left")),
-    }
-}
-
-/// A tiny_http, and whether it still accepts connections.
-pub(super) struct Accepting {
-    /// Never dropped: that would remove a Unix socket's file, be it ours or not.
-    http: ManuallyDrop<tiny_http::Server>,
-    /// The descriptor that its accepting thread has, as the system shows it,
-    descriptor: PathBuf,
-    /// and what that was at the start.
-    listens_on: Option<PathBuf>,
-}
-
-impl Accepting {
-    /// Whether its accepting thread lives. That ends after any error, and silently by a panic
-    /// when a descriptor can't be duplicated or a thread can't be started; its descriptor is
-    /// closed then.
-    pub fn is_alive(&self) -> bool {
-        fs::read_link(&self.descriptor).ok() == self.listens_on
-    }
-}
-
-impl Deref for Accepting {
-    type Target = tiny_http::Server;
-
-    fn deref(&self) -> &tiny_http::Server {
-        &self.http
     }
 }
 

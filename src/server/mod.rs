@@ -1,54 +1,47 @@
-//! The door for HTTP: the only room that knows tiny_http.
+//! The room for HTTP: the only one that knows tiny_http.
 //!
-//! tiny_http's own threads read heads. The accept loop ([`front`]) takes each request and
-//! lets it through the [`door`]: its framing is looked at ([`framing`]), a body is received by
-//! an elastic set of threads ([`receive`], [`chunks`]); the fixed pool of [`workers`] gets complete
-//! requests through a bounded [`queue`], and writes small answers itself; large ones go to an
-//! elastic set of sending threads ([`send`]). So a worker waits for the database and for
-//! nothing else. The [`guard`] disconnects clients who are too slow, whose connections it finds
-//! among our [`sockets`] by [`duplicates`] of their descriptors, and those who fill the
-//! [`memory`]; connections to a Unix socket have rules of their own ([`local`]). [`nudge`] and
-//! [`selfcheck`] see to it that requests come in.
+//! The files here are the way of a request, in the order in which it meets them. Clients connect
+//! to the [`listener`]'s [`address`]. tiny_http's own threads read heads, and the accept loop in
+//! [`front`] takes each request. The [`door`] makes an [`exchange`] of it, which remembers who
+//! must be answered, and looks at what the head says of the body ([`framing`]). A body is
+//! received ([`receive`]) by an [`elastic`] set of threads, within a [`budget`] of bytes. The
+//! complete request waits in the [`queue`] for one of the fixed pool of [`workers`]. A worker
+//! writes a small answer itself and hands a large one to an elastic set of sending threads
+//! ([`send`]). So a worker waits for the database and for nothing else, and a client who is
+//! slower than [`pace`] allows costs its own connection.
+//!
+//! The files in [`guard`] make up for the faults of tiny_http, one each.
 
 mod address;
-mod chunks;
+mod budget;
 mod door;
-mod duplicates;
 mod elastic;
+mod exchange;
 mod framing;
 mod front;
 mod guard;
-mod hang_up;
-mod left_behind;
 mod listener;
-mod local;
-mod memory;
-mod nudge;
 mod pace;
 mod queue;
 mod receive;
-mod selfcheck;
 mod send;
-mod sockets;
-mod threads;
 mod workers;
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc;
-use std::thread;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::protocol::http::{BodyRule, Incoming, Method, Response};
 use crate::stop::Stop;
 use door::Door;
-use front::Front;
-use guard::InFlight;
-use send::Unread;
+use guard::selfcheck::SelfCheck;
+use guard::{nudge, watch};
 
-pub use listener::{Listener, quieten_tiny_http};
-pub use threads::affordable_workers;
+pub use guard::panics::quieten_tiny_http;
+pub use guard::threads::affordable_workers;
+pub use listener::Listener;
 
 /// What answers the requests.
 pub trait Service: Send + Sync + 'static {
@@ -78,7 +71,7 @@ pub trait Service: Send + Sync + 'static {
 pub enum Ended {
     /// As it was asked to.
     Stopped,
-    /// So that the program is started anew in its own place: the listening socket, on which
+    /// For a restart of the program in its own place, with the listening socket, on which
     /// connections wait.
     ToStartAnew(OwnedFd),
 }
@@ -96,58 +89,25 @@ pub fn run<S: Service>(
     service: Arc<S>,
     stop: &Stop,
 ) -> io::Result<Ended> {
-    let address = listener.address().clone();
-    let (again, sent_ahead) = mpsc::channel();
-    let (unread, disconnected) = mpsc::channel::<Unread>();
-    let builder = thread::Builder::new().name("unread".into());
-    builder.spawn(move || disconnected.into_iter().for_each(drop))?;
-    let target = selfcheck::Target::new()?;
-    let door = Door::new(&address, again, unread, workers, target.clone(), stop);
+    let address = listener.address();
+    let self_check = SelfCheck::new(address)?;
+    let door = Door::new(address, workers, service.clone(), self_check.clone())?;
     let door = Arc::new(door);
-    let pool = workers::start(workers, &door, &service, stop)?;
-    door::admit_those_sent_ahead(sent_ahead, &door, &service)?;
-    let watched = door.clone();
-    let stuck = door.clone();
-    guard::start(
-        door.guard.clone(),
-        move || InFlight {
-            requests: watched.requests_in_flight(),
-            bytes: watched.bytes_in_flight(),
-        },
-        move |connections| stuck.start_anew(connections),
-        stop.clone(),
-    )?;
-    let (counted, disconnected) = (door.clone(), door.clone());
-    chunks::start(
-        door.chunks.clone(),
-        move || counted.bytes_in_flight(),
-        move |client| disconnected.guard.disconnect(client),
-        stop.clone(),
-    )?;
+    let pool = workers::start(workers, &door)?;
+    front::serve_late(&door, stop)?;
+    let (guard, counted) = (door.guard.clone(), door.clone());
+    watch::start(&door.guard, stop, move || counted.bytes_in_flight())?;
+    nudge::start(address, stop, move || guard.arrivals())?;
+    let is_dead = self_check.start(pause, stop, move || service.alive())?;
 
-    let front = Arc::new(Front::new(door.clone(), service));
-    let renewed = front.clone();
-    let renew = move || renewed.renew_if_it_accepts_no_more();
-    let counted = door.clone();
-    let arrivals = move || counted.guard.arrivals();
-    nudge::start(address.clone(), arrivals, stop.clone(), renew)?;
-    front.serve_left_behind()?;
-    front::check_ourselves(&front, address.clone(), target, pause, stop)?;
-    let unblocked = front.clone();
-    let stopping = stop.clone();
-    thread::Builder::new().name("stop".into()).spawn(move || {
-        while !stopping.wait(Duration::from_secs(3600)) {}
-        unblocked.interrupt();
-    })?;
-    front.accept(&listener, stop);
-    front.finish(&listener, &address);
-
+    front::accept(&door, &listener, stop);
+    front::finish(&door, &listener);
     workers::leave(&door, &pool);
-    if front.is_dead() {
+    if is_dead.load(Ordering::SeqCst) {
         return Err(io::Error::other("the server doesn't answer itself"));
     }
-    match door.starts_anew() {
-        true => Ok(Ended::ToStartAnew(listener.into_socket())),
-        false => Ok(Ended::Stopped),
+    if door.guard.restarts() {
+        return Ok(Ended::ToStartAnew(listener.into_socket()));
     }
+    Ok(Ended::Stopped)
 }

@@ -1,9 +1,10 @@
 //! The bounded queue between those who complete requests and those who answer them.
 
-use crate::lock::{lock, unpoisoned};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+
+use crate::lock::{lock, unpoisoned};
 
 /// First in, first out; closed at the end. Of those who wait for an item, the one who came
 /// last gets the next: its memory, and its database's, is in the processor's caches, and the

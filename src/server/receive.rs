@@ -1,41 +1,121 @@
-//! From tiny_http's request to ours.
+//! From tiny_http's request to ours: its body, and the request as plain data.
 
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
+use super::budget::{Budget, Reservation};
+use super::framing::is_chunked;
 use super::pace::Progress;
 use crate::buffer::Buffer;
 use crate::protocol::http::{Headers, Incoming, Method, one_slash};
 
 /// How long a client waits for memory to receive its body into.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+const MEMORY_PATIENCE: Duration = Duration::from_secs(5);
+/// The sizes in which memory is taken for a body in chunks, bytes, before what its endpoint
+/// allows: as much as the budget has for nothing, and what holds most pictures. A client must not
+/// take from others what it doesn't send.
+const STEPS: [usize; 2] = [64 * 1024, 1024 * 1024];
+
+/// Why a body was not received.
+#[derive(Debug)]
+pub enum Failure {
+    /// It is larger than its endpoint allows.
+    TooLarge,
+    /// There was no memory to receive it into.
+    NoMemory,
+    /// Its client sent too little, no chunks, or too slowly, or is gone.
+    Broken(io::Error),
+    /// Its connection may have been shut by the guard.
+    Shut,
+}
+
+/// Takes the bytes of a body that are not there yet.
+///
+/// # Errors
+/// When others have taken too many.
+pub fn reserve(budget: &Budget, bytes: usize) -> Result<Reservation, Failure> {
+    let reserved = budget.reserve(bytes, MEMORY_PATIENCE);
+    reserved.ok_or(Failure::NoMemory)
+}
 
 /// Reads a body of `length` bytes into one buffer of that size.
 ///
 /// # Errors
 /// When the client sends fewer, or sends them too slowly.
-pub fn body(
+pub fn whole(
     request: &mut tiny_http::Request,
     length: usize,
     progress: &Progress,
-) -> io::Result<Buffer> {
+) -> Result<Buffer, Failure> {
     let mut body = Buffer::to_overwrite(length);
-    let mut filled = 0;
-    while filled < length {
-        match request.as_reader().read(&mut body[filled..]) {
-            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(count) => {
-                filled += count;
-                progress.moved(count);
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-        if progress.is_too_slow(Instant::now()) {
-            return Err(ErrorKind::TimedOut.into());
-        }
+    if fill(request, &mut body, 0, progress)? < length {
+        return Err(Failure::Broken(ErrorKind::UnexpectedEof.into()));
     }
     Ok(body)
+}
+
+/// Reads a body in chunks, of at most `limit` bytes. Any error is the end of it: tiny_http may
+/// have lost its place in the chunks.
+///
+/// # Errors
+/// When it is too large, broken, or too slow, or there is no memory for it.
+pub fn in_chunks(
+    request: &mut tiny_http::Request,
+    limit: usize,
+    budget: &Budget,
+    progress: &Progress,
+) -> Result<(Buffer, Reservation), Failure> {
+    let mut body = Buffer::default();
+    let mut filled = 0;
+    // What is held meanwhile stays reserved. Those who wait for each other are refused soon.
+    let mut held = None;
+    for size in STEPS
+        .into_iter()
+        .filter(|step| *step < limit)
+        .chain([limit])
+    {
+        let reservation = reserve(budget, size)?;
+        drop(held.take());
+        let mut larger = Buffer::to_overwrite(size);
+        larger[..filled].copy_from_slice(&body[..filled]);
+        body = larger;
+        filled = fill(request, &mut body, filled, progress)?;
+        let is_whole = filled < size || size == limit && fill(request, &mut [0], 0, progress)? == 0;
+        if is_whole {
+            body.truncate(filled);
+            return Ok((body, reservation));
+        }
+        held = Some(reservation);
+    }
+    Err(Failure::TooLarge)
+}
+
+/// Reads until the buffer, of which some bytes are `filled` already, is full or the body ends;
+/// how many bytes are filled then.
+fn fill(
+    request: &mut tiny_http::Request,
+    buffer: &mut [u8],
+    mut filled: usize,
+    progress: &Progress,
+) -> Result<usize, Failure> {
+    while filled < buffer.len() {
+        let count = match request.as_reader().read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => count,
+            // The reader of chunks may have lost its place.
+            Err(error) if error.kind() == ErrorKind::Interrupted && !is_chunked(request) => {
+                continue;
+            }
+            Err(error) => return Err(Failure::Broken(error)),
+        };
+        filled += count;
+        let now = Instant::now();
+        progress.moved(count, now);
+        if progress.is_too_slow(now) {
+            return Err(Failure::Broken(ErrorKind::TimedOut.into()));
+        }
+    }
+    Ok(filled)
 }
 
 /// The request as plain data.

@@ -9,62 +9,41 @@ use std::time::{Duration, Instant};
 use super::Service;
 use super::door::{Door, Job};
 use crate::protocol::http::{Incoming, Response};
-use crate::stop::Stop;
 
-/// A request that has waited for so long is answered 503: all workers wait for a database
-/// that hangs.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How often it is looked for such requests.
-const PATROL: Duration = Duration::from_secs(1);
 /// How long the workers may take to close their database connections at the end.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it is looked whether the workers have ended.
+const LEAVE_TICK: Duration = Duration::from_millis(5);
 
-/// Starts `count` workers that take requests out of the door's queue, and a thread that
-/// looks after those that wait there.
-pub fn start<S: Service>(
-    count: usize,
-    door: &Arc<Door>,
-    service: &Arc<S>,
-    stop: &Stop,
-) -> io::Result<Vec<JoinHandle<()>>> {
-    let (patrolled, stop) = (door.clone(), stop.clone());
-    let patrol = thread::Builder::new().name("patience".into());
-    patrol.spawn(move || {
-        // While the server stops, that has a time limit of its own.
-        while !stop.wait(PATROL) {
-            for job in patrolled.jobs.take_overdue(PATIENCE) {
-                patrolled.turn_away(job);
-            }
-        }
-    })?;
+/// Starts `count` workers that take requests out of the door's queue.
+///
+/// # Errors
+/// When the system has no threads to spare.
+pub fn start<S: Service>(count: usize, door: &Arc<Door<S>>) -> io::Result<Vec<JoinHandle<()>>> {
     (1..=count)
         .map(|number| {
-            let (door, service) = (door.clone(), service.clone());
+            let door = door.clone();
             let builder = thread::Builder::new().name(format!("worker-{number}"));
-            builder.spawn(move || serve(&door, &*service))
+            builder.spawn(move || serve(&door))
         })
         .collect()
 }
 
-fn serve<S: Service>(door: &Door, service: &S) {
-    let mut state = service.worker();
+fn serve<S: Service>(door: &Door<S>) {
+    let mut state = door.service.worker();
     while let Some(job) = door.jobs.pop() {
-        work(door, service, job, &mut state);
+        let Job {
+            exchange,
+            incoming,
+            reserved,
+        } = job;
+        let response = answer(&*door.service, incoming, &mut state);
+        drop(reserved);
+        door.senders.send(exchange, response);
     }
 }
 
-fn work<S: Service>(door: &Door, service: &S, job: Job, state: &mut S::Worker) {
-    let Job {
-        exchange,
-        incoming,
-        reserved,
-    } = job;
-    let response = answer(service, incoming, state);
-    drop(reserved);
-    door.send(exchange, response);
-}
-
-/// Runs the handler; a panic in it is a 500, and the worker's state is made anew.
+/// Runs the handler. A panic in it is a 500, and the worker's state is made anew.
 fn answer<S: Service>(service: &S, incoming: Incoming, state: &mut S::Worker) -> Response {
     // What a panic may leave half done is `state` alone, which is thrown away then.
     let outcome = catch_unwind(AssertUnwindSafe(|| service.answer(incoming, &mut *state)));
@@ -75,11 +54,12 @@ fn answer<S: Service>(service: &S, incoming: Incoming, state: &mut S::Worker) ->
     })
 }
 
-/// The workers take leave of the database, if it lets them.
-pub fn leave(door: &Door, pool: &[JoinHandle<()>]) {
+/// Waits until the workers have answered what is queued and closed their database connections,
+/// but not for long.
+pub fn leave<S: Service>(door: &Door<S>, pool: &[JoinHandle<()>]) {
     door.jobs.close();
     let deadline = Instant::now() + LEAVE_PATIENCE;
     while !pool.iter().all(JoinHandle::is_finished) && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(LEAVE_TICK);
     }
 }

@@ -1,23 +1,33 @@
 //! Whether the system lets the process have more threads.
 //!
-//! A limit (`TasksMax=` of systemd, `pids.max` of a container, `ulimit -u`) shows itself only
-//! when a thread is started. tiny_http panics then, and the threads that it did start stay for
-//! seconds. So it is tried out first, with threads that do nothing.
+//! **Fault.** tiny_http panics where a thread can't be started, and the threads that it did start
+//! stay for seconds.
+//!
+//! **Where.** `lib.rs`, `from_listener` and `util/task_pool.rs`, `add_thread` call
+//! `thread::spawn`, which panics.
+//!
+//! **Seen.** `tests/confined.rs` starts the server with few threads.
+//!
+//! **Until** tiny_http returns an error there.
+//!
+//! A limit (`TasksMax=` of systemd, `pids.max` of a container, `ulimit -u`) shows itself only when
+//! a thread is started. So threads that do nothing are tried out before tiny_http starts.
 
-use crate::lock::lock;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
+use crate::lock::lock;
+
 /// What tiny_http starts with: its accepting thread and four for connections
 /// (`util/task_pool.rs`, `MIN_THREADS`), and one for the next connection.
 pub const FOR_TINY_HTTP: usize = 6;
-/// Our own beside the workers: signals, their log, timer and probe; and in this folder `unread`,
-/// `patience`, `sent-ahead`, `guard`, `chunks`, `nudge`, `left-behind`, `self-check` and `stop`.
-const OUR_OWN: usize = 13;
-/// For a body and an answer at once; more of them are refused.
+/// Our own threads beside the workers: signals, their log, timer and probe; and in this folder
+/// `guard`, `late`, `nudge`, `self-check` and `unread`.
+const OUR_OWN: usize = 9;
+/// Threads for a body and an answer at once: with none to spare, more of them are refused.
 const FOR_CLIENTS: usize = 2;
-/// These threads do nothing.
+/// The stack of a thread that is tried out, bytes: it does nothing.
 const STACK_SIZE: usize = 16 * 1024;
 
 /// How many of the `wanted` workers the server can have beside its other threads; fewer are

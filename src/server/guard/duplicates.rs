@@ -1,12 +1,15 @@
 //! Descriptors of this process, duplicated by their numbers.
 //!
-//! tiny_http owns its clients' connections and shows none of their descriptors, so the guard
-//! finds them by number in `/proc/self/fd` and needs a handle of its own to look at one, or to
-//! shut it down. Such a handle must stay on the same connection while the number is given to
-//! another. It is made by sending the descriptor to ourselves over a pair of Unix sockets
-//! (`SCM_RIGHTS`, unix(7)), which needs no unsafe code and which every sandbox allows: unlike
-//! `pidfd_getfd`, which the default seccomp profiles of Docker, containerd and Podman, gVisor,
-//! and kernels before 5.6 refuse.
+//! **Fault.** That of [`super::sockets`]: tiny_http owns the connections and shows none of them.
+//! Whoever wants to look at one, or shut it down, finds it by its number in `/proc/self/fd`, and
+//! needs a handle that stays on the same connection while the number is given to another.
+//!
+//! A duplicate is made by sending the descriptor to ourselves over a pair of Unix sockets
+//! (`SCM_RIGHTS`, unix(7)), which needs no unsafe code and which every sandbox allows. The call
+//! `pidfd_getfd` is refused by the default seccomp profiles of Docker, containerd and Podman, by
+//! gVisor, and by kernels before 5.6.
+//!
+//! **Until** [`super::sockets`] has gone.
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
@@ -19,9 +22,14 @@ use rustix::io::Errno;
 
 /// Makes duplicates of this process's descriptors.
 pub struct Duplicator {
-    /// Where descriptors are sent, and where they arrive. Locked, so that everybody receives
-    /// the one that they have sent.
-    pair: Mutex<(UnixDatagram, UnixDatagram)>,
+    /// Where descriptors are sent, and where they come back. The lock lets everybody receive what
+    /// they have sent.
+    pair: Mutex<Pair>,
+}
+
+struct Pair {
+    out: UnixDatagram,
+    back: UnixDatagram,
 }
 
 impl Duplicator {
@@ -30,8 +38,9 @@ impl Duplicator {
     /// # Errors
     /// When the process has no descriptor to spare.
     pub fn new() -> io::Result<Duplicator> {
+        let (out, back) = UnixDatagram::pair()?;
         Ok(Duplicator {
-            pair: Mutex::new(UnixDatagram::pair()?),
+            pair: Mutex::new(Pair { out, back }),
         })
     }
 
@@ -51,8 +60,8 @@ impl Duplicator {
         }
     }
 
-    /// Duplicates of up to [`descriptors::AT_ONCE`] descriptors, in their order, for the price of little more
-    /// than one; `None` if any of them can't be had, as one that was closed meanwhile.
+    /// Duplicates of up to [`descriptors::AT_ONCE`] descriptors, in their order, for the price of
+    /// little more than one; `None` if any of them can't be had, as one that was closed meanwhile.
     pub fn duplicate_all(&self, numbers: &[RawFd]) -> Option<Vec<OwnedFd>> {
         let received = self.send_and_receive(numbers).ok()?;
         (received.len() == numbers.len()).then_some(received)
@@ -60,8 +69,8 @@ impl Duplicator {
 
     fn send_and_receive(&self, numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
         let pair = lock(&self.pair);
-        pair.0.send_with_fd(&[0], numbers)?;
-        descriptors::receive(&pair.1)
+        pair.out.send_with_fd(&[0], numbers)?;
+        descriptors::receive(&pair.back)
     }
 }
 

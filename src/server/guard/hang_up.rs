@@ -1,17 +1,23 @@
 //! Whether a client has ended its side of a connection.
 //!
-//! The end of a connection within a chunk looks like the end of the body: `chunked_transfer`
-//! 1.5 gives "0 bytes" for both (its `decoder.rs`, `read`). So the system is asked what became
-//! of the connection. A client that waits for its answer has not ended its side. This file can
-//! go when `chunked_transfer` fails where a chunk is cut short.
+//! **Fault.** The end of a connection within a chunk looks like the end of the body.
 //!
-//! Behind a Unix socket the system doesn't tell, and there a web server is the client.
+//! **Where.** chunked_transfer 1.5 gives "0 bytes" for both (its `decoder.rs`, `read`).
+//!
+//! **Seen.** `tests/chunked.rs` ends bodies early: they were stored as far as they came.
+//!
+//! **Until** chunked_transfer fails where a chunk is cut short.
+//!
+//! The system is asked what became of the connection: a client that waits for its answer has not
+//! ended its side. Behind a Unix socket the system doesn't tell, and there a web server is the
+//! client.
 
-use crate::lock::lock;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
+
+use crate::lock::lock;
 
 /// The state ESTABLISHED in the system's table of connections.
 const ESTABLISHED: &str = "01";

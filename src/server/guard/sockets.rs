@@ -1,5 +1,15 @@
-//! The accepted connections of this process, whoever holds them, found by the system's list
-//! of our descriptors.
+//! The accepted connections of this process, whoever holds them.
+//!
+//! **Fault.** tiny_http shows no descriptor of a connection, so that nobody but its own threads
+//! can shut one down.
+//!
+//! **Where.** `request.rs`: a `Request` has the client's address and no more.
+//!
+//! **Seen** in its source.
+//!
+//! **Until** a request shows its connection, and tiny_http tells of those without a request.
+//!
+//! The system's list of our descriptors has them, and [`super::duplicates`] make them ours.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -16,21 +26,22 @@ use rustix::io::{Errno, ioctl_fionread};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{SockAddr, SockRef};
 
-use super::address::Address;
 use super::duplicates::Duplicator;
 use crate::descriptors::AT_ONCE;
 use crate::lock::lock;
+use crate::server::address::Address;
 
-/// Spare descriptors, for looking at the connections when no others are left.
+/// Spare descriptors, for looking at the connections when no others are left. They are freed one
+/// at a time: tiny_http needs two for a connection, so it can't take the one that we freed.
 const RESERVE: usize = 4;
 
-/// What was seen of the TCP connections to our port.
+/// The TCP connections to our port.
 #[derive(Debug, Default)]
-pub struct Survey {
-    /// The clients of those that are open, and of each whether it has sent something that nobody
-    /// has read yet.
-    pub clients: HashMap<SocketAddr, bool>,
-    /// How many have ended, but are still held.
+pub struct TcpSockets {
+    /// The clients of those that are open; of each whether bytes have arrived that nobody has
+    /// read.
+    pub open: HashMap<SocketAddr, bool>,
+    /// How many have ended, but were not closed.
     pub ended: usize,
 }
 
@@ -39,8 +50,7 @@ pub struct Sockets {
     address: Address,
     /// `None` where the system shows us no descriptors: see [`Sockets::open`].
     duplicator: Option<Duplicator>,
-    /// The spare descriptors. One at a time is given up for a look: tiny_http needs two for a
-    /// connection, so that it can't take the one that we have freed.
+    /// The spare descriptors.
     reserve: Mutex<Vec<File>>,
     /// Whether the reserve could not be filled up after the last look.
     is_lacking: AtomicBool,
@@ -91,18 +101,18 @@ impl Sockets {
     ///
     /// # Errors
     /// When there is no descriptor to look with.
-    pub fn survey(&self) -> io::Result<Survey> {
-        let mut survey = Survey::default();
+    pub fn survey(&self) -> io::Result<TcpSockets> {
+        let mut sockets = TcpSockets::default();
         self.each_on_our_port(|socket| match address_of(socket.peer_addr()) {
             Some(client) => {
                 let unread = ioctl_fionread(&*socket);
                 let has_unread = unread.is_ok_and(|bytes| bytes > 0);
-                survey.clients.insert(client, has_unread);
+                sockets.open.insert(client, has_unread);
             }
-            None if socket.is_listener().is_ok_and(|is| !is) => survey.ended += 1,
+            None if socket.is_listener().is_ok_and(|is| !is) => sockets.ended += 1,
             None => {}
         })?;
-        Ok(survey)
+        Ok(sockets)
     }
 
     /// Calls `visit` for each accepted TCP connection to our port.

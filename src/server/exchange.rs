@@ -1,0 +1,62 @@
+//! A request that must be answered, and what is done when it was.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::guard::Guard;
+
+/// A request that must be answered, and counts as in flight until it is.
+pub struct Exchange {
+    /// The request. Whoever answers consumes it.
+    pub request: tiny_http::Request,
+    /// Dropped after the answer.
+    pub ticket: Ticket,
+}
+
+/// Tells the guard that a request was answered, when it is dropped.
+pub struct Ticket {
+    client: Option<SocketAddr>,
+    guard: Arc<Guard>,
+    is_refused: bool,
+}
+
+impl Exchange {
+    /// Begins with a request of which it is the turn.
+    pub fn begin(request: tiny_http::Request, guard: &Arc<Guard>) -> Exchange {
+        guard.begins();
+        let ticket = Ticket {
+            client: request.remote_addr().copied(),
+            guard: guard.clone(),
+            is_refused: false,
+        };
+        Exchange { request, ticket }
+    }
+}
+
+impl Ticket {
+    /// The client's address, if it has one: those of a Unix socket have none.
+    pub fn client(&self) -> Option<SocketAddr> {
+        self.client
+    }
+
+    /// Notes that the client was refused: no further request is expected of its connection, and
+    /// what it still sends need not delay a stop.
+    pub fn refused(mut self) {
+        self.guard.refused(self.client);
+        self.is_refused = true;
+    }
+
+    /// Has the connection shut down, because half an answer can't be followed by another.
+    pub fn broken(self) {
+        self.guard.disconnect(self.client);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.guard.ended();
+        if !self.is_refused {
+            self.guard.answered(self.client);
+        }
+    }
+}

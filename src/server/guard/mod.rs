@@ -1,0 +1,255 @@
+//! Life support for tiny_http 0.12: each file is the cure of one fault, and begins with the
+//! fault, its place in the library's source, how it was seen, and what would let us delete the
+//! file.
+//!
+//! | fault | file |
+//! | --- | --- |
+//! | no time-outs, no limits | [`connections`]; over a Unix socket, [`local`] |
+//! | no handle to shut a connection down | [`sockets`], [`duplicates`] |
+//! | lines without end fill the memory | [`memory`] |
+//! | a dropped body takes memory for all of its announced length | [`unread`] |
+//! | `HTTP/2.0` holds a thread for ever | [`stuck`] |
+//! | connections are forgotten | [`nudge`] |
+//! | the accept loop ends with the first error | [`accepting`], [`late`] |
+//! | requests come before earlier ones are answered | [`late`] |
+//! | it panics where a thread or a descriptor is lacking | [`threads`], [`panics`] |
+//! | a body in chunks that was cut short looks whole | [`hang_up`] |
+//! | whatever else makes it silent | [`selfcheck`] |
+//!
+//! [`Guard`] is told what happens to requests, and [`watch`] acts on it.
+
+pub mod accepting;
+pub mod connections;
+pub mod duplicates;
+pub mod hang_up;
+pub mod late;
+pub mod local;
+pub mod memory;
+pub mod nudge;
+pub mod panics;
+pub mod selfcheck;
+pub mod sockets;
+pub mod stuck;
+pub mod threads;
+pub mod unread;
+pub mod watch;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
+
+use super::address::Address;
+use super::pace::Progress;
+use crate::lock::lock;
+use connections::{Body, Connections};
+use late::Late;
+use local::LocalConnections;
+use sockets::Sockets;
+
+/// Connections that may be open at once, if the system lets us have that many descriptors.
+const MAX_CONNECTIONS: usize = 1024;
+/// Descriptors for each connection: tiny_http's two, and ours while it is shut down.
+const DESCRIPTORS: usize = 3;
+/// Descriptors for everything else.
+const OTHER_DESCRIPTORS: usize = 64;
+
+/// What is known of the connections to us and their requests.
+///
+/// Where the system shows no descriptors, nothing can be shut down. A connection is bounded there
+/// by a time-out on each of its reads ([`super::listener`]), and their number by the limit of
+/// descriptors, which is lowered for that.
+pub struct Guard {
+    sockets: Sockets,
+    /// The connections to our TCP port.
+    connections: Mutex<Connections<tiny_http::Request>>,
+    /// The connections to our Unix socket.
+    local: Mutex<LocalConnections>,
+    max_connections: usize,
+    /// Requests that don't come through the accept loop.
+    pub late: Late,
+    /// Wakes the thread that surveys the connections.
+    urgent: Condvar,
+    /// Whether a descriptor or a thread was lacking since the last survey.
+    ran_out: AtomicBool,
+    /// Requests so far.
+    requests: AtomicUsize,
+    /// Requests that are not answered yet.
+    in_flight: AtomicUsize,
+    /// Connections that were given up so far ([`unread`]).
+    given_up: AtomicUsize,
+    /// Whether the server stops for a restart ([`stuck`]).
+    restarts: AtomicBool,
+}
+
+impl Guard {
+    /// Of the connections to `address`.
+    pub fn new(address: &Address) -> Guard {
+        let descriptors = sockets::raise_descriptor_limit();
+        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        let affordable = descriptors.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS;
+        let sockets = Sockets::open(address.clone());
+        if !sockets.are_visible() {
+            // Nothing but the system bounds their number then.
+            let enough = DESCRIPTORS * MAX_CONNECTIONS.min(affordable) + OTHER_DESCRIPTORS;
+            sockets::set_descriptor_limit(Some(enough as u64));
+        }
+        let max_connections = affordable.clamp(1, MAX_CONNECTIONS);
+        Guard {
+            sockets,
+            connections: Mutex::new(Connections::new(max_connections)),
+            local: Mutex::default(),
+            max_connections,
+            late: Late::default(),
+            urgent: Condvar::new(),
+            ran_out: AtomicBool::new(false),
+            requests: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
+            given_up: AtomicUsize::new(0),
+            restarts: AtomicBool::new(false),
+        }
+    }
+
+    /// Notes a request of which the head has come, and gives it back if it is its turn. A request
+    /// that was sent ahead comes back through [`Guard::late`].
+    pub fn head_came(&self, request: tiny_http::Request) -> Option<tiny_http::Request> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let Some(client) = request.remote_addr().copied() else {
+            return Some(request);
+        };
+        let mut connections = lock(&self.connections);
+        let request = connections.head_came(client, request, Instant::now());
+        if request.is_none() && connections.is_condemned(client) {
+            self.urgent.notify_all();
+        }
+        request
+    }
+
+    /// Notes that somebody works on a request.
+    pub fn begins(&self) {
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Notes that nobody works on a request any more.
+    pub fn ended(&self) {
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Watches over a client while `receive` receives its body. Also returns whether a connection
+    /// to our Unix socket was shut meanwhile, which may have been this one.
+    pub fn over_body<T>(
+        &self,
+        client: Option<SocketAddr>,
+        in_chunks: bool,
+        receive: impl FnOnce(&Progress) -> T,
+    ) -> (T, bool) {
+        let now = Instant::now();
+        let progress = Arc::new(Progress::start(now));
+        let Some(client) = client else {
+            let shut = lock(&self.local).body_begins();
+            let received = receive(&progress);
+            return (received, lock(&self.local).body_ended(shut));
+        };
+        let body = Body {
+            progress: progress.clone(),
+            in_chunks,
+        };
+        lock(&self.connections).body_begins(client, body, now);
+        let received = receive(&progress);
+        lock(&self.connections).body_ended(client, Instant::now());
+        (received, false)
+    }
+
+    /// Whether a client has ended its side of the connection, as far as is known.
+    pub fn has_hung_up(&self, client: Option<SocketAddr>) -> bool {
+        match (self.sockets.address(), client) {
+            (Address::Tcp(own), Some(client)) => hang_up::has_hung_up(own.port(), client),
+            _ => false,
+        }
+    }
+
+    /// Notes that a request was answered.
+    pub fn answered(&self, client: Option<SocketAddr>) {
+        let Some(client) = client else { return };
+        let next = lock(&self.connections).answered(client, Instant::now());
+        if let Some(next) = next {
+            self.late.take_turn(next);
+        }
+    }
+
+    /// Notes that a client was refused, and may go on sending.
+    pub fn refused(&self, client: Option<SocketAddr>) {
+        if let Some(client) = client {
+            lock(&self.connections).refused(client, Instant::now());
+        }
+    }
+
+    /// Notes that a refused client sends no more.
+    pub fn dismissed(&self, client: Option<SocketAddr>) {
+        if let Some(client) = client {
+            lock(&self.connections).dismissed(client, Instant::now());
+        }
+    }
+
+    /// Notes that a refused client's connection has broken.
+    pub fn broken(&self, client: Option<SocketAddr>) {
+        let ahead = client.map(|client| lock(&self.connections).forget(client));
+        // Outside the lock: tiny_http answers requests that are dropped.
+        drop(ahead);
+    }
+
+    /// Has a connection shut down soon.
+    pub fn disconnect(&self, client: Option<SocketAddr>) {
+        if let Some(client) = client {
+            lock(&self.connections).disconnect(client);
+            self.urgent.notify_all();
+        }
+    }
+
+    /// Has the connection of a request that can't be dropped shut down.
+    pub fn give_up(&self, client: Option<SocketAddr>) {
+        self.given_up.fetch_add(1, Ordering::SeqCst);
+        self.disconnect(client);
+    }
+
+    /// Notes that a descriptor or a thread for a connection was lacking.
+    pub fn ran_out(&self) {
+        self.ran_out.store(true, Ordering::SeqCst);
+        self.urgent.notify_all();
+    }
+
+    /// Connections so far; behind a Unix socket, requests: by which connections they came is not
+    /// known there.
+    pub fn arrivals(&self) -> usize {
+        match self.sockets.address() {
+            Address::Tcp(_) => lock(&self.connections).arrivals(),
+            Address::Unix(_) => self.requests(),
+        }
+    }
+
+    /// Requests so far.
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Requests that are not answered yet.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Whether there are descriptors for more connections, as far as is known.
+    pub fn has_descriptors(&self) -> bool {
+        self.sockets.has_spare_descriptors()
+    }
+
+    /// Whether a connection is open of which the first head may be on its way.
+    pub fn expects_a_first_head(&self) -> bool {
+        let open = self.sockets.survey().unwrap_or_default().open;
+        lock(&self.connections).expects_a_first_head(&open)
+    }
+
+    /// Whether the server stops for a restart.
+    pub fn restarts(&self) -> bool {
+        self.restarts.load(Ordering::SeqCst)
+    }
+}

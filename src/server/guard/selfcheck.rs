@@ -1,0 +1,116 @@
+//! Whether requests still come in: the server asks itself, the way that a client would.
+//!
+//! **Fault.** tiny_http may cease to accept or to read without a word, in ways that nobody has
+//! found yet.
+//!
+//! **Where.** Its accepting thread and its task pool may end or wait with nobody to notice.
+//!
+//! **Seen.** Each of the other files here began as such a silence.
+//!
+//! **Until** the watchdog of systemd, which is fed from here, has another sign of life.
+
+use std::io;
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::server::address::Address;
+use crate::server::pace::STOP_PATIENCE;
+use crate::stop::Stop;
+
+/// How long an answer may take.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// With no answer for this long, the server is of no use: it ends, and whoever looks after it
+/// starts it again.
+const GIVE_UP: Duration = Duration::from_secs(45);
+/// An answer is one line and a few fields, bytes.
+const ANSWER_LIMIT: u64 = 4096;
+
+/// What the server asks itself for.
+#[derive(Clone)]
+pub struct SelfCheck {
+    address: Address,
+    /// Nobody else knows this target. The accept loop answers it, so that neither the workers nor
+    /// the database matter.
+    target: String,
+}
+
+impl SelfCheck {
+    /// Of the server at `address`.
+    ///
+    /// # Errors
+    /// When the system has no random numbers.
+    pub fn new(address: &Address) -> io::Result<SelfCheck> {
+        let mut random = [0; 16];
+        getrandom::getrandom(&mut random).map_err(io::Error::other)?;
+        Ok(SelfCheck {
+            address: address.clone(),
+            target: format!("/self-check/{}", hex::encode(random)),
+        })
+    }
+
+    /// Whether a request is one of ours.
+    pub fn is_ours(&self, request: &tiny_http::Request) -> bool {
+        self.target == request.url()
+    }
+
+    /// Starts the thread that asks every `pause` until `stop` is requested, and calls `alive` at
+    /// each answer. Returns what is set when the server is stopped for want of answers.
+    ///
+    /// # Errors
+    /// When the system has no thread to spare.
+    pub fn start(
+        &self,
+        pause: Duration,
+        stop: &Stop,
+        alive: impl Fn() + Send + 'static,
+    ) -> io::Result<Arc<AtomicBool>> {
+        let is_dead = Arc::<AtomicBool>::default();
+        let (check, stop, dead) = (self.clone(), stop.clone(), is_dead.clone());
+        let run = move || {
+            let mut last = Instant::now();
+            while !stop.wait(pause) {
+                match check.ask() {
+                    Ok(()) => {
+                        last = Instant::now();
+                        alive();
+                    }
+                    Err(error) => {
+                        log::debug!("the server doesn't answer itself: {error}");
+                        if last.elapsed() > GIVE_UP && !stop.is_requested() {
+                            return end(&dead, &stop);
+                        }
+                    }
+                }
+            }
+        };
+        let builder = thread::Builder::new().name("self-check".into());
+        builder.spawn(run)?;
+        Ok(is_dead)
+    }
+
+    fn ask(&self) -> io::Result<()> {
+        let target = &self.target;
+        let request =
+            format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let stream = self.address.connect()?;
+        let answer = stream.ask(request.as_bytes(), ANSWER_PATIENCE, ANSWER_LIMIT)?;
+        if answer.starts_with(b"HTTP/1.1 200 ") {
+            Ok(())
+        } else {
+            Err(io::Error::other("another answer"))
+        }
+    }
+}
+
+/// Stops the server.
+fn end(dead: &AtomicBool, stop: &Stop) {
+    log::error!("the server doesn't answer itself any more; it ends");
+    dead.store(true, Ordering::SeqCst);
+    stop.request();
+    // It may be the accept loop itself that hangs.
+    thread::sleep(STOP_PATIENCE + Duration::from_secs(1));
+    process::exit(1);
+}
