@@ -1,14 +1,15 @@
 //! Our own address, and connections to ourselves.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{self, TcpStream};
 use std::os::unix::net::{self as unix, UnixStream};
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::Socket;
 
-/// The kernel accepts for us; waiting longer means that its queue is full.
+/// How long we wait for a connection to ourselves. The kernel accepts it, so that waiting longer
+/// means that its queue is full.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where we listen.
@@ -22,13 +23,18 @@ pub enum Address {
 
 impl Address {
     /// Connects to ourselves.
-    pub fn connect(&self) -> io::Result<Stream> {
+    pub fn connect(&self) -> io::Result<Socket> {
         match self {
             Address::Tcp(address) => {
-                TcpStream::connect_timeout(address, CONNECT_TIMEOUT).map(Stream::Tcp)
+                TcpStream::connect_timeout(address, CONNECT_TIMEOUT).map(Socket::from)
             }
-            Address::Unix(address) => UnixStream::connect_addr(address).map(Stream::Unix),
+            Address::Unix(address) => UnixStream::connect_addr(address).map(Socket::from),
         }
+    }
+
+    /// Connects to ourselves and resets the connection, so that no port is held in TIME-WAIT.
+    pub fn touch(&self) -> io::Result<()> {
+        self.connect()?.set_linger(Some(Duration::ZERO))
     }
 }
 
@@ -40,51 +46,6 @@ impl fmt::Display for Address {
                 Some(path) => write!(f, "unix:{}", path.display()),
                 None => f.write_str("unix:(no path)"),
             },
-        }
-    }
-}
-
-/// A connection to ourselves.
-pub enum Stream {
-    /// By TCP.
-    Tcp(TcpStream),
-    /// By a Unix socket.
-    Unix(UnixStream),
-}
-
-impl Stream {
-    /// Ends the connection so that no port is held in TIME-WAIT: resets it.
-    pub fn hang_up(self) -> io::Result<()> {
-        match &self {
-            Stream::Tcp(stream) => SockRef::from(stream).set_linger(Some(Duration::ZERO)),
-            Stream::Unix(_) => Ok(()),
-        }
-    }
-
-    /// Sends `request` and reads what comes until the connection ends, each step within
-    /// `patience`; at most `limit` bytes.
-    pub fn ask(mut self, request: &[u8], patience: Duration, limit: u64) -> io::Result<Vec<u8>> {
-        let socket = self.socket();
-        socket.set_read_timeout(Some(patience))?;
-        socket.set_write_timeout(Some(patience))?;
-        let mut answer = Vec::new();
-        match &mut self {
-            Stream::Tcp(stream) => {
-                stream.write_all(request)?;
-                stream.take(limit).read_to_end(&mut answer)?;
-            }
-            Stream::Unix(stream) => {
-                stream.write_all(request)?;
-                stream.take(limit).read_to_end(&mut answer)?;
-            }
-        }
-        Ok(answer)
-    }
-
-    fn socket(&self) -> SockRef<'_> {
-        match self {
-            Stream::Tcp(stream) => SockRef::from(stream),
-            Stream::Unix(stream) => SockRef::from(stream),
         }
     }
 }

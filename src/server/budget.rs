@@ -15,7 +15,7 @@ const FREE: usize = 64 * 1024;
 pub struct Budget {
     total: usize,
     shared: Arc<Shared>,
-    /// What was taken for buffers that several may hold, by their addresses.
+    /// The reservations of buffers that several may send, by the buffers' addresses.
     buffers: Mutex<HashMap<usize, Weak<Reservation>>>,
 }
 
@@ -48,8 +48,8 @@ impl Budget {
         self.total - *lock(&self.shared.available)
     }
 
-    /// Takes the bytes of a buffer, once for all who hold it: it must live for as long as any
-    /// of them has the reservation.
+    /// Takes the bytes of a buffer, once for all who send it. Each must keep the buffer for as long
+    /// as the reservation, because a later buffer may have its address.
     pub fn reserve_buffer(
         &self,
         buffer: &Arc<Buffer>,
@@ -70,8 +70,8 @@ impl Budget {
         Some(reserved)
     }
 
-    /// Takes `bytes`, waiting for `patience` until others have given back enough. What is
-    /// larger than the whole budget takes all of it.
+    /// Takes `bytes`, and waits for `patience` until others have given back enough. A request for
+    /// more than the whole budget takes all of it.
     pub fn reserve(&self, bytes: usize, patience: Duration) -> Option<Reservation> {
         let bytes = if bytes <= FREE {
             0

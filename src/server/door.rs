@@ -13,6 +13,7 @@ use super::elastic::Elastic;
 use super::exchange::Exchange;
 use super::framing::{self, BodyLength};
 use super::guard::Guard;
+use super::guard::connections::Phase;
 use super::guard::selfcheck::SelfCheck;
 use super::guard::unread::{self, Unread};
 use super::pace::Progress;
@@ -72,7 +73,7 @@ impl<S: Service> Door<S> {
         service: Arc<S>,
         self_check: SelfCheck,
     ) -> io::Result<Door<S>> {
-        // Over a Unix socket a connection has one request ([`super::guard::local`]).
+        // A connection to a Unix socket has one request ([`super::guard::local`]).
         let closes = matches!(address, Address::Unix(_));
         Ok(Door {
             service,
@@ -123,7 +124,8 @@ impl<S: Service> Door<S> {
         }
     }
 
-    /// Receives a body, unless it is at hand outside the accept loop and outside the pool.
+    /// Receives a body and enqueues its request, or refuses it. The body must be at hand if this
+    /// is the accept loop: otherwise it waits for the client.
     fn receive(self: &Arc<Self>, mut exchange: Exchange, length: BodyLength) {
         let response = match self.body(&mut exchange, length) {
             Ok((body, reserved)) => return self.enqueue(exchange, body, reserved),
@@ -216,7 +218,7 @@ impl<S: Service> Door<S> {
             let sent = send::answer(request, response, true, None);
             ticket.refused();
             return match sent {
-                Ok(()) => self.guard.dismissed(client),
+                Ok(()) => self.guard.refused(client, Phase::Farewell),
                 Err(_) => self.guard.disconnect(client),
             };
         }
@@ -232,7 +234,7 @@ impl<S: Service> Door<S> {
         } else if unread.linger() {
             self.guard.broken(client);
         } else {
-            self.guard.dismissed(client);
+            self.guard.refused(client, Phase::Farewell);
         }
     }
 }

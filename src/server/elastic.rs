@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::lock::{lock, unpoisoned};
 
 /// A thread without work ends after this time.
-const IDLE: Duration = Duration::from_secs(10);
+const THREAD_IDLE: Duration = Duration::from_secs(10);
 /// How often the log may tell that no thread can be started.
 const REPORT_PAUSE: Duration = Duration::from_secs(60);
 /// The stack of a thread, bytes: it copies between a socket and a buffer, in shallow calls.
@@ -48,8 +48,8 @@ impl Elastic {
         }
     }
 
-    /// Runs `task` on `subject` in one of the threads. All of them being busy, the subject
-    /// comes back at once.
+    /// Runs `task` on `subject` in one of the threads. The subject comes back at once if all are
+    /// busy.
     pub fn run<T: Send + 'static>(
         &self,
         subject: T,
@@ -107,7 +107,7 @@ impl Shared {
             state.idle += 1;
             let waited = self
                 .work
-                .wait_timeout_while(state, IDLE, |state| state.waiting.is_empty());
+                .wait_timeout_while(state, THREAD_IDLE, |state| state.waiting.is_empty());
             let (mut state, _) = unpoisoned(waited);
             state.idle -= 1;
             match state.waiting.pop_front() {

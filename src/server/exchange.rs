@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::guard::Guard;
+use super::guard::connections::Phase;
 
 /// A request that must be answered, and counts as in flight until it is.
 pub struct Exchange {
@@ -42,7 +43,7 @@ impl Ticket {
     /// Notes that the client was refused: no further request is expected of its connection, and
     /// what it still sends need not delay a stop.
     pub fn refused(mut self) {
-        self.guard.refused(self.client);
+        self.guard.refused(self.client, Phase::Refused);
         self.is_refused = true;
     }
 

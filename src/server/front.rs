@@ -15,8 +15,9 @@ use super::listener::Listener;
 use super::pace::STOP_PATIENCE;
 use crate::stop::Stop;
 
-/// How often the accept loop looks whether it should end.
-const ACCEPT_TICK: Duration = Duration::from_millis(20);
+/// How often the accept loop looks whether it should end, and a server that stops whether it is
+/// quiet.
+const TICK: Duration = Duration::from_millis(20);
 /// How long after an error the server tries again to accept connections.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often the log may tell that connections can't be accepted.
@@ -34,8 +35,6 @@ const RESTART_PATIENCE: Duration = Duration::from_secs(3);
 const QUIET: Duration = Duration::from_millis(300);
 /// The first heads of connections that are known to be open are waited for this long.
 const FIRST_HEADS: Duration = Duration::from_secs(2);
-/// How often a server that stops looks whether it is quiet.
-const STOP_TICK: Duration = Duration::from_millis(20);
 
 /// Accepts connections until `stop` is requested. tiny_http accepts no more after an
 /// error, as when descriptors or threads run out; so a new one takes its place.
@@ -80,10 +79,10 @@ fn has_resources<S: Service>(door: &Door<S>) -> io::Result<()> {
 fn admit<S: Service>(door: &Arc<Door<S>>, http: &Accepting, stop: &Stop) -> io::Result<()> {
     let mut looked = Instant::now();
     loop {
-        if let Some(request) = http.receive(ACCEPT_TICK)? {
+        if let Some(request) = http.receive(TICK)? {
             door.admit(request);
         }
-        if looked.elapsed() < ACCEPT_TICK {
+        if looked.elapsed() < TICK {
             continue;
         }
         if stop.is_requested() {
@@ -148,7 +147,7 @@ pub fn finish<S: Service>(door: &Door<S>, listener: &Listener) {
             return log::warn!("stopping although some requests are still in flight");
         }
         // The thread that serves late requests has the tiny_http now.
-        thread::sleep(STOP_TICK);
+        thread::sleep(TICK);
         reserve.release();
         let now = guard.requests();
         if now != seen {

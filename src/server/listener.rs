@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use listenfd::ListenFd;
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
-use super::address::{Address, Stream};
+use super::address::Address;
 use super::pace::WRITE_TIMEOUT;
 use crate::config::{Config, Listen};
 
@@ -58,7 +58,7 @@ impl Listener {
         }
     }
 
-    /// On a socket that listens already.
+    /// On a socket that is bound, or listens already.
     fn on(socket: Socket) -> io::Result<Listener> {
         // The server that has left the socket to us may have set it not to wait.
         socket.set_nonblocking(false)?;
@@ -105,7 +105,7 @@ impl Listener {
     pub(super) fn pause(&self) -> io::Result<()> {
         self.socket.set_nonblocking(true)?;
         // Wakes the accepting thread, which doesn't wait from then on.
-        self.address.connect().and_then(Stream::hang_up)
+        self.address.touch()
     }
 
     /// Removes the file of a Unix socket, if it is ours.
@@ -154,28 +154,21 @@ fn bind_tcp(address: &str) -> Result<Listener, String> {
     let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
     for candidate in address.to_socket_addrs().map_err(refused)? {
         match listen_on(candidate) {
-            Ok(listener) => {
-                let address = Address::Tcp(listener.local_addr().map_err(refused)?);
-                return Ok(Listener {
-                    socket: listener.into(),
-                    address,
-                    file: None,
-                });
-            }
+            Ok(listener) => return Ok(listener),
             Err(error) => last = error,
         }
     }
     Err(refused(last))
 }
 
-fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen_on(address: SocketAddr) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // A restart need not wait for the last connections' remains.
     socket.set_reuse_address(true)?;
-    set_tcp_options(&socket)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    let listener = Listener::on(socket)?;
+    listener.socket.listen(BACKLOG)?;
+    Ok(listener)
 }
 
 /// Options on the listening socket reach every accepted one (`man 7 tcp`, seen to hold).
@@ -202,15 +195,11 @@ fn bind_unix(path: &Path, mode: u32) -> Result<Listener, String> {
         ),
         _ => format!("cannot listen on {shown}: {error}; check listen"),
     })?;
-    let address = fs::set_permissions(path, fs::Permissions::from_mode(mode))
-        .and_then(|()| SockRef::from(&listener).set_write_timeout(Some(WRITE_TIMEOUT)))
-        .and_then(|()| listener.local_addr())
+    let mut listener = fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .and_then(|()| Listener::on(listener.into()))
         .map_err(|error| format!("cannot set up {shown}: {error}"))?;
-    Ok(Listener {
-        socket: listener.into(),
-        address: Address::Unix(address),
-        file: Some(path.to_path_buf()),
-    })
+    listener.file = Some(path.to_path_buf());
+    Ok(listener)
 }
 
 /// Removes a socket's file that an ended server has left; refuses a live one, and

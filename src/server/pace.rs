@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 
 /// The head of a connection's first request must have come within this time.
 pub const HEAD: Duration = Duration::from_secs(10);
+/// While memory is short, for want of a head that never ends, a first head must have come within
+/// this time ([`super::guard::memory`]).
+pub const HEAD_WHILE_SHORT: Duration = Duration::from_millis(50);
 /// A body or an answer may move at any rate for this long.
 const GRACE: Duration = Duration::from_secs(10);
 /// After [`GRACE`], a body or an answer must have moved at this rate on average, bytes per second.

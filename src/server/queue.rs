@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 
 use crate::lock::{lock, unpoisoned};
 
-/// First in, first out; closed at the end. Of those who wait for an item, the one who came
-/// last gets the next: its memory, and its database's, is in the processor's caches, and the
-/// others can have long rests.
+/// First in, first out; closed at the end. Of the threads that wait for an item, the one that came
+/// last gets the next: its memory, and that of its database connection, is in the processor's
+/// caches, and the others sleep on.
 pub struct Queue<T> {
     limit: usize,
     state: Mutex<State<T>>,
 }
 
 struct State<T> {
-    /// With the time at which each came.
+    /// The items, each with the time at which it came.
     items: VecDeque<(Instant, T)>,
-    /// Who waits, and has not been called.
+    /// The threads that wait and were not woken yet, in the order in which they came.
     waiting: Vec<Arc<Condvar>>,
     closed: bool,
 }

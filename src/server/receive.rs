@@ -147,6 +147,24 @@ pub fn origin_form(target: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tiny_http::{Header, TestRequest};
+
+    #[test]
+    fn a_body_has_the_length_that_was_announced_or_is_broken() {
+        let receive = |length: usize| {
+            let length_field = Header::from_bytes("Content-Length", length.to_string());
+            let request =
+                TestRequest::new().with_body(&"0123456789abcdef".repeat(200).leak()[..2000]);
+            let mut request = request.with_header(length_field.expect("ASCII")).into();
+            whole(&mut request, length, &Progress::start(Instant::now()))
+        };
+        assert!(receive(2000).is_ok_and(|body| body.len() == 2000));
+        assert!(receive(0).is_ok_and(|body| body.is_empty()));
+        let broken = receive(2001).map(drop);
+        assert!(
+            matches!(broken, Err(Failure::Broken(error)) if error.kind() == ErrorKind::UnexpectedEof)
+        );
+    }
 
     #[test]
     fn a_target_is_its_path_after_one_slash() {

@@ -256,3 +256,70 @@ fn head(request: &tiny_http::Request, response: &Response, closes: bool) -> Stri
     }
     head + "\r\n"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tiny_http::{Header, TestRequest};
+
+    #[test]
+    fn an_answer_says_what_becomes_of_the_connection() {
+        for (version, asked, closes, expected) in [
+            ((1, 1), "", false, None),
+            ((1, 1), "", true, Some("close")),
+            ((1, 1), "Keep-Alive", false, None),
+            ((1, 1), "Close", false, Some("close")),
+            ((1, 1), "TE, close", false, Some("close")),
+            ((1, 1), "Upgrade", false, Some("close")),
+            ((1, 0), "", false, Some("close")),
+            ((1, 0), "Keep-Alive", false, Some("keep-alive")),
+            ((1, 0), "Keep-Alive", true, Some("close")),
+        ] {
+            let asked = Header::from_bytes("Connection", asked).expect("ASCII");
+            let request = TestRequest::new().with_http_version(HTTPVersion::from(version));
+            let request = request.with_header(asked).into();
+            let head = head(&request, &Response::text(200, "hello"), closes);
+            let said = head
+                .lines()
+                .find_map(|line| line.strip_prefix("Connection: "));
+            assert_eq!(said, expected, "{version:?} {closes}: {head}");
+            assert!(head.contains("\r\nContent-Length: 5\r\n") && head.ends_with("\r\n\r\n"));
+        }
+    }
+
+    /// Takes one byte at a time, and none while it is blocked.
+    struct Slow {
+        blocked: usize,
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.blocked > 0 {
+                self.blocked -= 1;
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            Ok(bytes.len().min(1))
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn only_a_sender_with_a_pace_waits_for_its_client() {
+        let send = |pace| {
+            let writer = Box::new(Slow { blocked: 3 });
+            let sent = Paced { writer, pace }.write_all(b"hello");
+            sent.map_err(|error| error.kind())
+        };
+        let now = Instant::now();
+        assert_eq!(send(Some(Progress::start(now))), Ok(()));
+        assert_eq!(send(None), Err(ErrorKind::WouldBlock));
+        let long_ago = now.checked_sub(Duration::from_secs(60));
+        if let Some(long_ago) = long_ago {
+            let late = Progress::start(long_ago);
+            assert_eq!(send(Some(late)), Err(ErrorKind::TimedOut));
+        }
+    }
+}

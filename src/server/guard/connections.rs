@@ -18,18 +18,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::server::pace::{HEAD, Progress};
+use crate::server::pace::{HEAD, HEAD_WHILE_SHORT, Progress};
 
 /// The head of a further request must have come this long after the last answer.
 const IDLE: Duration = Duration::from_secs(60);
 /// A refused client that goes on sending is listened to for this long.
-const LINGER: Duration = Duration::from_secs(10);
+pub const LINGER: Duration = Duration::from_secs(10);
 /// A refused client that sends no more has this long to read its answer.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Requests that a connection may send ahead of its answers.
 const MAX_AHEAD: usize = 16;
-/// While memory is short, the first head of a connection must have come within this time.
-const FIRST_HEAD_WHILE_SHORT: Duration = Duration::from_millis(50);
 /// While memory is short, a further head must have come this long after the last answer.
 const IDLE_WHILE_SHORT: Duration = Duration::from_secs(1);
 /// While memory is short, a body in chunks or a refused body may stand still for this long: the
@@ -65,28 +63,24 @@ struct Connection<R> {
 }
 
 /// What a connection is waited for.
-enum Phase {
+pub enum Phase {
     /// The head of its first request.
     FirstHead,
     /// The head of a further request.
     NextHead,
-    /// Nothing: a request is being answered.
+    /// Nothing: it is the server's turn.
     Answer,
     /// The body of a request.
-    Body(Body),
-    /// The end of a refused body.
+    Body {
+        /// Whoever receives the body counts its bytes here.
+        progress: Arc<Progress>,
+        /// Whether the body comes in chunks.
+        in_chunks: bool,
+    },
+    /// The end of a refused body, of which more may come.
     Refused,
-    /// The end of the connection, after a refusal.
+    /// The end of the connection, of which nothing more comes after a refusal.
     Farewell,
-}
-
-/// A body that is being received.
-#[derive(Clone)]
-pub struct Body {
-    /// Whoever receives the body counts its bytes here.
-    pub progress: Arc<Progress>,
-    /// Whether the body comes in chunks.
-    pub in_chunks: bool,
 }
 
 /// What was seen of the system when the connections were surveyed.
@@ -138,14 +132,11 @@ impl<R> Connections<R> {
         None
     }
 
-    /// Notes that a body is waited for.
-    pub fn body_begins(&mut self, client: SocketAddr, body: Body, now: Instant) {
-        self.enter(client, Phase::Body(body), now);
-    }
-
-    /// Notes that a body has come, or broken: it is the server's turn.
-    pub fn body_ended(&mut self, client: SocketAddr, now: Instant) {
-        self.enter(client, Phase::Answer, now);
+    /// Notes that something else is waited for from now on.
+    pub fn enter(&mut self, client: SocketAddr, phase: Phase, now: Instant) {
+        if let Some(connection) = self.open.get_mut(&client) {
+            connection.enter(phase, now);
+        }
     }
 
     /// Notes that a request was answered; the next one of its connection, if that has come.
@@ -158,16 +149,6 @@ impl<R> Connections<R> {
         };
         connection.enter(phase, now);
         next
-    }
-
-    /// Notes that a client was refused, and may go on sending.
-    pub fn refused(&mut self, client: SocketAddr, now: Instant) {
-        self.enter(client, Phase::Refused, now);
-    }
-
-    /// Notes that a refused client sends no more.
-    pub fn dismissed(&mut self, client: SocketAddr, now: Instant) {
-        self.enter(client, Phase::Farewell, now);
     }
 
     /// Has a connection shut down by the next survey.
@@ -241,7 +222,7 @@ impl<R> Connections<R> {
         let mut abandoned = Vec::new();
         self.open.retain(|client, connection| {
             let is_kept = survey.open.contains_key(client)
-                || matches!(connection.phase, Phase::Answer | Phase::Body(_))
+                || matches!(connection.phase, Phase::Answer | Phase::Body { .. })
                 || connection.since >= survey.began;
             if !is_kept {
                 abandoned.extend(connection.ahead.drain(..));
@@ -275,12 +256,6 @@ impl<R> Connections<R> {
             }
         })
     }
-
-    fn enter(&mut self, client: SocketAddr, phase: Phase, now: Instant) {
-        if let Some(connection) = self.open.get_mut(&client) {
-            connection.enter(phase, now);
-        }
-    }
 }
 
 impl<R> Connection<R> {
@@ -297,13 +272,16 @@ impl<R> Connection<R> {
 
     fn is_overdue(&self, memory_is_short: bool, now: Instant) -> bool {
         let (limit, limit_while_short) = match &self.phase {
-            Phase::FirstHead => (HEAD, FIRST_HEAD_WHILE_SHORT),
+            Phase::FirstHead => (HEAD, HEAD_WHILE_SHORT),
             Phase::NextHead => (IDLE, IDLE_WHILE_SHORT),
             Phase::Answer => return false,
-            Phase::Body(body) => {
-                let may_flood = memory_is_short && body.in_chunks;
-                return body.progress.is_too_slow(now)
-                    || may_flood && body.progress.is_still(STILL_WHILE_SHORT, now);
+            Phase::Body {
+                progress,
+                in_chunks,
+            } => {
+                let may_flood = memory_is_short && *in_chunks;
+                return progress.is_too_slow(now)
+                    || may_flood && progress.is_still(STILL_WHILE_SHORT, now);
             }
             Phase::Refused => (LINGER, STILL_WHILE_SHORT),
             Phase::Farewell => (FAREWELL, FAREWELL),
@@ -376,17 +354,21 @@ mod tests {
             self.connections.head_came(client, request, self.now)
         }
 
+        fn enter(&mut self, client: SocketAddr, phase: Phase) {
+            self.connections.enter(client, phase, self.now);
+        }
+
         fn answered(&mut self, client: SocketAddr) -> Option<&'static str> {
             self.connections.answered(client, self.now)
         }
 
         fn body(&mut self, client: SocketAddr, in_chunks: bool) -> Arc<Progress> {
             let progress = Arc::new(Progress::start(self.now));
-            let body = Body {
+            let body = Phase::Body {
                 progress: progress.clone(),
                 in_chunks,
             };
-            self.connections.body_begins(client, body, self.now);
+            self.enter(client, body);
             progress
         }
 
@@ -470,7 +452,7 @@ mod tests {
         let mut scene = Scene::new(10);
         let client = scene.ask(1);
         scene.body(client, false);
-        scene.connections.body_ended(client, scene.now);
+        scene.enter(client, Phase::Answer);
         scene.now += 10 * IDLE;
         assert_eq!(scene.survey(), []);
     }
@@ -479,9 +461,9 @@ mod tests {
     fn a_refused_client_is_listened_to_for_ten_seconds_and_has_one_to_read_its_answer() {
         let mut scene = Scene::new(10);
         let client = scene.ask(1);
-        scene.connections.refused(client, scene.now);
+        scene.enter(client, Phase::Refused);
         scene.assert_limit(client, LINGER);
-        scene.connections.dismissed(client, scene.now);
+        scene.enter(client, Phase::Farewell);
         scene.assert_limit(client, FAREWELL);
     }
 
@@ -540,7 +522,7 @@ mod tests {
         scene.connections.forget(first);
         let first = scene.open(1);
         scene.memory_is_short = true;
-        scene.assert_limit(first, FIRST_HEAD_WHILE_SHORT);
+        scene.assert_limit(first, HEAD_WHILE_SHORT);
         scene.now += IDLE_WHILE_SHORT;
         assert_eq!(scene.survey(), [first, next]);
         scene.open.remove(&first);
@@ -566,8 +548,8 @@ mod tests {
         let mut scene = Scene::new(100);
         let [refused, dismissed] = [1, 2].map(|port| scene.ask(port));
         scene.memory_is_short = true;
-        scene.connections.refused(refused, scene.now);
-        scene.connections.dismissed(dismissed, scene.now);
+        scene.enter(refused, Phase::Refused);
+        scene.enter(dismissed, Phase::Farewell);
         scene.assert_limit(refused, STILL_WHILE_SHORT);
     }
 
@@ -617,7 +599,7 @@ mod tests {
         assert!(scene.find().abandoned.is_empty());
         assert_eq!(scene.answered(client), Some("ahead"));
         scene.head(client, "another");
-        scene.connections.refused(client, scene.now);
+        scene.enter(client, Phase::Refused);
         assert!(scene.find().abandoned.is_empty(), "noted in this moment");
         scene.now += TICK;
         assert_eq!(scene.find().abandoned, ["another"]);

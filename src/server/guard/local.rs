@@ -27,11 +27,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use crate::server::pace::HEAD;
-
-/// While memory is short, for want of a head that never ends, a request must have come within
-/// this time.
-const HEAD_WHILE_SHORT: Duration = Duration::from_millis(50);
+use crate::server::pace::{HEAD, HEAD_WHILE_SHORT};
 
 /// What is seen of the process when the connections are surveyed.
 #[derive(Clone, Copy, Debug)]

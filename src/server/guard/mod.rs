@@ -42,7 +42,7 @@ use std::time::Instant;
 use super::address::Address;
 use super::pace::Progress;
 use crate::lock::lock;
-use connections::{Body, Connections};
+use connections::{Connections, Phase};
 use late::Late;
 use local::LocalConnections;
 use sockets::Sockets;
@@ -150,13 +150,13 @@ impl Guard {
             let received = receive(&progress);
             return (received, lock(&self.local).body_ended(shut));
         };
-        let body = Body {
+        let body = Phase::Body {
             progress: progress.clone(),
             in_chunks,
         };
-        lock(&self.connections).body_begins(client, body, now);
+        lock(&self.connections).enter(client, body, now);
         let received = receive(&progress);
-        lock(&self.connections).body_ended(client, Instant::now());
+        lock(&self.connections).enter(client, Phase::Answer, Instant::now());
         (received, false)
     }
 
@@ -177,17 +177,11 @@ impl Guard {
         }
     }
 
-    /// Notes that a client was refused, and may go on sending.
-    pub fn refused(&self, client: Option<SocketAddr>) {
+    /// Notes that a client was refused, and for what it is waited for: [`Phase::Refused`] or
+    /// [`Phase::Farewell`].
+    pub fn refused(&self, client: Option<SocketAddr>, phase: Phase) {
         if let Some(client) = client {
-            lock(&self.connections).refused(client, Instant::now());
-        }
-    }
-
-    /// Notes that a refused client sends no more.
-    pub fn dismissed(&self, client: Option<SocketAddr>) {
-        if let Some(client) = client {
-            lock(&self.connections).dismissed(client, Instant::now());
+            lock(&self.connections).enter(client, phase, Instant::now());
         }
     }
 
@@ -251,5 +245,32 @@ impl Guard {
     /// Whether the server stops for a restart.
     pub fn restarts(&self) -> bool {
         self.restarts.load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tiny_http::{Request, TestRequest};
+
+    fn request(path: &str) -> Request {
+        TestRequest::new().with_path(path).into()
+    }
+
+    #[test]
+    fn a_request_that_was_sent_ahead_comes_back_when_it_is_its_turn() {
+        let guard = Guard::new(&Address::Tcp(([127, 0, 0, 1], 9).into()));
+        let first = guard.head_came(request("/first")).expect("its turn");
+        let client = first.remote_addr().copied();
+        assert!(guard.head_came(request("/second")).is_none());
+        assert_eq!((guard.requests(), guard.arrivals()), (2, 1));
+        assert!(guard.late.wait(Duration::ZERO).in_turn.is_empty());
+        guard.answered(client);
+        let in_turn = guard.late.wait(Duration::from_secs(60)).in_turn;
+        let urls: Vec<&str> = in_turn.iter().map(Request::url).collect();
+        assert_eq!(urls, ["/second"]);
+        guard.answered(client);
+        assert!(guard.head_came(request("/third")).is_some());
     }
 }

@@ -20,7 +20,9 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-use crate::server::address::{Address, Stream};
+use socket2::Socket;
+
+use crate::server::address::Address;
 use crate::stop::Stop;
 
 /// The pause between nudges while connections come. A forgotten connection waits this long.
@@ -59,7 +61,7 @@ pub fn start(
             if stop.wait(if busy > 0 { BUSY_PAUSE } else { QUIET_PAUSE }) {
                 return;
             }
-            if let Err(error) = address.connect().and_then(Stream::hang_up) {
+            if let Err(error) = address.touch() {
                 log::debug!("the server can't connect to itself: {error}");
             }
         }
@@ -70,7 +72,7 @@ pub fn start(
 
 /// Open connections to ourselves, for the time when no more are accepted: each that ends
 /// has a forgotten one remembered.
-pub struct Reserve(Vec<Stream>);
+pub struct Reserve(Vec<Socket>);
 
 impl Reserve {
     /// Connects, as often as it is possible.

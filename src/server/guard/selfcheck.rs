@@ -9,7 +9,7 @@
 //!
 //! **Until** the watchdog of systemd, which is fed from here, has another sign of life.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -95,8 +95,12 @@ impl SelfCheck {
         let target = &self.target;
         let request =
             format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        let stream = self.address.connect()?;
-        let answer = stream.ask(request.as_bytes(), ANSWER_PATIENCE, ANSWER_LIMIT)?;
+        let mut socket = self.address.connect()?;
+        socket.set_read_timeout(Some(ANSWER_PATIENCE))?;
+        socket.set_write_timeout(Some(ANSWER_PATIENCE))?;
+        socket.write_all(request.as_bytes())?;
+        let mut answer = Vec::new();
+        socket.take(ANSWER_LIMIT).read_to_end(&mut answer)?;
         if answer.starts_with(b"HTTP/1.1 200 ") {
             Ok(())
         } else {

@@ -103,38 +103,35 @@ impl Sockets {
     /// When there is no descriptor to look with.
     pub fn survey(&self) -> io::Result<TcpSockets> {
         let mut sockets = TcpSockets::default();
-        self.each_on_our_port(|socket| match address_of(socket.peer_addr()) {
+        self.each_client(|client, socket| match client {
             Some(client) => {
                 let unread = ioctl_fionread(&*socket);
                 let has_unread = unread.is_ok_and(|bytes| bytes > 0);
                 sockets.open.insert(client, has_unread);
             }
-            None if socket.is_listener().is_ok_and(|is| !is) => sockets.ended += 1,
-            None => {}
+            None => sockets.ended += 1,
         })?;
         Ok(sockets)
     }
 
-    /// Calls `visit` for each accepted TCP connection to our port.
+    /// Calls `visit` for each accepted TCP connection to our port, with the client's address
+    /// unless the connection has ended.
     ///
     /// # Errors
     /// When there is no descriptor to look with.
-    pub fn each_client(&self, mut visit: impl FnMut(SocketAddr, SockRef)) -> io::Result<()> {
-        self.each_on_our_port(|socket| {
-            if let Some(client) = address_of(socket.peer_addr()) {
-                visit(client, socket);
-            }
-        })
-    }
-
-    fn each_on_our_port(&self, mut visit: impl FnMut(SockRef)) -> io::Result<()> {
+    pub fn each_client(
+        &self,
+        mut visit: impl FnMut(Option<SocketAddr>, SockRef),
+    ) -> io::Result<()> {
         let Address::Tcp(own) = &self.address else {
             return Ok(());
         };
         self.each(|_, socket| {
             let local = address_of(socket.local_addr());
-            if local.is_some_and(|local| local.port() == own.port()) {
-                visit(socket);
+            let client = address_of(socket.peer_addr());
+            let is_accepted = client.is_some() || socket.is_listener().is_ok_and(|is| !is);
+            if local.is_some_and(|local| local.port() == own.port()) && is_accepted {
+                visit(client, socket);
             }
         })
     }
@@ -157,8 +154,8 @@ impl Sockets {
         })
     }
 
-    /// Calls `visit` with the inode and a duplicate of each of our sockets, once for each
-    /// although tiny_http has two descriptors of a connection.
+    /// Calls `visit` with the inode and a duplicate of each of our sockets, once for each socket:
+    /// tiny_http has two descriptors of a connection.
     fn each(&self, mut visit: impl FnMut(u64, SockRef)) -> io::Result<()> {
         let Some(duplicator) = &self.duplicator else {
             return Ok(());
@@ -286,7 +283,7 @@ mod tests {
         let mut looked_at = Vec::new();
         let looked = sockets.each_client(|client, _| {
             assert!(sockets.has_spare_descriptors());
-            looked_at.push(client);
+            looked_at.extend(client);
         });
         assert!(looked.is_ok());
         assert_eq!(looked_at, [client.local_addr().expect("an address")]);

@@ -21,7 +21,7 @@ const MAX_LOST: usize = 256;
 const STUCK: Duration = Duration::from_secs(3);
 /// The restart waits this long for a moment without requests in flight, while new ones are
 /// served: whoever causes it must not make others wait.
-const RESTART_PATIENCE: Duration = Duration::from_secs(30);
+const QUIET_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What decides whether the server restarts itself.
 pub struct Stuck {
@@ -71,7 +71,7 @@ impl Stuck {
     /// Whether the restart that is wanted should wait no longer.
     pub fn is_restart_due(&self, in_flight: usize, given_up: usize, now: Instant) -> bool {
         self.wanted.is_some_and(|since| {
-            in_flight == 0 || given_up >= 2 * MAX_LOST || now >= since + RESTART_PATIENCE
+            in_flight == 0 || given_up >= 2 * MAX_LOST || now >= since + QUIET_PATIENCE
         })
     }
 }
@@ -104,6 +104,6 @@ mod tests {
         assert!(!stuck.is_restart_due(1, MAX_LOST, start));
         assert!(stuck.is_restart_due(0, MAX_LOST, start));
         assert!(stuck.is_restart_due(1, 2 * MAX_LOST, start));
-        assert!(stuck.is_restart_due(1, MAX_LOST, start + RESTART_PATIENCE));
+        assert!(stuck.is_restart_due(1, MAX_LOST, start + QUIET_PATIENCE));
     }
 }

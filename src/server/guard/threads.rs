@@ -64,7 +64,7 @@ pub fn affordable_workers(wanted: usize) -> Result<usize, String> {
 /// # Errors
 /// That of the system.
 pub fn can_start(count: usize) -> io::Result<()> {
-    // Nobody passes before all are there.
+    // All threads wait for this lock, so that none ends before all have started.
     let gate = Arc::new(Mutex::new(()));
     let closed = lock(&gate);
     let start = |_| {

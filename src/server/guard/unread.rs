@@ -18,10 +18,11 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tiny_http::Header;
 
+use super::connections::LINGER;
 use crate::protocol::http::Response;
 use crate::server::framing;
 
@@ -30,8 +31,6 @@ use crate::server::framing;
 /// refused request may have announced if it is to be dropped. Of a body that was not refused, no
 /// more can be left than `files.max_size` allows.
 const LINGER_BYTES: usize = 64 * 1024 * 1024;
-/// How long a refused body is still read.
-const LINGER_TIME: Duration = Duration::from_secs(10);
 /// How many broken chunks of a refused body are read. The end of the connection is one, too, each
 /// time it is met.
 const MAX_BROKEN_CHUNKS: usize = 1000;
@@ -71,7 +70,7 @@ impl Unread {
     /// connection. It must be one that [may](Unread::may_end) end. Whether the connection
     /// has broken.
     pub fn linger(mut self) -> bool {
-        let deadline = Instant::now() + LINGER_TIME;
+        let deadline = Instant::now() + LINGER;
         let mut buffer = vec![0; 16 * 1024];
         let mut read = 0;
         while read < LINGER_BYTES && Instant::now() < deadline {

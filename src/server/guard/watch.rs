@@ -121,7 +121,7 @@ impl Guard {
         if !overdue.is_empty() {
             log::debug!("overdue, and disconnected: {} clients", overdue.len());
             self.sockets.each_client(|client, socket| {
-                if overdue.contains(&client) {
+                if client.is_some_and(|client| overdue.contains(&client)) {
                     // Whoever holds it is woken, and when it is closed the client is told that
                     // what it still sends goes nowhere.
                     let _ = socket.set_linger(Some(Duration::ZERO));
