@@ -5,7 +5,7 @@
 //!
 //! **Where.** `client.rs`, `read_next_line`; chunked_transfer's `decoder.rs`, `read_chunk_size`.
 //!
-//! **Seen.** `tests/hostile.rs` and `tests/chunked.rs` send such lines.
+//! **Seen.** `tests/hostile.rs` sends such lines.
 //!
 //! **Until** both libraries limit the length of a line.
 //!
