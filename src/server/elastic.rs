@@ -31,8 +31,11 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
+    /// Tasks for threads that are idle, but have not woken up yet.
     waiting: VecDeque<Task>,
+    /// All threads.
     threads: usize,
+    /// The threads without a task.
     idle: usize,
     /// When the log last told that no thread could be started.
     reported: Option<Instant>,
@@ -80,8 +83,8 @@ impl Elastic {
                 Ok(())
             }
             Err(error) => {
-                let often = state.reported.is_some_and(|at| at.elapsed() < REPORT_PAUSE);
-                if !often {
+                let reported = state.reported;
+                if reported.is_none_or(|at| at.elapsed() >= REPORT_PAUSE) {
                     log::warn!("no thread to {} with: {error}", self.name);
                     state.reported = Some(Instant::now());
                 }
