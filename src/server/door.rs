@@ -232,7 +232,7 @@ impl<S: Service> Door<S> {
             self.guard.disconnect(client);
             let _ = self.unread.send(unread);
         } else if unread.linger() {
-            self.guard.broken(client);
+            self.guard.forget(client);
         } else {
             self.guard.refused(client, Phase::Farewell);
         }

@@ -24,7 +24,7 @@ pub struct Ticket {
 impl Exchange {
     /// Begins with a request of which it is the turn.
     pub fn begin(request: tiny_http::Request, guard: &Arc<Guard>) -> Exchange {
-        guard.begins();
+        guard.request_begins();
         let ticket = Ticket {
             client: request.remote_addr().copied(),
             guard: guard.clone(),
@@ -48,14 +48,14 @@ impl Ticket {
     }
 
     /// Has the connection shut down, because half an answer can't be followed by another.
-    pub fn broken(self) {
+    pub fn disconnect(self) {
         self.guard.disconnect(self.client);
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.guard.ended();
+        self.guard.request_ended();
         if !self.is_refused {
             self.guard.answered(self.client);
         }

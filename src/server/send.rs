@@ -120,7 +120,7 @@ impl Senders {
 fn send(exchange: Exchange, response: &Response, closes: bool, pace: Option<Progress>) {
     let Exchange { request, ticket } = exchange;
     if answer(request, response, closes, pace).is_err() {
-        ticket.broken();
+        ticket.disconnect();
     }
 }
 

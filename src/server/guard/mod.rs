@@ -126,12 +126,12 @@ impl Guard {
     }
 
     /// Notes that somebody works on a request.
-    pub fn begins(&self) {
+    pub fn request_begins(&self) {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Notes that nobody works on a request any more.
-    pub fn ended(&self) {
+    pub fn request_ended(&self) {
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
 
@@ -185,8 +185,8 @@ impl Guard {
         }
     }
 
-    /// Notes that a refused client's connection has broken.
-    pub fn broken(&self, client: Option<SocketAddr>) {
+    /// Notes that a refused client's connection has broken: its address may be another's at once.
+    pub fn forget(&self, client: Option<SocketAddr>) {
         let ahead = client.map(|client| lock(&self.connections).forget(client));
         // Outside the lock: tiny_http answers requests that are dropped.
         drop(ahead);
