@@ -15,9 +15,10 @@ use super::listener::Listener;
 use super::pace::STOP_PATIENCE;
 use crate::stop::Stop;
 
-/// How often the accept loop looks whether it should end, and a server that stops whether it is
-/// quiet.
-const TICK: Duration = Duration::from_millis(20);
+/// How often the accept loop looks whether it should end. An idle server wakes up as often.
+const ACCEPT_TICK: Duration = Duration::from_millis(50);
+/// How often a server that stops looks whether it is quiet.
+const FINISH_TICK: Duration = Duration::from_millis(20);
 /// How long after an error the server tries again to accept connections.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often the log may tell that connections can't be accepted.
@@ -79,10 +80,10 @@ fn has_resources<S: Service>(door: &Door<S>) -> io::Result<()> {
 fn admit<S: Service>(door: &Arc<Door<S>>, http: &Accepting, stop: &Stop) -> io::Result<()> {
     let mut looked = Instant::now();
     loop {
-        if let Some(request) = http.receive(TICK)? {
+        if let Some(request) = http.receive(ACCEPT_TICK)? {
             door.admit(request);
         }
-        if looked.elapsed() < TICK {
+        if looked.elapsed() < ACCEPT_TICK {
             continue;
         }
         if stop.is_requested() {
@@ -147,7 +148,7 @@ pub fn finish<S: Service>(door: &Door<S>, listener: &Listener) {
             return log::warn!("stopping although some requests are still in flight");
         }
         // The thread that serves late requests has the tiny_http now.
-        thread::sleep(TICK);
+        thread::sleep(FINISH_TICK);
         reserve.release();
         let now = guard.requests();
         if now != seen {
