@@ -189,6 +189,23 @@ fn an_interrupted_rebuild_leaves_nothing_and_can_be_repeated() {
 }
 
 #[test]
+fn a_rebuild_whose_words_nobody_can_keep_is_done_all_the_same() {
+    for output in ["/dev/full", "&-"] {
+        let database = database();
+        let folder = config_folder(&database.url, "");
+        let script = format!("exec \"$0\" \"$@\" >{output}");
+        let rebuilt = Command::new("sh")
+            .args(["-c", &script, BINARY, "init-db", "--rebuild-ids"])
+            .current_dir(folder.path())
+            .output()
+            .expect("sh");
+        assert_eq!(rebuilt.status.code(), Some(0), "{output}: {rebuilt:?}");
+        let again = said(&init_db(&database, &["--rebuild-ids"]));
+        assert!(again.contains("nothing is to be done"), "{output}: {again}");
+    }
+}
+
+#[test]
 fn what_stands_in_the_way_of_a_rebuild_is_named_and_left_alone() {
     for (sql, named) in [
         (

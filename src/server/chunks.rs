@@ -229,6 +229,8 @@ fn stand_still(bodies: &[Arc<Watched>], before: &[Still]) -> Vec<Still> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::str::FromStr;
+    use tiny_http::{Header, Method, TestRequest};
 
     #[test]
     fn a_body_stands_still_for_as_long_as_no_byte_of_it_comes() {
@@ -245,5 +247,35 @@ mod tests {
             });
         });
         assert!(watch.lock().is_empty());
+    }
+
+    /// Receives a body of so many bytes, in one chunk, with a budget of so many.
+    fn receive(length: usize, budget: usize) -> Result<(Buffer, Reservation), Failure> {
+        let coded = format!("{length:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(length));
+        // Without an end to its life, because the request wants it so.
+        let chunked = Header::from_str("Transfer-Encoding: chunked").expect("a header");
+        let request = TestRequest::new()
+            .with_method(Method::Post)
+            .with_header(chunked)
+            .with_body(coded.leak());
+        let mut request = tiny_http::Request::from(request);
+        let (budget, progress) = (Budget::new(budget), Progress::start());
+        let watch = Watch::new(Address::Tcp(([127, 0, 0, 1], 0).into()));
+        let limit = 2 * STEPS[1];
+        watch.over(None, |watched| {
+            body(&mut request, limit, &budget, &progress, watched)
+        })
+    }
+
+    #[test]
+    fn what_has_come_stays_reserved_while_there_is_a_larger_buffer() {
+        let both = STEPS[1] + 2 * STEPS[1];
+        let received = receive(STEPS[1] + 1, both);
+        assert!(received.is_ok_and(|(body, _)| body.len() == STEPS[1] + 1));
+        // There would be enough for the larger one alone.
+        let received = receive(STEPS[1] + 1, both - 1);
+        assert!(matches!(received, Err(Failure::NoMemory)));
+        let received = receive(STEPS[1] - 1, both - 1);
+        assert!(received.is_ok(), "it needs no larger buffer");
     }
 }
