@@ -34,8 +34,8 @@ pub fn check(input: &[u8]) {
         3 => signed(rest),
         _ => {
             let text = String::from_utf8_lossy(rest);
-            if let Some(version) = Version::parse(&text) {
-                assert!(version == version.clone());
+            if Version::parse(&text).is_some() {
+                assert!(text.len() <= "v999.999.999-alpha.999999999".len());
             }
             // Its error must not repeat a password.
             let url = format!("postgresql://user:hunter2@{text}");
