@@ -4,7 +4,7 @@ mod common;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use common::{Database, Onion, Server, bytes, new_exchange, nonce, sign};
+use common::{Database, Onion, Server, bencoded, bytes, new_exchange, nonce, sign};
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 use session_file_server::protocol::onion::client::v4_plaintext;
@@ -131,11 +131,6 @@ fn empty_header_fields_count_as_absent() {
     assert_eq!(ask(&partly).status, 400);
 }
 
-/// A v4 request's plaintext by its meta.
-fn with_meta(meta: &str, body: &str) -> Vec<u8> {
-    format!("l{}:{meta}{}:{body}e", meta.len(), body.len()).into_bytes()
-}
-
 /// How long a file lives, seconds, where no client says it.
 const EXPIRY: f64 = 259_200.0;
 
@@ -164,7 +159,7 @@ const LIFETIMES: [(&str, f64); 16] = [
 fn lifetimes(onion: &Onion, headers: &str) -> [f64; 2] {
     // Another file each time: the same one would never expire sooner.
     let meta = format!(r#"{{"method": "POST", "endpoint": "/file", "headers": {{{headers}}}}}"#);
-    let v4 = onion.v4(&with_meta(&meta, headers));
+    let v4 = onion.v4(&bencoded(&[&meta, headers]));
     assert_eq!(v4.status, 200, "v4: {headers:.100}");
     let v3 = json!({ "method": "POST", "endpoint": "file", "body": format!("v3{headers}") });
     let headers = format!(r#"{{"headers": {{{headers}}},"#);
@@ -198,11 +193,11 @@ fn header_fields_of_onion_requests_are_read_as_leniently_as_the_python_server_di
         r#""X-FS-TTL": -1"#,
     ] {
         let meta = format!(r#"{{"method": "POST", "endpoint": "/file", "headers": {{{bad}}}}}"#);
-        assert_eq!(onion.v4(&with_meta(&meta, "x")).status, 400, "{bad}");
+        assert_eq!(onion.v4(&bencoded(&[&meta, "x"])).status, 400, "{bad}");
     }
     let unsigned = r#"{"method": "GET", "endpoint": "/session_version?platform=ios&release_channel=",
         "headers": {"X-FS-Pubkey": "", "X-FS-Timestamp": null, "X-FS-Signature": ""}}"#;
-    assert_eq!(onion.v4(&with_meta(unsigned, "")).status, 502);
+    assert_eq!(onion.v4(&bencoded(&[unsigned, ""])).status, 502);
 }
 
 #[test]
@@ -264,7 +259,7 @@ fn meta_of_16_kib_is_taken_and_one_byte_more_is_not() {
         let meta = meta.replace(r#""a": """#, &field);
         assert_eq!(meta.len(), length);
         assert_eq!(
-            onion.v4(&with_meta(&meta, "a file")).status,
+            onion.v4(&bencoded(&[&meta, "a file"])).status,
             status,
             "{length}"
         );

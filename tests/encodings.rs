@@ -2,35 +2,19 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::TcpListener;
-
-use common::{Cluster, Server, bytes, config_folder, eventually, run};
+use common::{Cluster, GitHub, Script, Server, bytes, config_folder, eventually, run};
 use serde_json::json;
 
-/// A stand-in for GitHub that answers everything with the same release.
-fn github(notes: &str) -> String {
+/// A stand-in for GitHub with one release, of the app for Android.
+fn github() -> GitHub {
+    let github = GitHub::start();
     let asset = json!({ "name": "日本.apk", "url": "https://example.org/%E6%97%A5?é" });
-    let release = json!([{
-        "tag_name": "v1.2.3", "name": "Fixes for naïve users ✓", "body": notes,
+    let releases = json!([{
+        "tag_name": "v1.2.3", "name": "Fixes for naïve users ✓", "body": NOTES,
         "draft": false, "prerelease": false, "assets": [asset],
-    }])
-    .to_string();
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("bound").to_string();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let _ = stream.read(&mut [0; 4096]);
-            let length = release.len();
-            let _ = stream.write_all(
-                format!(
-                    "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{release}"
-                )
-                .as_bytes(),
-            );
-        }
-    });
-    address
+    }]);
+    github.set("o/android", Script::ok(releases.to_string()));
+    github
 }
 
 /// What a release says of itself, with a character that no database takes.
@@ -38,7 +22,7 @@ const NOTES: &str = "🎉 für C:\\new\\u{41}, 日本語, \u{0} and the rest";
 
 #[test]
 fn files_and_versions_are_served_in_every_encoding() {
-    let address = github(NOTES);
+    let github = github();
     for encoding in [
         "UTF8",
         "SQL_ASCII",
@@ -51,11 +35,11 @@ fn files_and_versions_are_served_in_every_encoding() {
         "EUC_TW",
         "EUC_JIS_2004",
     ] {
-        serves_in(encoding, &address);
+        serves_in(encoding, &github);
     }
 }
 
-fn serves_in(encoding: &str, github: &str) {
+fn serves_in(encoding: &str, github: &GitHub) {
     let options = format!("TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'");
     let database = Cluster::shared().database_with(&options);
     let folder = config_folder(&database.url, "");
@@ -64,11 +48,7 @@ fn serves_in(encoding: &str, github: &str) {
         assert!(output.status.success(), "{encoding}: {output:?}");
     }
     let socket = folder.path().join("größe-日本.sock");
-    let settings = format!(
-        "versions.enabled = true\nversions.github_api = 'http://{github}'\n\
-         listen = 'unix:{}'",
-        socket.display()
-    );
+    let settings = github.settings(&format!("listen = 'unix:{}'", socket.display()));
     let server = Server::with(&database, &settings);
     let file = bytes(1, 100_000);
     let id = server.upload(&file);
