@@ -26,10 +26,11 @@ fn files_in(folders: &[&str]) -> Vec<PathBuf> {
 
 /// Whether a line, as rustfmt leaves it, begins a function.
 fn begins_a_function(line: &str) -> bool {
-    let words = line.trim_start().split(' ');
-    let is_before_fn =
-        |word: &&str| ["pub", "const", "async"].contains(word) || word.starts_with("pub(");
-    words.skip_while(is_before_fn).next() == Some("fn")
+    let mut words = line.trim_start().split(' ');
+    let is_keyword = |word: &str| {
+        ["pub", "const", "async", "unsafe"].contains(&word) || word.starts_with("pub(")
+    };
+    words.find(|word| !is_keyword(word)) == Some("fn")
 }
 
 #[test]

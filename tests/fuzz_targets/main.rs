@@ -14,25 +14,32 @@ mod texts;
 use std::fs;
 use std::panic;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The longest input, bytes; `scripts/fuzz` has the same bound.
 const MAX_LENGTH: usize = 16 * 1024;
+/// How many threads run a target: sockets are mostly waited for.
+const THREADS: usize = 4;
+/// Mutations that are tried in each thread.
+const MOST: usize = 10_000;
+/// No mutation is begun after this time, so that the tests end.
+const LONGEST: Duration = Duration::from_secs(20);
 /// Bytes that parsers treat in a way of their own, as do the digits and `"` of JSON.
 const SPECIAL: &[u8] = b"\0\r\n :;,/?%+-\"\\{}[]#='0123456789aAfF\x7f\x80\xff";
 
 #[test]
 fn nothing_that_comes_over_a_socket_harms_the_server() {
-    survives("edge", edge::check, &seeds::edge(), 1_000);
+    survives("edge", edge::check, &seeds::edge());
 }
 
 #[test]
 fn nothing_that_comes_in_an_onion_request_panics() {
-    survives("onion", onion::check, &seeds::onion(), 10_000);
+    survives("onion", onion::check, &seeds::onion());
 }
 
 #[test]
 fn no_text_that_is_parsed_panics() {
-    survives("texts", texts::check, &seeds::texts(), 20_000);
+    survives("texts", texts::check, &seeds::texts());
 }
 
 #[test]
@@ -51,23 +58,39 @@ fn seeds_are_written_to_where_the_fuzzer_begins() {
     }
 }
 
-/// Runs `check` on the seeds, on the corpus, and on so many mutations of them.
-fn survives(target: &str, check: fn(&[u8]), seeds: &[Vec<u8>], mutations: usize) {
+/// Runs `check` on the seeds, on the corpus, and on mutations of them, in several threads: on
+/// [`MOST`] mutations in each, or for as long as [`LONGEST`].
+fn survives(target: &str, check: fn(&[u8]), seeds: &[Vec<u8>]) {
     let mut known = seeds.to_vec();
     // It is there where somebody has fuzzed.
     for entry in fs::read_dir(corpus(target)).into_iter().flatten() {
         known.push(fs::read(entry.expect("an entry").path()).expect("a file"));
     }
-    let mut random = Random::new();
-    let mutated = (0..mutations).map(|_| mutated(&known, &mut random));
-    for input in known.clone().into_iter().chain(mutated) {
-        let outcome = panic::catch_unwind(|| check(&input));
-        assert!(
-            outcome.is_ok(),
-            "the target {target} fails with the input {}",
-            hex::encode(&input)
-        );
-    }
+    let run = move |input: &[u8]| {
+        let outcome = panic::catch_unwind(|| check(input));
+        let shown = hex::encode(input);
+        assert!(outcome.is_ok(), "the target {target} fails with {shown}");
+    };
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for number in 0..THREADS {
+            let known = &known;
+            scope.spawn(move || {
+                known
+                    .iter()
+                    .skip(number)
+                    .step_by(THREADS)
+                    .for_each(|input| run(input));
+                let mut random = Random::new();
+                for _ in 0..MOST {
+                    if started.elapsed() > LONGEST {
+                        return;
+                    }
+                    run(&mutated(known, &mut random));
+                }
+            });
+        }
+    });
 }
 
 fn corpus(target: &str) -> PathBuf {
