@@ -7,10 +7,9 @@ use toml::{Table, Value};
 
 /// The versions in Debian 13 (trixie) main, with which the package is built.
 const DEBIAN_13: &[(&str, &str)] = &[
-    ("aes-gcm", "0.10.3"),
     ("base64", "0.22.1"),
     ("blake2b_simd", "1.0.2"),
-    ("chacha20poly1305", "0.10.1"),
+    ("chacha20", "0.9.1"),
     ("curve25519-dalek", "4.1.3"),
     ("ed25519-dalek", "2.1.1"),
     ("env_logger", "0.11.6"),
@@ -27,8 +26,8 @@ const DEBIAN_13: &[(&str, &str)] = &[
     ("log", "0.4.26"),
     ("postgres", "0.19.9"),
     ("proptest", "1.6.0"),
+    ("ring", "0.17.14"),
     ("rustix", "0.38.37"),
-    ("rustls", "0.23.26"),
     ("rustls-platform-verifier", "0.5.1"),
     ("sd-notify", "0.4.1"),
     ("sendfd", "0.4.3"),
@@ -40,7 +39,6 @@ const DEBIAN_13: &[(&str, &str)] = &[
     ("tempfile", "3.15.0"),
     ("tiny_http", "0.12.0"),
     ("tokio", "1.43.1"),
-    ("tokio-postgres", "0.7.12"),
     ("tokio-rustls", "0.26.1"),
     ("toml", "0.8.19"),
     ("ureq", "3.0.11"),
