@@ -63,12 +63,17 @@ fn may_be_kept(input: &[u8]) -> bool {
         digits = if byte.is_ascii_digit() { digits + 1 } else { 0 };
         digits > 7
     });
-    is_long || input.windows(7).any(|word| word == b"HTTP/2." || word == b"HTTP/3.")
+    is_long
+        || input
+            .windows(7)
+            .any(|word| word == b"HTTP/2." || word == b"HTTP/3.")
 }
 
 fn ask(bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address()).expect("it listens");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("settable");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("settable");
     let mut answer = Vec::new();
     let _ = stream.write_all(bytes);
     let _ = stream.shutdown(Shutdown::Write);

@@ -4,13 +4,18 @@
 use session_file_server::protocol::http::{Request, Response};
 use session_file_server::protocol::keys::ServerKeys;
 use session_file_server::protocol::onion::cipher::FreshNonce;
-use session_file_server::protocol::onion::{self, MAX_META, bencode, v3_sub_request, v4_sub_request};
+use session_file_server::protocol::onion::{
+    self, MAX_META, bencode, v3_sub_request, v4_sub_request,
+};
 
 /// Panics if the target does what it must not do with `input`.
 pub fn check(input: &[u8]) {
     // The seed of the first key in tests/vectors/keys.json, for which the corpus is made.
     let mut seed = [0; 32];
-    hex_decode("68761fa5c5b5e6c800d7183df175c38ae579a110966da90d2d1ec5fb7af9619a", &mut seed);
+    hex_decode(
+        "68761fa5c5b5e6c800d7183df175c38ae579a110966da90d2d1ec5fb7af9619a",
+        &mut seed,
+    );
     let keys = ServerKeys::from_secrets(&seed, Some(&[1; 32]));
     let router = |_: &Request| Response::error(404);
     let v3 = onion::v3(&keys, input.to_vec().into(), FreshNonce([0; 24]), router);

@@ -59,7 +59,11 @@ fn config(text: &[u8]) {
         Err(mistakes) => {
             let lines = text.matches('\n').count() + 1;
             assert!(!mistakes.is_empty());
-            assert!(mistakes.iter().all(|mistake| (1..=lines).contains(&mistake.line)));
+            assert!(
+                mistakes
+                    .iter()
+                    .all(|mistake| (1..=lines).contains(&mistake.line))
+            );
         }
     }
 }
