@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # What the scripts share. Each sources it in the repository's folder. It installs what is
 # missing and says so, and finds Rust and PostgreSQL.
 
@@ -52,6 +53,7 @@ need_root_for() {
 #   asked for it here: a file of ours prevents it, and is removed afterwards.
 # - A umask of 077 would make /etc/ssl/certs unreadable for everybody else.
 # - apt's error messages go to a file, because there are dozens without a network.
+# shellcheck disable=SC2016 # The shell that root starts expands it.
 APT='
 umask 022
 export DEBIAN_FRONTEND=noninteractive APT_LISTCHANGES_FRONTEND=none NEEDRESTART_SUSPEND=1
@@ -231,7 +233,7 @@ cargo_fetch() {
 # $1 is what will be done, $2 the megabytes that it needs in the target folder.
 need_space() {
     mkdir -p "$target" 2>/dev/null || fail "$(id -un) may not write to $target/ in $PWD: use a copy of this folder that belongs to $(id -un), or set CARGO_TARGET_DIR"
-    cp /bin/true "$target/tried" && "$target/tried" 2>/dev/null ||
+    { cp /bin/true "$target/tried" && "$target/tried" 2>/dev/null; } ||
         fail "no program may be run from $target/, perhaps because its disk is mounted noexec: set CARGO_TARGET_DIR to a folder elsewhere"
     rm -f "$target/tried"
     free=$(df -Pm "$target" | awk 'NR == 2 { print $4 }')
@@ -250,6 +252,7 @@ need_postgresql() {
 }
 
 find_postgresql() {
+    # shellcheck disable=SC2012 # The names are numbers.
     for version in $(ls /usr/lib/postgresql 2>/dev/null | sort -rn); do
         pg_bin=/usr/lib/postgresql/$version/bin
         is_postgresql "$pg_bin" && return

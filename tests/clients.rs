@@ -4,7 +4,7 @@ mod common;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use common::{Database, Onion, Server, bytes, new_exchange, nonce, sign};
+use common::{Database, Onion, Server, bencoded, bytes, new_exchange, nonce, sign};
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 use session_file_server::protocol::onion::client::v4_plaintext;
@@ -131,61 +131,61 @@ fn empty_header_fields_count_as_absent() {
     assert_eq!(ask(&partly).status, 400);
 }
 
-/// A v4 request's plaintext by its meta.
-fn with_meta(meta: &str, body: &str) -> Vec<u8> {
-    format!("l{}:{meta}{}:{body}e", meta.len(), body.len()).into_bytes()
+/// How long a file lives, seconds, where no client says it.
+const EXPIRY: f64 = 259_200.0;
+
+/// Header fields of an upload inside an onion request, and how long its file lives then.
+const LIFETIMES: [(&str, f64); 16] = [
+    (r#""X-FS-TTL": "60""#, 60.0),
+    (r#""x-Fs-tTl": " 60 ""#, 60.0),
+    (r#""X-FS-TTL": 60"#, 60.0),
+    (r#""X-FS-TTL": 60.0"#, 60.0),
+    (r#""X-FS-TTL": 6e1"#, 60.0),
+    (r#""X-FS-TTL": 1e300"#, EXPIRY),
+    (r#""X-FS-TTL": """#, EXPIRY),
+    (r#""X-FS-TTL": "  ""#, EXPIRY),
+    (r#""X-FS-TTL": null"#, EXPIRY),
+    (r#""X-FS-TTL": false"#, EXPIRY),
+    (r#""X-FS-TTL": true"#, EXPIRY),
+    (r#""X-FS-TTL": []"#, EXPIRY),
+    (r#""X-FS-TTL": {"60": 60}"#, EXPIRY),
+    (r#""X-FS-TTL": null, "x-fs-ttl": 60"#, 60.0),
+    (r#""X-FS-TTL": "", "x-fs-ttl": 60"#, 60.0),
+    (r#""Content-Length": null, "X-FS-TTL": 60"#, 60.0),
+];
+
+/// Uploads a file with such header fields by both versions of onion requests, and tells how long
+/// each lives.
+fn lifetimes(onion: &Onion, headers: &str) -> [f64; 2] {
+    // Another file each time: the same one would never expire sooner.
+    let meta = format!(r#"{{"method": "POST", "endpoint": "/file", "headers": {{{headers}}}}}"#);
+    let v4 = onion.v4(&bencoded(&[&meta, headers]));
+    assert_eq!(v4.status, 200, "v4: {headers:.100}");
+    let v3 = json!({ "method": "POST", "endpoint": "file", "body": format!("v3{headers}") });
+    let headers = format!(r#"{{"headers": {{{headers}}},"#);
+    let v3 = v3.to_string().replacen('{', &headers, 1);
+    let v3 = onion.exchange("/oxen/v3/lsrpc", 0, None, v3.as_bytes());
+    let v3: Value = serde_json::from_slice(&v3).expect("JSON");
+    [v4.json(), v3].map(|stored| {
+        let time = |name: &str| stored[name].as_f64().expect("a time");
+        time("expires") - time("uploaded")
+    })
 }
 
 #[test]
 fn header_fields_of_onion_requests_are_read_as_leniently_as_the_python_server_did() {
     let onion = Onion::start("files.expiry = '3 days'");
-    let deep = format!("{}{}", "[".repeat(7000), "]".repeat(7000));
-    let wide = format!("{{{}}}", vec![r#""a":[1,null]"#; 1000].join(","));
-    let many = vec![r#""a": null"#; 63].join(",");
-    let ignored = 259_200.0;
-    for (headers, expected) in [
-        (r#""X-FS-TTL": "60""#, 60.0),
-        (r#""x-Fs-tTl": " 60 ""#, 60.0),
-        (r#""X-FS-TTL": 60"#, 60.0),
-        (r#""X-FS-TTL": 60.0"#, 60.0),
-        (r#""X-FS-TTL": 6e1"#, 60.0),
-        (r#""X-FS-TTL": 1e300"#, ignored),
-        (r#""X-FS-TTL": """#, ignored),
-        (r#""X-FS-TTL": "  ""#, ignored),
-        (r#""X-FS-TTL": null"#, ignored),
-        (r#""X-FS-TTL": false"#, ignored),
-        (r#""X-FS-TTL": true"#, ignored),
-        (r#""X-FS-TTL": []"#, ignored),
-        (r#""X-FS-TTL": {"60": 60}"#, ignored),
-        (r#""X-FS-TTL": null, "x-fs-ttl": 60"#, 60.0),
-        (r#""X-FS-TTL": "", "x-fs-ttl": 60"#, 60.0),
-        (&format!(r#""a": {deep}, "X-FS-TTL": 60"#), 60.0),
-        (&format!(r#""a": {wide}, "X-FS-TTL": 60"#), 60.0),
-        (&format!(r#"{many}, "X-FS-TTL": 60"#), 60.0),
-        (
-            &format!(r#""a": "{}", "X-FS-TTL": 60"#, "a".repeat(9000)),
-            60.0,
-        ),
-        (r#""Content-Length": null, "X-FS-TTL": 60"#, 60.0),
+    for (headers, expected) in LIFETIMES {
+        assert_eq!(lifetimes(&onion, headers), [expected; 2], "{headers}");
+    }
+    for others in [
+        format!(r#""a": {}{}"#, "[".repeat(7000), "]".repeat(7000)),
+        format!(r#""a": {{{}}}"#, vec![r#""a":[1,null]"#; 1000].join(",")),
+        vec![r#""a": null"#; 63].join(","),
+        format!(r#""a": "{}""#, "a".repeat(9000)),
     ] {
-        // Another file each time: the same one would never expire sooner.
-        let body = headers;
-        let meta =
-            format!(r#"{{"method": "POST", "endpoint": "/file", "headers": {{{headers}}}}}"#);
-        let stored = onion.v4(&with_meta(&meta, body));
-        assert_eq!(stored.status, 200, "v4: {headers:.100}");
-        let lives = |stored: &Value| {
-            let time = |name: &str| stored[name].as_f64().expect("a time");
-            time("expires") - time("uploaded")
-        };
-        assert_eq!(lives(&stored.json()), expected, "v4: {headers:.100}");
-        let v3 = json!({ "method": "POST", "endpoint": "file", "body": format!("v3{body}") });
-        let v3 = v3
-            .to_string()
-            .replacen('{', &format!(r#"{{"headers": {{{headers}}},"#), 1);
-        let stored = onion.exchange("/oxen/v3/lsrpc", 0, None, v3.as_bytes());
-        let stored: Value = serde_json::from_slice(&stored).expect("JSON");
-        assert_eq!(lives(&stored), expected, "v3: {headers:.100}");
+        let headers = format!(r#"{others}, "X-FS-TTL": 60"#);
+        assert_eq!(lifetimes(&onion, &headers), [60.0; 2], "{others:.100}");
     }
     for bad in [
         r#""X-FS-TTL": 60.5"#,
@@ -193,11 +193,11 @@ fn header_fields_of_onion_requests_are_read_as_leniently_as_the_python_server_di
         r#""X-FS-TTL": -1"#,
     ] {
         let meta = format!(r#"{{"method": "POST", "endpoint": "/file", "headers": {{{bad}}}}}"#);
-        assert_eq!(onion.v4(&with_meta(&meta, "x")).status, 400, "{bad}");
+        assert_eq!(onion.v4(&bencoded(&[&meta, "x"])).status, 400, "{bad}");
     }
     let unsigned = r#"{"method": "GET", "endpoint": "/session_version?platform=ios&release_channel=",
         "headers": {"X-FS-Pubkey": "", "X-FS-Timestamp": null, "X-FS-Signature": ""}}"#;
-    assert_eq!(onion.v4(&with_meta(unsigned, "")).status, 502);
+    assert_eq!(onion.v4(&bencoded(&[unsigned, ""])).status, 502);
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn meta_of_16_kib_is_taken_and_one_byte_more_is_not() {
         let meta = meta.replace(r#""a": """#, &field);
         assert_eq!(meta.len(), length);
         assert_eq!(
-            onion.v4(&with_meta(&meta, "a file")).status,
+            onion.v4(&bencoded(&[&meta, "a file"])).status,
             status,
             "{length}"
         );

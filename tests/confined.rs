@@ -110,6 +110,41 @@ fn a_body_that_comes_slowly_over_the_unix_socket_is_received_beside_silent_conne
     until_closed(silent);
 }
 
+/// A server on a Unix socket that may have about forty connections.
+fn with_few_connections() -> Server {
+    let script = "ulimit -n 200; exec \"$0\" \"$@\"";
+    let settings = "listen = 'unix:http.sock'\nworkers = 2";
+    let server = Server::within(&Database::new(), settings, &["sh", "-c", script]);
+    server.unwrap_or_else(|log| panic!("{log}"))
+}
+
+#[test]
+fn a_body_that_is_cut_off_to_keep_the_bounds_is_503_and_not_its_clients_mistake() {
+    for (framing, body) in [
+        ("Content-Length: 100000", "a beginning"),
+        ("Transfer-Encoding: chunked", "ffff\r\na beginning"),
+        ("Transfer-Encoding: chunked", "5\r\nhello\r\n"),
+        ("Transfer-Encoding: chunked", "5"),
+    ] {
+        let server = with_few_connections();
+        let mut client = server.connect();
+        let request = format!("POST /file HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n{body}");
+        client.send(request.as_bytes()).expect("sent");
+        eventually("it is received", || server.has_thread("receive"));
+        // Connections are looked at every second, and the oldest of too many are shut: this one,
+        // if it was seen before the others.
+        std::thread::sleep(Duration::from_secs(2));
+        let others: Vec<_> = (0..60).map(|_| connect_locally(&server)).collect();
+        let answer = client.answer("POST");
+        answer.assert_error(503);
+        assert!(answer.header("Retry-After").is_some(), "{answer:?}");
+        drop(others);
+        eventually("an ordinary client is served", || {
+            server.get("/health").status == 200
+        });
+    }
+}
+
 /// Starts its arguments as a user that nobody else is, so that nobody else's threads count, with
 /// a limit of so many.
 fn limited(threads: u32, user: u32) -> String {

@@ -107,9 +107,7 @@ fn an_upload_whose_connection_breaks_is_tried_once_more() {
     let database = Database::new();
     let server = quiet_server(&database);
     let id = server.upload(b"a file");
-    let mut blocker = database.client();
-    let mut lock = blocker.transaction().expect("a transaction");
-    lock.batch_execute("LOCK TABLE files").expect("a lock");
+    let lock = database.lock_files();
     std::thread::scope(|scope| {
         let upload = scope.spawn(|| server.upload(b"another"));
         let mut client = database.client();
@@ -122,7 +120,7 @@ fn an_upload_whose_connection_breaks_is_tried_once_more() {
                 .get::<_, i64>(0)
                 == 1
         });
-        lock.rollback().expect("unlocked");
+        lock.release();
         let another = upload.join().expect("200");
         assert_ne!(another, id);
     });

@@ -29,9 +29,7 @@ fn a_file_that_was_just_uploaded_or_fetched_comes_from_memory() {
     let files = [1_000, 1_000_000, 10_000_000].map(|size| bytes(size as u64, size));
     let ids = files.each_ref().map(|file| one.upload(file));
     assert!(another.get(&format!("/file/{}", ids[2])).body == files[2]);
-    let mut client = database.client();
-    let mut lock = client.transaction().expect("a transaction");
-    lock.batch_execute("LOCK TABLE files").expect("a lock");
+    let _lock = database.lock_files();
     for (id, file) in ids.iter().zip(&files) {
         assert!(one.get(&format!("/file/{id}")).body == *file);
     }

@@ -338,10 +338,7 @@ fn extending_lengthens_and_never_shortens() {
 fn an_expired_file_is_gone_before_it_is_deleted() {
     let database = Database::new();
     let server = Server::with(&database, "files.cleanup_interval = '1 day'");
-    // The first deletion is over when the first statistics are logged.
-    common::eventually("the first statistics", || {
-        server.log().contains("files stored")
-    });
+    server.wait_for_first_cleanup();
     let id = server.upload(b"a file");
     database.execute("UPDATE files SET expiry = now() - interval '1 ms'");
     server.get(&format!("/file/{id}")).assert_error(404);

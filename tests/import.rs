@@ -242,38 +242,42 @@ fn mistakes_of_an_import_are_named() {
     let database = Database::new();
     let folder = tempfile::tempdir().expect("a folder");
     let nowhere = folder.path().join("nowhere");
+    let (nowhere, here) = (text(&nowhere), text(folder.path()));
+    let away = "host=/nowhere dbname=older";
     for (arguments, expected) in [
-        (vec!["directory", text(&nowhere)], "files/main_files"),
+        (&["directory", nowhere][..], "files/main_files"),
+        (&["pools", nowhere, "--from", &database.url], "no folder"),
         (
-            vec!["pools", text(&nowhere), "--from", &database.url],
-            "no folder",
-        ),
-        (
-            vec!["pools", text(folder.path()), "--from", &database.url],
+            &["pools", here, "--from", &database.url],
             "no table files with a column pool",
         ),
-        (vec!["pools", text(&nowhere)], "no folder"),
+        (&["pools", nowhere], "no folder"),
         (
-            vec!["database", "--table", "nothing"],
+            &["database", "--table", "nothing"],
             "it has no table nothing",
         ),
         (
-            vec!["database", "--table", "a.b.c.d.e"],
+            &["database", "--table", "a.b.c.d.e"],
             "it has no table a.b.c.d.e",
         ),
         (
-            vec!["database", "--table", "files; DROP TABLE files"],
+            &["database", "--table", "files; DROP TABLE files"],
             "it has no table",
         ),
         (
-            vec!["database", "--from", "host=/nowhere dbname=older"],
+            &["database", "--from", away],
             "the older server's database older can't be read",
         ),
     ] {
-        let output = import(&database, "", &arguments);
+        let output = import(&database, "", arguments);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}");
         assert!(errors(&output).contains(expected), "{output:?}");
     }
+}
+
+#[test]
+fn what_is_no_import_exits_2() {
+    let folder = tempfile::tempdir().expect("a folder");
     for wrong in [
         &["import"][..],
         &["import", "everything"],
@@ -349,67 +353,77 @@ fn layout_of_2025(folder: &Path) -> Database {
 }
 
 #[test]
-fn the_layout_of_2025_is_taken_over_into_another_database_or_where_it_is() {
+fn the_layout_of_2025_is_taken_over_into_another_database() {
     let folder = tempfile::tempdir().expect("a folder");
-    for in_place in [false, true] {
-        let older = layout_of_2025(folder.path());
-        let new = Database::new();
-        let (database, from) = match in_place {
-            true => (&older, vec![]),
-            false => (&new, vec!["--from", older.url.as_str()]),
-        };
-        let init = run(config_folder(&database.url, "").path(), &["init-db"]);
-        assert!(init.status.success(), "{init:?}");
-        let arguments = [&["pools", text(folder.path())], &from[..]].concat();
-        let summary = imported(database, &arguments);
-        let (taken, there) = match in_place {
-            true => ("2 files, 300 kB", "skipped:   1 file: there already\n"),
-            false => ("3 files, 300 kB", ""),
-        };
-        assert!(
-            summary.starts_with(&format!(
-                "taken:     {taken}\n{there}skipped:   1 file: expired already\n\
-                 refused:   1 file: known to the database, but not in the folder\n"
-            )) || in_place && summary.contains(there),
-            "{summary}"
-        );
-        let hint = format!("import pools {}", folder.path().display());
-        assert!(
-            summary.contains(&hint) && summary.contains("--table files_old\n"),
-            "{summary}"
-        );
-        // The other table's files, in their rows and in the folder.
-        let arguments = [&arguments[..], &["--table", "public.FILES_OLD"]].concat();
-        assert_eq!(imported(database, &arguments), "taken:     2 files, 21 B\n");
-        // What only the folder has, only that import can take.
-        let arguments = [&["database", "--table", "files"], &from[..]].concat();
-        let refused = imported(database, &arguments);
-        assert_eq!(
-            refused.contains(
-                "refused:   3 files: without bytes, which lie in the older server's folder"
-            ),
-            !in_place,
-            "{refused}"
-        );
-        let server = Server::start(database);
-        for (id, content) in [
-            ("12", b"in its row".to_vec()),
-            ("1234567", b"in the folder".to_vec()),
-            (&content_id("Zq-"), bytes(5, 300_000)),
-            ("13", b"of the other table".to_vec()),
-            ("14", b"old".to_vec()),
-        ] {
-            assert_eq!(server.get(&format!("/file/{id}")).body, content, "{id}");
-        }
-        let carried = "SELECT count(*) FROM files \
-             WHERE uploaded = '2025-11-01 12:34:56.789012Z' AND expiry = 'infinity' AND data IS NOT NULL";
-        assert_eq!(database.number(carried), 5);
-    }
+    let (older, new) = (layout_of_2025(folder.path()), Database::new());
+    let from = ["--from", older.url.as_str()];
+    let summary = import_layout_of_2025(folder.path(), &new, &from);
+    assert!(
+        summary.starts_with(
+            "taken:     3 files, 300 kB\nskipped:   1 file: expired already\n\
+             refused:   1 file: known to the database, but not in the folder\n"
+        ),
+        "{summary}"
+    );
+    // What only the folder has, only that import can take.
+    let arguments = [&["database", "--table", "files"], &from[..]].concat();
+    let refused = imported(&new, &arguments);
+    let reason = "refused:   3 files: without bytes, which lie in the older server's folder";
+    assert!(refused.contains(reason), "{refused}");
+    assert_layout_of_2025_is_served(&new);
 }
 
 #[test]
-fn a_repeated_import_brings_the_later_of_both_times() {
-    let (database, pools) = (Database::new(), tempfile::tempdir().expect("a folder"));
+fn the_layout_of_2025_is_taken_over_where_it_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let database = layout_of_2025(folder.path());
+    let summary = import_layout_of_2025(folder.path(), &database, &[]);
+    let there = "skipped:   1 file: there already\n";
+    assert!(summary.contains(there), "{summary}");
+    let refused = imported(&database, &["database", "--table", "files"]);
+    // The one that the folder didn't have either.
+    assert!(
+        refused.contains("refused:   1 file: without bytes"),
+        "{refused}"
+    );
+    assert_layout_of_2025_is_served(&database);
+}
+
+/// Imports both tables of [`layout_of_2025`] into `database`; the summary of the first one.
+fn import_layout_of_2025(folder: &Path, database: &Database, from: &[&str]) -> String {
+    let init = run(config_folder(&database.url, "").path(), &["init-db"]);
+    assert!(init.status.success(), "{init:?}");
+    let arguments = [&["pools", text(folder)], from].concat();
+    let summary = imported(database, &arguments);
+    let hint = format!("import pools {}", folder.display());
+    assert!(
+        summary.contains(&hint) && summary.contains("--table files_old\n"),
+        "{summary}"
+    );
+    // The other table's files, in their rows and in the folder.
+    let arguments = [&arguments[..], &["--table", "public.FILES_OLD"]].concat();
+    assert_eq!(imported(database, &arguments), "taken:     2 files, 21 B\n");
+    summary
+}
+
+fn assert_layout_of_2025_is_served(database: &Database) {
+    let server = Server::start(database);
+    for (id, content) in [
+        ("12", b"in its row".to_vec()),
+        ("1234567", b"in the folder".to_vec()),
+        (&content_id("Zq-"), bytes(5, 300_000)),
+        ("13", b"of the other table".to_vec()),
+        ("14", b"old".to_vec()),
+    ] {
+        assert_eq!(server.get(&format!("/file/{id}")).body, content, "{id}");
+    }
+    let carried = "SELECT count(*) FROM files \
+         WHERE uploaded = '2025-11-01 12:34:56.789012Z' AND expiry = 'infinity' AND data IS NOT NULL";
+    assert_eq!(database.number(carried), 5);
+}
+
+/// An older server's pool of 1,201 files, in a folder and a database.
+fn pool_of_1201(folder: &Path) -> Database {
     let older = Database::new();
     older.execute(
         "CREATE TABLE storage_pools (id int, name text);
@@ -420,20 +434,17 @@ fn a_repeated_import_brings_the_later_of_both_times() {
              FROM generate_series(1, 1201) n;
          INSERT INTO files VALUES ('5000', NULL, 1, now(), now() + interval '1 day', true)",
     );
-    let folder = tempfile::tempdir().expect("a folder");
-    let directory = folder.path().join("files/main_files");
     for number in 1..=1201 {
-        write(
-            &pools
-                .path()
-                .join(format!("main/{:03}/{number}", number % 1000)),
-            b"x",
-            DAY,
-        );
-        if number > 1199 {
-            write(&directory.join(number.to_string()), b"x", 2 * DAY);
-        }
+        let path = format!("main/{:03}/{number}", number % 1000);
+        write(&folder.join(path), b"x", DAY);
     }
+    older
+}
+
+#[test]
+fn a_repeated_import_brings_the_later_of_both_times() {
+    let (database, pools) = (Database::new(), tempfile::tempdir().expect("a folder"));
+    let older = pool_of_1201(pools.path());
     let pools = ["pools", text(pools.path()), "--from", &older.url];
     assert_eq!(
         imported(&database, &pools),
@@ -465,15 +476,29 @@ fn a_repeated_import_brings_the_later_of_both_times() {
     }
     let uploaded = "SELECT count(*) FROM files WHERE uploaded > now() - interval '10 min'";
     assert_eq!(database.number(uploaded), 2);
-    // The other kinds of import do the same.
+    let server = Server::start(&database);
+    assert_eq!(server.get("/file/704").body, b"x");
+}
+
+#[test]
+fn every_kind_of_import_brings_the_later_times_when_it_is_repeated() {
+    let (database, pools) = (Database::new(), tempfile::tempdir().expect("a folder"));
+    let older = pool_of_1201(pools.path());
+    imported(
+        &database,
+        &["pools", text(pools.path()), "--from", &older.url],
+    );
     older
         .execute("UPDATE files SET data = 'x', expiry = now() + interval '25 days' WHERE id = '7'");
     let summary = imported(&database, &["database", "--from", &older.url]);
     assert!(summary.contains("refreshed: 1 file: "), "{summary}");
+    let folder = tempfile::tempdir().expect("a folder");
+    for number in ["1200", "1201"] {
+        let path = folder.path().join("files/main_files").join(number);
+        write(&path, b"x", 2 * DAY);
+    }
     let summary = imported(&database, &["directory", text(folder.path())]);
     assert!(summary.contains("refreshed: 2 files: "), "{summary}");
-    let server = Server::start(&database);
-    assert_eq!(server.get("/file/704").body, b"x");
 }
 
 #[test]

@@ -198,22 +198,31 @@ fn content_id(data: &[u8]) -> String {
         .to_string()
 }
 
-#[test]
-fn the_layout_of_2025_is_recognised_and_its_files_without_bytes_are_absent_until_they_come() {
-    let (small, large) = (bytes(1, 5000), bytes(2, 200_000));
-    let ids = [&small, &large].map(|data| content_id(data));
+/// The layout of 2025 with three files that aren't expired and have no bytes, of which two are to
+/// come; these, and their ids.
+fn take_over_2025() -> (Database, Server, String, [(Vec<u8>, String); 2]) {
+    let files = [bytes(1, 5000), bytes(2, 200_000)].map(|data| {
+        let id = content_id(&data);
+        (data, id)
+    });
     let layout = format!(
         "{LAYOUT_2025} INSERT INTO files (id, data, expiry) VALUES ('n77', NULL, DEFAULT), \
              ('{}', NULL, 'infinity'), ('{}', NULL, 'infinity'), ('n78', NULL, now())",
-        ids[0], ids[1]
+        files[0].1, files[1].1
     );
     let (database, server, said) = take_over(&layout);
+    (database, server, said, files)
+}
+
+#[test]
+fn the_layout_of_2025_is_recognised_and_its_files_without_bytes_are_absent() {
+    let (_database, server, said, [small, large]) = take_over_2025();
     assert!(
         said.contains("3 files of the older server can't be served yet")
             && said.contains("\n  session-file-server import pools FOLDER\n"),
         "{said}"
     );
-    for id in ["n77", "n78", ids[0].as_str(), ids[1].as_str()] {
+    for id in ["n77", "n78", &small.1, &large.1] {
         for path in [
             format!("/file/{id}"),
             format!("/file/{id}/info"),
@@ -223,12 +232,16 @@ fn the_layout_of_2025_is_recognised_and_its_files_without_bytes_are_absent_until
             let head = server.connect().request("HEAD", &path, &[], b"");
             assert_eq!(head.status, 404, "{path}");
         }
-        server
-            .post(&format!("/file/{id}/extend"), b"")
-            .assert_error(404);
+        let extended = server.post(&format!("/file/{id}/extend"), b"");
+        extended.assert_error(404);
     }
+}
+
+#[test]
+fn files_without_bytes_are_there_when_they_are_uploaded_again() {
+    let (database, server, _, files) = take_over_2025();
     let statements = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
-    for (data, id) in [&small, &large].into_iter().zip(&ids) {
+    for (data, id) in &files {
         for _ in 0..2 {
             assert_eq!(&server.upload(data), id);
         }
@@ -432,6 +445,26 @@ fn the_database_of_storage_pools_is_refused_and_import_is_named() {
     assert!(log.contains("session-file-server import pools"), "{log}");
 }
 
+/// A database's schema, as pg_dump writes it.
+fn dump_schema(database: &Database) -> String {
+    let dump = |options: &[&str]| {
+        let output = Command::new(common::tool("pg_dump"))
+            .args(["--schema-only", "--no-owner"])
+            .args(options)
+            .arg(&database.url)
+            .output();
+        output.expect("pg_dump")
+    };
+    let output = dump(&["--restrict-key=none"]);
+    // Older ones don't know that option.
+    let output = if output.status.success() {
+        output
+    } else {
+        dump(&[])
+    };
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
 #[test]
 fn init_db_and_psql_load_the_same_schema_and_repeat() {
     let (by_us, by_psql) = (Database::new(), Database::new());
@@ -439,41 +472,14 @@ fn init_db_and_psql_load_the_same_schema_and_repeat() {
         init_db(&by_us);
         let schema = concat!(env!("CARGO_MANIFEST_DIR"), "/schema.pgsql");
         let psql = Command::new("psql")
-            .args([
-                "-q",
-                "-1",
-                "-v",
-                "ON_ERROR_STOP=1",
-                "-f",
-                schema,
-                &by_psql.url,
-            ])
+            .args(["-q", "-1", "-v", "ON_ERROR_STOP=1"])
+            .args(["-f", schema, &by_psql.url])
             .output()
             .expect("psql");
         assert!(psql.status.success(), "{psql:?}");
     }
-    let describe = |database: &Database| {
-        let output = Command::new(common::tool("pg_dump"))
-            .args([
-                "--schema-only",
-                "--no-owner",
-                "--restrict-key=none",
-                &database.url,
-            ])
-            .output()
-            .expect("pg_dump");
-        let output = match output.status.success() {
-            true => output,
-            // Older ones know no --restrict-key.
-            false => Command::new(common::tool("pg_dump"))
-                .args(["--schema-only", "--no-owner", &database.url])
-                .output()
-                .expect("pg_dump"),
-        };
-        String::from_utf8(output.stdout).expect("UTF-8")
-    };
-    let schema = describe(&by_us);
-    assert_eq!(schema, describe(&by_psql));
+    let schema = dump_schema(&by_us);
+    assert_eq!(schema, dump_schema(&by_psql));
     for line in [
         "id character varying(44)",
         "COLLATE pg_catalog.\"C\"",

@@ -2,75 +2,70 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
+use common::raw::ask;
+use common::{Database, Response, Server, bytes};
 
-use common::{Connection, Database, Server, bytes};
+/// Paths and methods that are none, and what is answered: the status, and what is allowed.
+const WRONG: [(&str, &str, u16, Option<&str>); 11] = [
+    ("POST", "/nothing", 404, None),
+    ("POST", "//nothing", 404, None),
+    ("PUT", "/nothing", 404, None),
+    ("POST", "/file/", 404, None),
+    ("POST", "/upload?x=/file", 404, None),
+    ("POST", "/oxen/v5/lsrpc", 404, None),
+    ("PUT", "/file", 405, Some("POST")),
+    ("PATCH", "//file", 405, Some("POST")),
+    ("POST", "/file/abc", 405, Some("GET, HEAD")),
+    ("PUT", "/files", 405, Some("POST")),
+    ("PUT", "/oxen/v4/lsrpc", 405, Some("POST")),
+];
 
-/// All that comes in answer to `request` until the connection ends.
-fn ask(server: &Server, request: &[u8]) -> String {
-    let mut stream = TcpStream::connect(&server.address).expect("it listens");
-    stream
-        .set_read_timeout(Some(Duration::from_secs(60)))
-        .expect("settable");
-    // A server that refuses need not take all of it.
-    let _ = stream.write_all(request);
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    String::from_utf8_lossy(&answer).into_owned()
+/// Sends a request on a connection of its own, whether the server takes the body or not.
+fn request(
+    server: &Server,
+    method: &str,
+    path: &str,
+    framing: &[(&str, &str)],
+    body: &[u8],
+) -> Response {
+    let mut connection = server.connect();
+    connection.head(method, path, framing);
+    let _ = connection.send(body);
+    connection.answer(method)
+}
+
+/// A body in one chunk.
+fn in_a_chunk(body: &[u8]) -> Vec<u8> {
+    let size = format!("{:x}\r\n", body.len());
+    let end: &[u8] = if body.is_empty() {
+        b"\r\n"
+    } else {
+        b"\r\n0\r\n\r\n"
+    };
+    [size.as_bytes(), body, end].concat()
 }
 
 #[test]
 fn a_wrong_path_is_404_and_a_wrong_method_405_whatever_the_bodys_size() {
     let server = Server::start(&Database::new());
-    let refused = |method: &str, path: &str, framing: (&str, &str), body: &[u8]| {
-        let mut connection = server.connect();
-        connection.head(method, path, &[framing]);
-        let _ = connection.send(body);
-        let answer = connection.answer(method);
-        (answer.status, answer.header("Allow").map(str::to_string))
-    };
-    for (method, path, status, allow) in [
-        ("POST", "/nothing", 404, None),
-        ("POST", "//nothing", 404, None),
-        ("PUT", "/nothing", 404, None),
-        ("POST", "/file/", 404, None),
-        ("POST", "/upload?x=/file", 404, None),
-        ("POST", "/oxen/v5/lsrpc", 404, None),
-        ("PUT", "/file", 405, Some("POST")),
-        ("PATCH", "//file", 405, Some("POST")),
-        ("POST", "/file/abc", 405, Some("GET, HEAD")),
-        ("PUT", "/files", 405, Some("POST")),
-        ("PUT", "/oxen/v4/lsrpc", 405, Some("POST")),
-    ] {
-        let expected = (status, allow.map(str::to_string));
+    for (method, path, status, allow) in WRONG {
+        let assert_refused = |framing: (&str, &str), body: &[u8]| {
+            let answer = request(&server, method, path, &[framing], body);
+            let found = (answer.status, answer.header("Allow"));
+            assert_eq!(found, (status, allow), "{method} {path}, {framing:?}");
+        };
         for length in [0, 10, 1025, 65_536, 65_537, 3_000_000] {
             let body = bytes(1, length);
-            let framing = ("Content-Length", length.to_string());
-            let answer = refused(method, path, (framing.0, &framing.1), &body);
-            assert_eq!(answer, expected, "{method} {path}, {length} bytes");
-            let mut chunks = format!("{length:x}\r\n").into_bytes();
-            chunks.extend_from_slice(&body);
-            chunks.extend_from_slice(if length > 0 {
-                b"\r\n0\r\n\r\n"
-            } else {
-                b"\r\n"
-            });
-            let answer = refused(method, path, ("Transfer-Encoding", "chunked"), &chunks);
-            assert_eq!(
-                answer, expected,
-                "{method} {path}, {length} bytes in chunks"
-            );
+            assert_refused(("Content-Length", &length.to_string()), &body);
+            assert_refused(("Transfer-Encoding", "chunked"), &in_a_chunk(&body));
         }
         for length in ["70000000", "1000000000000000", "99999999999999999999999"] {
-            let answer = refused(method, path, ("Content-Length", length), b"");
-            assert_eq!(answer, expected, "{method} {path}, it says {length}");
+            assert_refused(("Content-Length", length), b"");
         }
     }
     // Where there is an endpoint that needs no body, too much of one is too much.
-    let answer = refused("POST", "/file/abc/extend", ("Content-Length", "65537"), b"");
-    assert_eq!(answer, (413, None));
+    let framing = [("Content-Length", "65537")];
+    request(&server, "POST", "/file/abc/extend", &framing, b"").assert_error(413);
     assert_eq!(server.get("/health").status, 200);
 }
 
@@ -147,67 +142,46 @@ fn http_1_0_gets_no_100_continue() {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
 }
 
+/// Header fields that say how long a body is, what is sent of it, and the status.
+type Refused<'a> = (&'a [(&'a str, &'a str)], &'a [u8], u16);
+
+/// Refusals after which tiny_http has nothing left to read.
+const READ: [Refused; 3] = [
+    (&[], b"", 411),
+    (&[("Content-Length", "five")], b"hello", 400),
+    (&[("Content-Length", "99999999999999999999999")], b"", 413),
+];
+
+/// Refusals of bodies that are not read.
+const UNREAD: [Refused; 3] = [
+    (&[("Content-Length", "1000000000000000")], b"", 413),
+    (&[("Transfer-Encoding", "gzip")], b"", 400),
+    (&[("Transfer-Encoding", "chunked")], b"x\r\n", 400),
+];
+
 #[test]
 fn refusals_offer_no_protocol_and_name_no_library() {
     let server = Server::start(&Database::new());
-    let refused = |path: &str, framing: &[(&str, &str)], body: &[u8]| {
-        let mut connection = Connection::open(&server.address);
-        connection.head("POST", path, framing);
-        let _ = connection.send(body);
-        connection.answer("POST")
-    };
-    let file = bytes(1, 11_000_000);
-    for (path, framing, body, status, is_read) in [
-        ("/file", &[][..], &b""[..], 411, true),
-        ("/file", &[("Content-Length", "five")], b"hello", 400, true),
-        (
-            "/file",
-            &[("Content-Length", "99999999999999999999999")],
-            b"",
-            413,
-            true,
-        ),
-        (
-            "/file",
-            &[("Content-Length", "11000000")],
-            &file,
-            413,
-            false,
-        ),
-        (
-            "/file",
-            &[("Content-Length", "1000000000000000")],
-            b"",
-            413,
-            false,
-        ),
-        (
-            "/nothing",
-            &[("Content-Length", "11000000")],
-            &file,
-            404,
-            false,
-        ),
-        ("/file", &[("Transfer-Encoding", "gzip")], b"", 400, false),
-        (
-            "/file",
-            &[("Transfer-Encoding", "chunked")],
-            b"x\r\n",
-            400,
-            false,
-        ),
-    ] {
-        let answer = refused(path, framing, body);
+    let assert_refused = |path: &str, (framing, body, status): Refused| {
+        let answer = request(&server, "POST", path, framing, body);
         answer.assert_error(status);
-        // tiny_http lets nobody write that field's name away where a body was not read.
-        let expected = if is_read { None } else { Some("") };
-        assert_eq!(
-            answer.header("Upgrade").map(str::trim),
-            expected,
-            "{framing:?}: {answer:?}"
-        );
         let closes = |(name, value): &(String, String)| name == "Connection" && value == "close";
         assert!(answer.headers.iter().any(closes), "{answer:?}");
         assert!(!format!("{answer:?}").contains("tiny"), "{answer:?}");
+        answer
+            .header("Upgrade")
+            .map(|value| value.trim().to_string())
+    };
+    for refused in READ {
+        assert_eq!(assert_refused("/file", refused), None, "{refused:?}");
+    }
+    // tiny_http lets nobody write that field's name away where a body was not read.
+    let empty = Some(String::new());
+    for refused in UNREAD {
+        assert_eq!(assert_refused("/file", refused), empty, "{refused:?}");
+    }
+    let (length, file) = ([("Content-Length", "11000000")], bytes(1, 11_000_000));
+    for (path, status) in [("/file", 413), ("/nothing", 404)] {
+        assert_eq!(assert_refused(path, (&length, &file, status)), empty);
     }
 }

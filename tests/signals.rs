@@ -188,19 +188,15 @@ fn an_interrupted_import_ends_at_once_and_can_be_repeated() {
             .expect("the binary runs")
     };
     assert!(common::run(folder.path(), &["init-db"]).status.success());
-    let mut blocker = database.client();
-    let mut lock = blocker.transaction().expect("a transaction");
-    lock.batch_execute("LOCK TABLE files").expect("a lock");
-    let waits = "SELECT count(*) FROM pg_stat_activity \
-         WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let lock = database.lock_files();
     for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1)] {
         let mut interrupted = import();
-        eventually("it waits", || database.number(waits) >= 1);
+        eventually("it waits", || database.waiting_for_locks() >= 1);
         signal(interrupted.id(), name);
         let status = ended(&mut interrupted, Duration::from_secs(30));
         assert_eq!(status.signal(), Some(number), "{status:?}");
     }
-    lock.rollback().expect("unlocked");
+    lock.release();
     let status = ended(&mut import(), Duration::from_secs(60));
     assert_eq!(status.code(), Some(0));
     assert_eq!(database.number("SELECT count(*) FROM files"), 49);

@@ -9,10 +9,9 @@ mod common;
 use std::collections::BTreeMap;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Cluster, Connection, Database, Server, bytes, eventually};
+use common::{Cluster, Connection, Database, Server, bytes, eventually, under_load};
 use socket2::SockRef;
 
 const CLIENTS: u64 = 6;
@@ -39,11 +38,9 @@ fn file(seed: u64) -> Vec<u8> {
     bytes(seed, length)
 }
 
-fn client(number: u64, address: &str, seen: &Mutex<Seen>, stop: &AtomicBool) {
-    for count in 0.. {
-        if stop.load(Ordering::Relaxed) {
-            return;
-        }
+/// What client `number` does, again and again.
+fn client(number: u64, address: &str, seen: &Mutex<Seen>) -> impl FnMut(u64) {
+    move |count| {
         let seed = (number << 32) | count;
         let status = match count % 5 {
             0 | 1 => upload(seed, address, seen),
@@ -95,6 +92,66 @@ fn reset(address: &str) -> u16 {
     2
 }
 
+/// One of the faults that the database may have.
+fn harm_database(number: usize, cluster: &mut Cluster, database: &Database) {
+    match number {
+        0 => {
+            cluster.stop();
+            std::thread::sleep(Duration::from_secs(2));
+            cluster.resume();
+        }
+        2 => {
+            cluster.crash();
+            cluster.resume();
+        }
+        _ => {
+            let broken = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()";
+            let _ = database.client().query(broken, &[]);
+        }
+    }
+}
+
+/// Fails unless the server has every file that it has acknowledged, by its seed.
+fn assert_all_there(server: &Server, acknowledged: &[(u64, String)]) {
+    let mut connection = server.connect();
+    for (seed, id) in acknowledged {
+        let answer = connection.request("GET", &format!("/file/{id}"), &[], b"");
+        let is_there = answer.status == 200 && answer.body == file(*seed);
+        assert!(is_there, "{id} was lost: {answer:?}");
+    }
+}
+
+/// Lets one fault follow another until the deadline; how many there were, the most memory that the
+/// server had, bytes, and the last server.
+fn harm(
+    cluster: &mut Cluster,
+    database: &Database,
+    start: &dyn Fn() -> Server,
+    deadline: Instant,
+) -> (usize, u64, Server) {
+    let (mut server, mut faults, mut memory) = (start(), 0, 0);
+    while Instant::now() < deadline {
+        std::thread::sleep(BETWEEN_FAULTS);
+        memory = memory.max(server.memory());
+        match faults % 5 {
+            1 => {
+                server.kill();
+                server = start();
+            }
+            3 => {
+                server.signal("TERM");
+                let (status, log) = server.ended();
+                assert_eq!(status.code(), Some(0), "{log}");
+                server = start();
+            }
+            number => harm_database(number, cluster, database),
+        }
+        faults += 1;
+    }
+    (faults, memory, server)
+}
+
 #[test]
 #[ignore = "takes SOAK_SECONDS, or twenty minutes"]
 fn nothing_that_was_acknowledged_is_lost_whatever_fails() {
@@ -103,61 +160,19 @@ fn nothing_that_was_acknowledged_is_lost_whatever_fails() {
     let database = cluster.database();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
-    let start = |database: &Database| {
+    let start = || {
         let socket = listener.try_clone().expect("a descriptor");
-        Server::under_systemd(database, Some(socket.into()), &[]).expect("started")
+        Server::under_systemd(&database, Some(socket.into()), &[]).expect("started")
     };
-    let (seen, stop) = (Mutex::new(Seen::default()), AtomicBool::new(false));
-    let (mut server, mut faults, mut memory) = (start(&database), 0, 0);
+    let seen = Mutex::new(Seen::default());
     let deadline = Instant::now() + Duration::from_secs(seconds);
-    let server = std::thread::scope(|scope| {
-        for number in 0..CLIENTS {
-            let (address, seen, stop) = (&address, &seen, &stop);
-            scope.spawn(move || client(number, address, seen, stop));
-        }
-        while Instant::now() < deadline {
-            std::thread::sleep(BETWEEN_FAULTS);
-            memory = memory.max(server.memory());
-            match faults % 5 {
-                0 => {
-                    cluster.stop();
-                    std::thread::sleep(Duration::from_secs(2));
-                    cluster.resume();
-                }
-                1 => server.kill(),
-                2 => {
-                    cluster.crash();
-                    cluster.resume();
-                }
-                3 => server.signal("TERM"),
-                _ => {
-                    let broken = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                         WHERE datname = current_database() AND pid <> pg_backend_pid()";
-                    let _ = database.client().query(broken, &[]);
-                }
-            }
-            if matches!(faults % 5, 1 | 3) {
-                if faults % 5 == 3 {
-                    let (status, log) = server.ended();
-                    assert_eq!(status.code(), Some(0), "{log}");
-                }
-                server = start(&database);
-            }
-            faults += 1;
-        }
-        stop.store(true, Ordering::Relaxed);
-        server
+    let client = |number| client(number, &address, &seen);
+    let (faults, memory, server) = under_load(CLIENTS, client, |_| {
+        harm(&mut cluster, &database, &start, deadline)
     });
     let seen = seen.into_inner().expect("no panic");
     eventually("it is well", || server.get("/health").status == 200);
-    let mut connection = server.connect();
-    for (seed, id) in &seen.acknowledged {
-        let answer = connection.request("GET", &format!("/file/{id}"), &[], b"");
-        assert!(
-            answer.status == 200 && answer.body == file(*seed),
-            "{id} was lost: {answer:?}"
-        );
-    }
+    assert_all_there(&server, &seen.acknowledged);
     println!(
         "{seconds} s, {faults} faults, {} files of {} MB acknowledged and there; statuses {:?} \
          (0: the connection broke, 1: nothing to ask for, 2: reset by the client); at most {} MB \

@@ -3,14 +3,12 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::Duration;
 
-use common::{BINARY, Database, Server, config_folder, eventually, is_root};
+use common::raw::{LIE, make_restart};
+use common::{BINARY, Database, Server, config_folder, is_root};
 
 /// Each starts the server with `config.toml`, in a way of which some can be read only once.
 const WAYS: [(&str, &str); 6] = [
@@ -67,9 +65,6 @@ fn a_configuration_that_can_be_read_only_once_serves_with_its_key_where_it_was_s
     }
 }
 
-/// A length that makes the server restart itself when 256 of them have come.
-const LIE: &[u8] = b"POST /file HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000000\r\n\r\n";
-
 #[test]
 fn a_server_that_restarts_itself_keeps_its_configuration_whatever_has_become_of_the_file() {
     let database = Database::new();
@@ -91,25 +86,12 @@ fn restarts(way: &str, broken: bool, server: &Server) {
         }
         false => std::fs::remove_file(&config).expect("there"),
     }
-    let liars: Vec<TcpStream> = (0..300).filter_map(|_| lie(server)).collect();
-    for mut liar in liars {
-        let _ = liar.set_read_timeout(Some(Duration::from_secs(60)));
-        let _ = liar.read(&mut [0; 1024]);
-    }
-    eventually(&format!("{way}: it restarts"), || {
-        server.log().matches("listening on").count() == 2
-    });
+    make_restart(server, LIE);
     assert_eq!(server.get("/health").status, 200, "{way}");
     let log = server.log();
     let keys = ed25519(&log);
     assert!(keys.len() == 2 && keys[0] == keys[1], "{way}: {log}");
     assert!(!log.contains("dbname="), "{way}: {log}");
-}
-
-fn lie(server: &Server) -> Option<TcpStream> {
-    let mut stream = TcpStream::connect(&server.address).ok()?;
-    stream.write_all(LIE).ok()?;
-    Some(stream)
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Database, Server, config_folder, eventually, run};
+use common::{Cluster, Database, Server, config_folder, eventually, free_port, run};
 use serde_json::{Value, json};
 use session_file_server::db::{ServerRow, Settings};
 use session_file_server::statistics::Counts;
@@ -172,4 +172,59 @@ fn a_database_without_tables_is_left_empty() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("init-db"));
     let tables = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
     assert_eq!(database.number(tables), 0);
+}
+
+/// A user of the shared cluster whom it asks for a password, unlike all others.
+fn user_with_a_password(database: &Database) -> &'static str {
+    let rules = Cluster::shared().folder().join("data/pg_hba.conf");
+    let others = std::fs::read_to_string(&rules).expect("readable");
+    let rule = format!("local all careful scram-sha-256\n{others}");
+    std::fs::write(&rules, rule).expect("writable");
+    database.execute(
+        "SET password_encryption = 'scram-sha-256'; \
+         CREATE ROLE careful LOGIN PASSWORD 'right'; SELECT pg_reload_conf()",
+    );
+    "careful"
+}
+
+#[test]
+fn why_the_database_cannot_be_reached_is_told_by_status_and_in_the_log() {
+    let database = Database::new();
+    let user = user_with_a_password(&database);
+    let (name, folder) = (&database.name, Cluster::shared().folder().display());
+    let port = free_port();
+    for (url, cause) in [
+        (
+            format!("host=127.0.0.1 port={port} user=x dbname={name}"),
+            "Connection refused",
+        ),
+        (
+            format!("host=nowhere.invalid user=x dbname={name}"),
+            "failed to lookup address information",
+        ),
+        (
+            format!("host=/nowhere user=x dbname={name}"),
+            "No such file or directory",
+        ),
+        (
+            format!("host={folder} user={user} password=wrong dbname={name}"),
+            "password authentication failed for user",
+        ),
+        (
+            format!("host={folder} user={user} dbname={name}"),
+            "password missing",
+        ),
+    ] {
+        let folder = config_folder(&url, "");
+        let output = run(folder.path(), &["status"]);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{url}: {told}");
+        assert!(told.contains(cause), "{url}: {told}");
+        assert!(!told.contains("wrong"), "it repeats the password: {told}");
+        // Who may come back is waited for, who refuses us ends the start.
+        match Server::try_with(&url, "") {
+            Ok(server) => eventually("it is logged", || server.log().contains(cause)),
+            Err(log) => assert!(log.contains(cause), "{url}: {log}"),
+        }
+    }
 }

@@ -5,10 +5,9 @@ mod common;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::{Connection, Database, Server, bytes, eventually};
+use common::{Connection, Database, Server, bytes, eventually, under_load};
 
 /// Where a service says what it has to say.
 struct Manager {
@@ -120,47 +119,32 @@ fn a_restart_refuses_no_connection_and_loses_no_request() {
     let mut server = start();
     assert_eq!(server.address, address);
     let file = bytes(1, 200_000);
-    let id = server.upload(&file);
-    let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
-    // A test that has failed meanwhile tells nobody to stop.
-    let deadline = Instant::now() + Duration::from_secs(120);
-    let last = std::thread::scope(|scope| {
-        for client in 0..8u64 {
-            let (address, file, path) = (&address, &file, format!("/file/{id}"));
-            let (stop, answered) = (&stop, &answered);
-            scope.spawn(move || {
-                for number in 0.. {
-                    if stop.load(Ordering::Relaxed) || Instant::now() > deadline {
-                        return;
-                    }
-                    // A connection for each request, as nginx opens them.
-                    let mut connection = Connection::open(address);
-                    if number % 4 == 0 {
-                        let new = bytes((client << 32) | number, 2000);
-                        let answer = connection.request("POST", "/file", &[], &new);
-                        assert_eq!(answer.status, 200, "{answer:?}");
-                    } else {
-                        let answer = connection.request("GET", &path, &[], b"");
-                        assert!(answer.status == 200 && answer.body == *file, "{answer:?}");
-                    }
-                    answered.fetch_add(1, Ordering::Relaxed);
-                }
-            });
+    let target = format!("/file/{}", server.upload(&file));
+    let client = |client: u64| {
+        let (address, file, target) = (&address, &file, &target);
+        move |number| {
+            // A connection for each request, as nginx opens them.
+            let mut connection = Connection::open(address);
+            if number % 4 == 0 {
+                let new = bytes((client << 32) | number, 2000);
+                let answer = connection.request("POST", "/file", &[], &new);
+                assert_eq!(answer.status, 200, "{answer:?}");
+            } else {
+                let answer = connection.request("GET", target, &[], b"");
+                assert!(answer.status == 200 && answer.body == *file, "{answer:?}");
+            }
         }
-        let wait_for_more = || {
-            let before = answered.load(Ordering::Relaxed);
-            eventually("load", || answered.load(Ordering::Relaxed) > before + 200);
-        };
+    };
+    let last = under_load(8, client, |wait_for_more| {
         for _ in 0..5 {
-            wait_for_more();
+            wait_for_more(200);
             server.signal("TERM");
             let (status, log) = server.ended();
             assert_eq!(status.code(), Some(0), "{log}");
             assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
             server = start();
         }
-        wait_for_more();
-        stop.store(true, Ordering::Relaxed);
+        wait_for_more(200);
         server
     });
     drop(last);

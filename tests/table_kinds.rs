@@ -45,7 +45,7 @@ fn serve(url: &str, what: &str) {
         let count = client.query_one("SELECT count(*) FROM files", &[]);
         count.expect("a row").get::<_, i64>(0) == 0
     });
-    assert!(!server.log().contains("answered 500"), "{}", server.log());
+    server.assert_no_500();
 }
 
 #[test]
@@ -88,48 +88,43 @@ fn settings_of_the_database_change_nothing() {
     }
 }
 
-#[test]
-fn tables_of_other_kinds_are_served() {
-    for (what, sql) in [
-        (
-            "partitioned by hash",
-            files("files", "PARTITION BY HASH (id)")
-                + "; CREATE TABLE p0 PARTITION OF files FOR VALUES WITH (MODULUS 2, REMAINDER 0); \
-                   CREATE TABLE p1 PARTITION OF files FOR VALUES WITH (MODULUS 2, REMAINDER 1)",
-        ),
-        (
-            "no default of uploaded",
-            files("files", "") + "; ALTER TABLE files ALTER uploaded DROP DEFAULT",
-        ),
-        (
-            "more columns",
-            files("files", "")
-                + "; ALTER TABLE files ADD note text, ADD number serial, \
-                   ADD twice int NOT NULL GENERATED ALWAYS AS (length(data) * 2) STORED",
-        ),
-        (
-            "a trigger",
-            files("files", "")
-                + "; CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS \
-                   $$ BEGIN RETURN NEW; END $$; \
-                   CREATE TRIGGER same BEFORE INSERT OR UPDATE ON files \
-                   FOR EACH ROW EXECUTE FUNCTION same()",
-        ),
-        (
-            "an index that includes more",
-            "CREATE TABLE files (id text NOT NULL, data bytea NOT NULL, uploaded timestamptz, \
-                 expiry timestamptz); CREATE UNIQUE INDEX ON files (id) INCLUDE (expiry)"
-                .into(),
-        ),
+/// Tables that the server can use as they are, with what is unusual about each.
+fn unusual() -> Vec<(&'static str, String)> {
+    let with = |more: &str| format!("{}; {more}", files("files", ""));
+    let partitions = "; CREATE TABLE p0 PARTITION OF files FOR VALUES WITH (MODULUS 2, REMAINDER 0); \
+         CREATE TABLE p1 PARTITION OF files FOR VALUES WITH (MODULUS 2, REMAINDER 1)";
+    let partitioned = files("files", "PARTITION BY HASH (id)") + partitions;
+    let trigger = "CREATE FUNCTION same() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN RETURN NEW; END $$; \
+         CREATE TRIGGER same BEFORE INSERT OR UPDATE ON files \
+         FOR EACH ROW EXECUTE FUNCTION same()";
+    let columns = "ALTER TABLE files ADD note text, ADD number serial, \
+         ADD twice int NOT NULL GENERATED ALWAYS AS (length(data) * 2) STORED";
+    let includes_more = "CREATE TABLE files (id text NOT NULL, data bytea NOT NULL, \
+         uploaded timestamptz, expiry timestamptz); \
+         CREATE UNIQUE INDEX ON files (id) INCLUDE (expiry)";
+    let without_default = "ALTER TABLE files ALTER uploaded DROP DEFAULT";
+    let row_level = "ALTER TABLE files ENABLE ROW LEVEL SECURITY";
+    vec![
+        ("partitioned by hash", partitioned),
+        ("no default of uploaded", with(without_default)),
+        ("more columns", with(columns)),
+        ("a trigger", with(trigger)),
+        ("an index that includes more", includes_more.into()),
         (
             "row-level security on a table of the server's own user",
-            files("files", "") + "; ALTER TABLE files ENABLE ROW LEVEL SECURITY",
+            with(row_level),
         ),
         (
             "another schema",
-            "CREATE SCHEMA tester; ".to_string() + &files("tester.files", ""),
+            format!("CREATE SCHEMA tester; {}", files("tester.files", "")),
         ),
-    ] {
+    ]
+}
+
+#[test]
+fn tables_of_other_kinds_are_served() {
+    for (what, sql) in unusual() {
         let database = Database::new();
         database.execute(&sql);
         let folder = config_folder(&database.url, "");
@@ -166,70 +161,76 @@ fn refusal(sql: &str) -> String {
     log
 }
 
+/// What is done to a table of files that the server has made, and what it says of it then.
+const UNUSABLE: [(&str, &str); 8] = [
+    (
+        "ALTER TABLE files ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE files DISABLE ROW LEVEL SECURITY",
+    ),
+    (
+        "ALTER TABLE schema_version ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE schema_version DISABLE ROW LEVEL SECURITY",
+    ),
+    (
+        "ALTER TABLE files DROP CONSTRAINT files_pkey",
+        "ALTER TABLE files ADD PRIMARY KEY (id)",
+    ),
+    (
+        "ALTER TABLE files DROP CONSTRAINT files_pkey, ADD PRIMARY KEY (id) DEFERRABLE",
+        "no unique index on id alone",
+    ),
+    (
+        "ALTER TABLE files DROP CONSTRAINT files_pkey; \
+         CREATE UNIQUE INDEX ON files (id) WHERE length(id) = 44",
+        "no unique index on id alone",
+    ),
+    (
+        "CREATE RULE kept AS ON INSERT TO files DO ALSO NOTIFY files",
+        "DROP RULE",
+    ),
+    (
+        "ALTER TABLE files ADD owner text NOT NULL",
+        "a column owner that must be filled",
+    ),
+    (
+        "ALTER TABLE files ALTER id TYPE varchar(20)",
+        "ALTER TABLE files ALTER id TYPE varchar(44)",
+    ),
+];
+
+/// What takes the place of the server's table of files, which is `kept` then, and what it says.
+const NO_TABLE: [(&str, &str); 4] = [
+    (
+        "CREATE TABLE files (id varchar(44), data bytea, uploaded timestamptz, \
+         expiry timestamptz) PARTITION BY RANGE (expiry); \
+         CREATE TABLE p PARTITION OF files DEFAULT",
+        "no unique index on id alone",
+    ),
+    (
+        "CREATE VIEW files AS SELECT * FROM kept",
+        "its files is a view",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW files AS SELECT * FROM kept",
+        "its files is a materialized view",
+    ),
+    (
+        "CREATE EXTENSION IF NOT EXISTS file_fdw; \
+         CREATE SERVER disk FOREIGN DATA WRAPPER file_fdw; \
+         CREATE FOREIGN TABLE files (id text, data bytea, uploaded timestamptz, \
+         expiry timestamptz) SERVER disk OPTIONS (filename '/dev/null')",
+        "its files is a foreign table",
+    ),
+];
+
 #[test]
 fn tables_that_cannot_be_served_are_refused_with_a_sentence() {
-    let replaced = |sql: &str| format!("ALTER TABLE files RENAME TO kept; {sql}");
-    for (sql, sentence) in [
-        (
-            "ALTER TABLE files ENABLE ROW LEVEL SECURITY".to_string(),
-            "ALTER TABLE files DISABLE ROW LEVEL SECURITY",
-        ),
-        (
-            "ALTER TABLE schema_version ENABLE ROW LEVEL SECURITY".into(),
-            "ALTER TABLE schema_version DISABLE ROW LEVEL SECURITY",
-        ),
-        (
-            replaced(
-                "CREATE TABLE files (id varchar(44), data bytea, uploaded timestamptz, \
-                 expiry timestamptz) PARTITION BY RANGE (expiry); \
-                 CREATE TABLE p PARTITION OF files DEFAULT",
-            ),
-            "no unique index on id alone",
-        ),
-        (
-            "ALTER TABLE files DROP CONSTRAINT files_pkey".into(),
-            "ALTER TABLE files ADD PRIMARY KEY (id)",
-        ),
-        (
-            "ALTER TABLE files DROP CONSTRAINT files_pkey, ADD PRIMARY KEY (id) DEFERRABLE".into(),
-            "no unique index on id alone",
-        ),
-        (
-            "ALTER TABLE files DROP CONSTRAINT files_pkey; \
-             CREATE UNIQUE INDEX ON files (id) WHERE length(id) = 44"
-                .into(),
-            "no unique index on id alone",
-        ),
-        (
-            replaced("CREATE VIEW files AS SELECT * FROM kept"),
-            "its files is a view",
-        ),
-        (
-            replaced("CREATE MATERIALIZED VIEW files AS SELECT * FROM kept"),
-            "its files is a materialized view",
-        ),
-        (
-            replaced(
-                "CREATE EXTENSION IF NOT EXISTS file_fdw; \
-                 CREATE SERVER disk FOREIGN DATA WRAPPER file_fdw; \
-                 CREATE FOREIGN TABLE files (id text, data bytea, uploaded timestamptz, \
-                 expiry timestamptz) SERVER disk OPTIONS (filename '/dev/null')",
-            ),
-            "its files is a foreign table",
-        ),
-        (
-            "CREATE RULE kept AS ON INSERT TO files DO ALSO NOTIFY files".into(),
-            "DROP RULE",
-        ),
-        (
-            "ALTER TABLE files ADD owner text NOT NULL".into(),
-            "a column owner that must be filled",
-        ),
-        (
-            "ALTER TABLE files ALTER id TYPE varchar(20)".into(),
-            "ALTER TABLE files ALTER id TYPE varchar(44)",
-        ),
-    ] {
+    let replaced = NO_TABLE.map(|(sql, sentence)| {
+        let sql = format!("ALTER TABLE files RENAME TO kept; {sql}");
+        (sql, sentence)
+    });
+    let changed = UNUSABLE.map(|(sql, sentence)| (sql.to_string(), sentence));
+    for (sql, sentence) in changed.into_iter().chain(replaced) {
         let log = refusal(&sql);
         assert!(log.contains(sentence), "{sql}: {log}");
     }

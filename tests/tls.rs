@@ -166,53 +166,56 @@ fn assert_outcome(url: &str, environment: &[(&str, &str)], refusal: Option<&str>
     assert!(!said.contains("sesame"), "{url}: {said}");
 }
 
+/// The host and the settings of a URL, and what is said if they are refused.
+const ASKED: [(&str, &str, Option<&str>); 13] = [
+    ("localhost", "", None),
+    ("localhost", "sslmode=prefer", None),
+    ("localhost", "sslmode=require", None),
+    ("127.0.0.1", "sslmode=verify-ca sslrootcert={ca.pem}", None),
+    (
+        "localhost",
+        "sslmode=verify-full sslrootcert={ca.pem}",
+        None,
+    ),
+    (
+        "127.0.0.1",
+        "sslmode=verify-full sslrootcert={ca.pem}",
+        None,
+    ),
+    (
+        "localhost",
+        "sslmode=require channel_binding=require",
+        Some("channel binding"),
+    ),
+    ("localhost", "sslmode=disable", Some("no encryption")),
+    (
+        "localhost",
+        "sslmode=verify-ca sslrootcert={other-ca.pem}",
+        Some("UnknownIssuer"),
+    ),
+    (
+        "localhost",
+        "sslmode=require sslrootcert={other-ca.pem}",
+        Some("UnknownIssuer"),
+    ),
+    ("localhost", "sslmode=verify-full", Some("UnknownIssuer")),
+    (
+        "localhost",
+        "sslmode=verify-full sslrootcert=/none.pem",
+        Some("/none.pem"),
+    ),
+    (
+        "localhost",
+        "sslmode=verify-full sslrootcert={client.key}",
+        Some("no certificate"),
+    ),
+];
+
 #[test]
 fn what_the_url_asks_of_tls_is_done_or_refused() {
     let secured = Secured::shared();
     let database = secured.cluster.database();
-    for (host, more, refusal) in [
-        ("localhost", "", None),
-        ("localhost", "sslmode=prefer", None),
-        ("localhost", "sslmode=require", None),
-        ("127.0.0.1", "sslmode=verify-ca sslrootcert={ca.pem}", None),
-        (
-            "localhost",
-            "sslmode=verify-full sslrootcert={ca.pem}",
-            None,
-        ),
-        (
-            "127.0.0.1",
-            "sslmode=verify-full sslrootcert={ca.pem}",
-            None,
-        ),
-        (
-            "localhost",
-            "sslmode=require channel_binding=require",
-            Some("channel binding"),
-        ),
-        ("localhost", "sslmode=disable", Some("no encryption")),
-        (
-            "localhost",
-            "sslmode=verify-ca sslrootcert={other-ca.pem}",
-            Some("UnknownIssuer"),
-        ),
-        (
-            "localhost",
-            "sslmode=require sslrootcert={other-ca.pem}",
-            Some("UnknownIssuer"),
-        ),
-        ("localhost", "sslmode=verify-full", Some("UnknownIssuer")),
-        (
-            "localhost",
-            "sslmode=verify-full sslrootcert=/none.pem",
-            Some("/none.pem"),
-        ),
-        (
-            "localhost",
-            "sslmode=verify-full sslrootcert={client.key}",
-            Some("no certificate"),
-        ),
-    ] {
+    for (host, more, refusal) in ASKED {
         let url = secured.url(host, &database, more);
         assert_outcome(&url, &[], refusal);
     }

@@ -30,66 +30,65 @@ const ORIGINAL_MEMORY: f64 = 380.0;
 /// Draws the throughput relative to the database alone, and the memory below it.
 pub fn draw(measured: &[Measured], memory: &Memory) -> String {
     let mut svg = Svg::default();
-    let mut y = 28.0;
-    svg.text(
-        16.0,
-        y,
-        "start",
-        INK,
-        16.0,
-        "Throughput, as a part of what the database alone does",
-    );
-    y += 26.0;
-    svg.legend(y);
-    y += 22.0;
-    let longest = measured.iter().map(Measured::ratio).fold(1.0, f64::max);
-    let scale = SPAN / (longest * 1.05);
-    let bottom = y + ROW * measured.len() as f64;
-    for tick in 0..=(longest * 2.0) as u32 {
-        let value = f64::from(tick) / 2.0;
-        let color = if tick == 2 { FAINT } else { "#e5e7eb" };
-        svg.line(LEFT + value * scale, y - 6.0, bottom, color);
-        svg.text(
-            LEFT + value * scale,
-            bottom + 16.0,
-            "middle",
-            FAINT,
-            12.0,
-            &value.to_string(),
-        );
+    let bottom = svg.throughput(28.0, measured);
+    let bottom = svg.memory(bottom + 56.0, memory);
+    svg.finish(bottom + 4.0)
+}
+
+impl Svg {
+    /// Draws it from `top` on; where it ends.
+    fn throughput(&mut self, top: f64, measured: &[Measured]) -> f64 {
+        self.heading(top, "Throughput, as a part of what the database alone does");
+        self.legend(top + 26.0);
+        let mut y = top + 48.0;
+        let longest = measured.iter().map(Measured::ratio).fold(1.0, f64::max);
+        let scale = SPAN / (longest * 1.05);
+        let bottom = y + ROW * measured.len() as f64;
+        for tick in 0..=(longest * 2.0) as u32 {
+            let value = f64::from(tick) / 2.0;
+            let color = if tick == 2 { FAINT } else { "#e5e7eb" };
+            let x = LEFT + value * scale;
+            self.line(x, y - 6.0, bottom, color);
+            let label = value.to_string();
+            self.text(x, bottom + 16.0, "middle", FAINT, 12.0, &label);
+        }
+        for row in measured {
+            let (ours, original) = (row.ratio(), row.row.original);
+            let labels = [format!("{ours:.2}"), original.to_string()];
+            self.pair(y, row.row.name, [ours * scale, original * scale], labels);
+            y += ROW;
+        }
+        bottom
     }
-    for row in measured {
-        svg.text(LEFT - 10.0, y + BAR + 5.0, "end", INK, 13.0, row.row.name);
-        svg.bar(y, row.ratio() * scale, OURS, &format!("{:.2}", row.ratio()));
-        svg.bar(
-            y + BAR + 2.0,
-            row.row.original * scale,
-            ORIGINAL,
-            &row.row.original.to_string(),
-        );
-        y += ROW;
+
+    /// Draws it from `top` on; where it ends.
+    fn memory(&mut self, top: f64, memory: &Memory) -> f64 {
+        self.heading(top, "Resident memory, MB");
+        let mut y = top + 22.0;
+        let scale = SPAN / (ORIGINAL_MEMORY * 1.05);
+        for (name, bytes) in [
+            ("idle", memory.idle),
+            ("files of 10 MB", memory.busy),
+            ("30 s later", memory.after),
+        ] {
+            let ours = bytes as f64 / 1e6;
+            let labels = [format!("{ours:.0}"), ORIGINAL_MEMORY.to_string()];
+            self.pair(y, name, [ours * scale, ORIGINAL_MEMORY * scale], labels);
+            y += ROW;
+        }
+        y
     }
-    y = bottom + 56.0;
-    svg.text(16.0, y, "start", INK, 16.0, "Resident memory, MB");
-    y += 22.0;
-    let scale = SPAN / (ORIGINAL_MEMORY * 1.05);
-    for (name, bytes) in [
-        ("idle", memory.idle),
-        ("files of 10 MB", memory.busy),
-        ("30 s later", memory.after),
-    ] {
-        let ours = bytes as f64 / 1e6;
-        svg.text(LEFT - 10.0, y + BAR + 5.0, "end", INK, 13.0, name);
-        svg.bar(y, ours * scale, OURS, &format!("{ours:.0}"));
-        svg.bar(
-            y + BAR + 2.0,
-            ORIGINAL_MEMORY * scale,
-            ORIGINAL,
-            &ORIGINAL_MEMORY.to_string(),
-        );
-        y += ROW;
+
+    fn heading(&mut self, y: f64, text: &str) {
+        self.text(16.0, y, "start", INK, 16.0, text);
     }
-    svg.finish(y + 4.0)
+
+    /// A row: our bar, and the original's below.
+    fn pair(&mut self, y: f64, name: &str, lengths: [f64; 2], labels: [String; 2]) {
+        self.text(LEFT - 10.0, y + BAR + 5.0, "end", INK, 13.0, name);
+        self.bar(y, lengths[0], OURS, &labels[0]);
+        self.bar(y + BAR + 2.0, lengths[1], ORIGINAL, &labels[1]);
+    }
 }
 
 #[derive(Default)]

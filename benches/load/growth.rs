@@ -5,6 +5,8 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use postgres::types::ToSql;
+
 use crate::client::Client;
 use crate::common::{Cluster, Database, Server, bytes, eventually};
 use crate::work::{Outcome, Prepared, Random, Step, Transport, closed_loop, id_of};
@@ -103,9 +105,12 @@ fn settings(ours: bool) -> &'static str {
     if ours { "ours" } else { "PostgreSQL's" }
 }
 
+/// The size of the files that come and go.
+const SIZE: usize = 100 * KB;
+/// How many days pass.
+const DAYS: usize = 6;
+
 fn live(database: &Database, files: usize, ours: bool) -> String {
-    const SIZE: usize = 100 * KB;
-    const DAYS: usize = 6;
     let server = Server::with(database, NO_CACHE);
     if !ours {
         database.execute(
@@ -117,46 +122,15 @@ fn live(database: &Database, files: usize, ours: bool) -> String {
     database.execute("ALTER SYSTEM SET autovacuum_naptime = '1 s'");
     database.execute("SELECT pg_reload_conf()");
     let kept = fill(&server, 10, KB);
-    // Uploads the files of a day.
-    let bring = |day: usize| {
-        let statement = "INSERT INTO files (id, data, expiry) \
-             SELECT 'day-' || $1::int8 || '-' || n, decode(repeat('07', $2), 'hex'), 'infinity' \
-             FROM generate_series(1, $3::int8) n";
-        let (day, count) = (day as i64, files as i64 / 10);
-        let brought = database
-            .client()
-            .execute(statement, &[&day, &(SIZE as i32), &count]);
-        brought.expect("stored");
-    };
-    (0..10).for_each(bring);
+    (0..10).for_each(|day| bring(database, day, files / 10));
     let megabytes = || database.number("SELECT pg_total_relation_size('files')") / 1_000_000;
     let first = megabytes();
     let quiet = closed_loop(2, 5.0, |number| getter(&server, &kept, KB, number));
     let (mut most, mut busy) = (first, Outcome::default());
     for day in 10..10 + DAYS {
-        let gone = format!("day-{}-%", day - 10);
-        database.execute(&format!(
-            "UPDATE files SET expiry = now() WHERE id LIKE '{gone}'"
-        ));
-        let over = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let asking = scope.spawn(|| {
-                let mut outcome = Outcome::default();
-                while !over.load(Ordering::Relaxed) {
-                    outcome.add(closed_loop(2, 0.2, |number| {
-                        getter(&server, &kept, KB, number)
-                    }));
-                }
-                outcome
-            });
-            eventually("they are deleted", || {
-                database.number("SELECT count(*) FROM files WHERE expiry <= now()") == 0
-            });
-            over.store(true, Ordering::Relaxed);
-            busy.add(asking.join().expect("no panic"));
-        });
+        busy.add(expire(database, &server, day - 10, &kept));
         settle(database);
-        bring(day);
+        bring(database, day, files / 10);
         let size = megabytes();
         eprintln!("day {} of {DAYS}: {size} MB", day - 9);
         most = most.max(size);
@@ -169,6 +143,39 @@ fn live(database: &Database, files: usize, ours: bool) -> String {
         quiet.percentile(0.99),
         busy.percentile(0.99),
     )
+}
+
+/// The files that come on a day.
+fn bring(database: &Database, day: usize, count: usize) {
+    let statement = "INSERT INTO files (id, data, expiry) \
+         SELECT 'day-' || $1::int8 || '-' || n, decode(repeat('07', $2), 'hex'), 'infinity' \
+         FROM generate_series(1, $3::int8) n";
+    let parameters: [&(dyn ToSql + Sync); 3] = [&(day as i64), &(SIZE as i32), &(count as i64)];
+    let brought = database.client().execute(statement, &parameters);
+    brought.expect("stored");
+}
+
+/// Lets the files of a day expire; what clients get meanwhile who ask for those that are kept.
+fn expire(database: &Database, server: &Server, day: usize, kept: &[String]) -> Outcome {
+    database.execute(&format!(
+        "UPDATE files SET expiry = now() WHERE id LIKE 'day-{day}-%'"
+    ));
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut outcome = Outcome::default();
+            while !over.load(Ordering::Relaxed) {
+                let get = |number| getter(server, kept, KB, number);
+                outcome.add(closed_loop(2, 0.2, get));
+            }
+            outcome
+        });
+        eventually("they are deleted", || {
+            database.number("SELECT count(*) FROM files WHERE expiry <= now()") == 0
+        });
+        over.store(true, Ordering::Relaxed);
+        asking.join().expect("no panic")
+    })
 }
 
 /// Waits until autovacuum has had time to start, and has finished.

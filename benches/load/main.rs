@@ -13,6 +13,7 @@ mod web;
 mod work;
 
 use std::error::Error;
+use std::ffi::OsString;
 
 use lexopt::{Arg, ValueExt};
 
@@ -40,10 +41,20 @@ cargo bench --bench load -- days [--files N] [--only ours]
 Each starts a PostgreSQL of its own, which waits for the disk, and the server.
 ";
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let (mut mode, mut only, mut chart) = ("table".to_string(), String::new(), None);
-    let (mut rounds, mut seconds, mut files) = (5, None, 5_000);
-    let mut options = mix::Options {
+/// What the command line asks for.
+struct Asked {
+    mode: String,
+    only: String,
+    chart: Option<OsString>,
+    rounds: usize,
+    seconds: Option<f64>,
+    files: usize,
+    mix: mix::Options,
+}
+
+/// Reads the command line; `None` if it asks for help.
+fn arguments() -> Result<Option<Asked>, Box<dyn Error>> {
+    let mix = mix::Options {
         clients: 8,
         seconds: 20.0,
         rate: None,
@@ -52,52 +63,72 @@ fn main() -> Result<(), Box<dyn Error>> {
         reconnects: false,
         settings: String::new(),
     };
+    let mut asked = Asked {
+        mode: "table".into(),
+        only: String::new(),
+        chart: None,
+        rounds: 5,
+        seconds: None,
+        files: 5_000,
+        mix,
+    };
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next()? {
         match argument {
             // Cargo's own.
             Arg::Long("bench") => {}
-            Arg::Value(value) => mode = value.string()?,
-            Arg::Long("only") => only = arguments.value()?.string()?,
-            Arg::Long("rounds") => rounds = arguments.value()?.parse()?,
-            Arg::Long("seconds") => seconds = Some(arguments.value()?.parse()?),
-            Arg::Long("chart") => chart = Some(arguments.value()?),
-            Arg::Long("files") => files = arguments.value()?.parse()?,
-            Arg::Long("clients") => options.clients = arguments.value()?.parse()?,
-            Arg::Long("rate") => options.rate = Some(arguments.value()?.parse()?),
-            Arg::Long("via") => options.via = arguments.value()?.string()?,
-            Arg::Long("direct") => options.direct = true,
-            Arg::Long("reconnect") => options.reconnects = true,
-            Arg::Long("set") => options.settings += &(arguments.value()?.string()? + "\n"),
-            Arg::Long("help") => {
-                print!("{HELP}");
-                return Ok(());
-            }
+            Arg::Value(value) => asked.mode = value.string()?,
+            Arg::Long("only") => asked.only = arguments.value()?.string()?,
+            Arg::Long("rounds") => asked.rounds = arguments.value()?.parse()?,
+            Arg::Long("seconds") => asked.seconds = Some(arguments.value()?.parse()?),
+            Arg::Long("chart") => asked.chart = Some(arguments.value()?),
+            Arg::Long("files") => asked.files = arguments.value()?.parse()?,
+            Arg::Long("clients") => asked.mix.clients = arguments.value()?.parse()?,
+            Arg::Long("rate") => asked.mix.rate = Some(arguments.value()?.parse()?),
+            Arg::Long("via") => asked.mix.via = arguments.value()?.string()?,
+            Arg::Long("direct") => asked.mix.direct = true,
+            Arg::Long("reconnect") => asked.mix.reconnects = true,
+            Arg::Long("set") => asked.mix.settings += &(arguments.value()?.string()? + "\n"),
+            Arg::Long("help") => return Ok(None),
             other => return Err(other.unexpected().into()),
         }
     }
-    match mode.as_str() {
-        "table" => {
-            let measured = table::measure(&only, rounds, seconds.unwrap_or(2.0));
-            println!("{}\n\n{}", process::machine(), table::describe(&measured));
-            if let Some(path) = chart {
-                let memory = table::memory(10.0);
-                println!(
-                    "resident memory: idle {:.1} MB, with files of 10 MB {:.0} MB, 30 s later {:.1} MB",
-                    memory.idle as f64 / 1e6,
-                    memory.busy as f64 / 1e6,
-                    memory.after as f64 / 1e6,
-                );
-                std::fs::write(path, chart::draw(&measured, &memory))?;
-            }
-        }
+    Ok(Some(asked))
+}
+
+/// Measures the table, and draws it into a file if one is named.
+fn table(asked: &Asked) -> Result<(), Box<dyn Error>> {
+    let measured = table::measure(&asked.only, asked.rounds, asked.seconds.unwrap_or(2.0));
+    println!("{}\n\n{}", process::machine(), table::describe(&measured));
+    let Some(path) = &asked.chart else {
+        return Ok(());
+    };
+    let memory = table::memory(10.0);
+    println!(
+        "resident memory: idle {:.1} MB, with files of 10 MB {:.0} MB, 30 s later {:.1} MB",
+        memory.idle as f64 / 1e6,
+        memory.busy as f64 / 1e6,
+        memory.after as f64 / 1e6,
+    );
+    std::fs::write(path, chart::draw(&measured, &memory))?;
+    Ok(())
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let Some(mut asked) = arguments()? else {
+        print!("{HELP}");
+        return Ok(());
+    };
+    let seconds = asked.seconds;
+    match asked.mode.as_str() {
+        "table" => table(&asked)?,
         "mix" => {
-            options.seconds = seconds.unwrap_or(options.seconds);
-            print!("{}", mix::run(&options));
+            asked.mix.seconds = seconds.unwrap_or(asked.mix.seconds);
+            print!("{}", mix::run(&asked.mix));
         }
         "rows" => print!("{}", growth::rows(seconds.unwrap_or(3.0))),
         "connections" => print!("{}", growth::connections(seconds.unwrap_or(2.0))),
-        "days" => print!("{}", growth::days(files, &only)),
+        "days" => print!("{}", growth::days(asked.files, &asked.only)),
         other => return Err(format!("there is no {other}; see --help").into()),
     }
     Ok(())

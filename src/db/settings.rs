@@ -77,7 +77,8 @@ impl Settings {
         refuse_impossible(&config)?;
         if config.get_hosts().is_empty() {
             // Certificates are checked for the address if the host has no name.
-            for address in config.get_hostaddrs().to_vec() {
+            let addresses = config.get_hostaddrs().to_vec();
+            for address in addresses {
                 config.host(&address.to_string());
             }
         }

@@ -338,7 +338,7 @@ fn der_content(der: &[u8]) -> Option<(&[u8], &[u8])> {
         }
         length = digits
             .iter()
-            .fold(0, |length, digit| length << 8 | usize::from(*digit));
+            .fold(0, |length, digit| (length << 8) | usize::from(*digit));
         rest = after;
     }
     rest.split_at_checked(length)

@@ -166,6 +166,31 @@ mod tests {
         );
     }
 
+    /// Receives a body of so many bytes, in one chunk, with a budget of so many.
+    fn receive_chunk(length: usize, budget: usize) -> Result<(Buffer, Reservation), Failure> {
+        let coded = format!("{length:x}\r\n{}\r\n0\r\n\r\n", "x".repeat(length));
+        let chunked = Header::from_bytes("Transfer-Encoding", "chunked").expect("ASCII");
+        // Without an end to its life, because the request wants it so.
+        let request = TestRequest::new()
+            .with_header(chunked)
+            .with_body(coded.leak());
+        let mut request = request.with_method(tiny_http::Method::Post).into();
+        let progress = Progress::start(Instant::now());
+        in_chunks(&mut request, 2 * STEPS[1], &Budget::new(budget), &progress)
+    }
+
+    #[test]
+    fn what_has_come_stays_reserved_while_there_is_a_larger_buffer() {
+        let both = STEPS[1] + 2 * STEPS[1];
+        let received = receive_chunk(STEPS[1] + 1, both);
+        assert!(received.is_ok_and(|(body, _)| body.len() == STEPS[1] + 1));
+        // There would be enough for the larger one alone.
+        let received = receive_chunk(STEPS[1] + 1, both - 1);
+        assert!(matches!(received, Err(Failure::NoMemory)));
+        let received = receive_chunk(STEPS[1] - 1, both - 1);
+        assert!(received.is_ok(), "it needs no larger buffer");
+    }
+
     #[test]
     fn a_target_is_its_path_after_one_slash() {
         assert_eq!(origin_form("//file/x"), "/file/x");

@@ -264,6 +264,22 @@ impl Database {
         Client::connect(&self.url, NoTls).expect("PostgreSQL runs")
     }
 
+    /// Locks the table of files for everybody else, until the lock is released or dropped.
+    pub fn lock_files(&self) -> Lock {
+        let mut client = self.client();
+        let locked = client.batch_execute("BEGIN; LOCK TABLE files");
+        locked.expect("a lock");
+        Lock(client)
+    }
+
+    /// How many connections wait for a lock.
+    pub fn waiting_for_locks(&self) -> i64 {
+        self.number(
+            "SELECT count(*) FROM pg_stat_activity \
+             WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        )
+    }
+
     /// The one number that `sql` selects.
     pub fn number(&self, sql: &str) -> i64 {
         self.client().query_one(sql, &[]).expect("a row").get(0)
@@ -271,6 +287,15 @@ impl Database {
 
     pub fn execute(&self, sql: &str) {
         self.client().batch_execute(sql).expect("valid SQL");
+    }
+}
+
+/// A lock on the table of files.
+pub struct Lock(Client);
+
+impl Lock {
+    pub fn release(mut self) {
+        self.0.batch_execute("ROLLBACK").expect("unlocked");
     }
 }
 

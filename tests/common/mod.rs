@@ -6,6 +6,8 @@
 
 mod client;
 mod cluster;
+mod github;
+mod load;
 mod onion;
 mod pooler;
 pub mod raw;
@@ -18,7 +20,9 @@ use std::time::{Duration, Instant};
 
 pub use client::{Connection, Response};
 pub use cluster::{Cluster, Database, is_root, succeed, tool};
-pub use onion::{Onion, Reply, new_exchange, nonce};
+pub use github::{GitHub, Script};
+pub use load::under_load;
+pub use onion::{Onion, Reply, bencoded, new_exchange, nonce};
 pub use pooler::Pooler;
 pub use server::{BINARY, Server, config_folder, run, signal};
 pub use signing::sign;

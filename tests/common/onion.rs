@@ -80,6 +80,12 @@ impl Onion {
     }
 }
 
+/// A list of texts as a v4 plaintext has it: `l`, each with its length before it, `e`.
+pub fn bencoded(parts: &[&str]) -> Vec<u8> {
+    let parts = parts.iter().map(|part| format!("{}:{part}", part.len()));
+    format!("l{}e", parts.collect::<String>()).into_bytes()
+}
+
 pub fn random<const N: usize>() -> [u8; N] {
     let mut random = [0; N];
     getrandom::getrandom(&mut random).expect("random numbers");

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use super::{Server, bytes};
+use super::{Server, bytes, eventually};
 
 /// A connection, whichever way it was made.
 pub trait Stream: Read + Write + Send {}
@@ -37,6 +37,28 @@ pub fn send(server: &Server, bytes: &[u8]) -> TcpStream {
     let mut stream = connect(server);
     stream.write_all(bytes).expect("sent");
     stream
+}
+
+/// All that comes in answer to `request` until the server ends the connection. One that refuses
+/// need not take all of the request.
+pub fn ask(server: &Server, request: &[u8]) -> String {
+    let mut stream = connect(server);
+    let _ = stream.write_all(request);
+    until_closed(stream).0
+}
+
+/// A request with a length of which the server can't be rid, other than by a restart.
+pub const LIE: &[u8] =
+    b"POST /file HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000000\r\n\r\n";
+
+/// Sends a request like [`LIE`] so often that the server restarts itself, and waits for that.
+pub fn make_restart(server: &Server, request: &[u8]) {
+    let before = server.log().matches("listening on").count();
+    let streams: Vec<TcpStream> = (0..300).map(|_| send(server, request)).collect();
+    streams.into_iter().map(until_closed).for_each(drop);
+    eventually("it restarts", || {
+        server.log().matches("listening on").count() == before + 1
+    });
 }
 
 /// What comes until the server ends the connection, and how long that took.

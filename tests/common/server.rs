@@ -174,6 +174,20 @@ impl Server {
         self.log.lock().expect("no panic").clone()
     }
 
+    /// Fails if a request was answered 500. A search for the number alone would find it in keys.
+    pub fn assert_no_500(&self) {
+        let log = self.log();
+        assert!(!log.contains("answered 500"), "{log}");
+    }
+
+    /// Waits until the timer thread has deleted and counted what is there at the start. Later it
+    /// does so at every `files.cleanup_interval`.
+    pub fn wait_for_first_cleanup(&self) {
+        eventually("the first statistics", || {
+            self.log().contains("files stored")
+        });
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

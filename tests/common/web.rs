@@ -154,6 +154,30 @@ fn apache(setup: &Setup) -> Command {
         format!("Listen 127.0.0.1:{port}\nListen 127.0.0.1:{other}\n")
     });
     let etc = setup.path("etc/apache2");
+    apache_sites(setup, &etc);
+    let mut apache = Command::new("apache2");
+    apache
+        .arg("-d")
+        .arg(&etc)
+        .arg("-f")
+        .arg(etc.join("apache2.conf"));
+    apache.args(["-D", "FOREGROUND"]);
+    for (name, value) in [
+        ("RUN_USER", "www-data".into()),
+        ("RUN_GROUP", "www-data".into()),
+        ("PID_FILE", format!("{folder}/run/apache2.pid")),
+        ("RUN_DIR", format!("{folder}/run")),
+        ("LOCK_DIR", format!("{folder}/run")),
+        ("LOG_DIR", format!("{folder}/log")),
+    ] {
+        apache.env(format!("APACHE_{name}"), value);
+    }
+    apache
+}
+
+/// Our example as apache's site on one port, and Debian's default on the other.
+fn apache_sites(setup: &Setup, etc: &Path) {
+    let (folder, port, other) = (setup.shown(), setup.port, setup.other_port);
     for module in APACHE_MODULES {
         let link = etc.join("mods-enabled").join(module);
         // One test may have enabled it for the whole machine.
@@ -190,24 +214,6 @@ fn apache(setup: &Setup) -> Command {
     let example = include_str!("../../packaging/apache/session-file-server.conf");
     let site = setup.example(example, &replacements);
     fs::write(etc.join("sites-enabled/session-file-server.conf"), site).expect("writable");
-    let mut apache = Command::new("apache2");
-    apache
-        .arg("-d")
-        .arg(&etc)
-        .arg("-f")
-        .arg(etc.join("apache2.conf"));
-    apache.args(["-D", "FOREGROUND"]);
-    for (name, value) in [
-        ("RUN_USER", "www-data".into()),
-        ("RUN_GROUP", "www-data".into()),
-        ("PID_FILE", format!("{folder}/run/apache2.pid")),
-        ("RUN_DIR", format!("{folder}/run")),
-        ("LOCK_DIR", format!("{folder}/run")),
-        ("LOG_DIR", format!("{folder}/log")),
-    ] {
-        apache.env(format!("APACHE_{name}"), value);
-    }
-    apache
 }
 
 fn haproxy(setup: &Setup) -> Command {

@@ -11,10 +11,7 @@ mod privacy;
 mod requests;
 mod site;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
-
-use common::{Connection, Web, bytes, eventually};
+use common::{Connection, Web, bytes, under_load};
 use session_file_server::protocol::onion::cipher::FreshNonce;
 use session_file_server::protocol::onion::client::{OnionRequest, read_v4_reply, v4_plaintext};
 use site::Site;
@@ -100,44 +97,31 @@ fn a_restart_under_load_fails_no_request(kind: Web) {
     let answer = site.connect().request("POST", "/file", &[], &file);
     let path = format!("/file/{}", answer.json()["id"].as_str().expect("an id"));
     let address = site.address.clone();
-    let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
-    // A test that has failed meanwhile tells nobody to stop.
-    let deadline = Instant::now() + Duration::from_secs(120);
-    std::thread::scope(|scope| {
-        for client in 0..6u64 {
-            let (address, file, path) = (&address, &file, &path);
-            let (stop, answered) = (&stop, &answered);
-            scope.spawn(move || {
-                // Kept alive to the web server, as browsers and service nodes do.
-                let mut connection = Connection::open(address);
-                for number in 0.. {
-                    if stop.load(Ordering::Relaxed) || Instant::now() > deadline {
-                        return;
-                    }
-                    if number % 50 == 0 {
-                        connection = Connection::open(address);
-                    }
-                    let answer = if number % 3 == 0 {
-                        let new = bytes((client << 32) | number, 20_000);
-                        connection.request("POST", "/file", &[], &new)
-                    } else {
-                        let answer = connection.request("GET", path, &[], b"");
-                        assert!(answer.status != 200 || answer.body == *file);
-                        answer
-                    };
-                    assert_eq!(answer.status, 200, "{answer:?}");
-                    answered.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-        for round in 0..4 {
-            let before = answered.load(Ordering::Relaxed);
-            eventually("load", || answered.load(Ordering::Relaxed) > before + 150);
-            if round < 3 {
-                site.restart_server(0);
+    let client = |client: u64| {
+        let (address, file, path) = (&address, &file, &path);
+        // Kept alive to the web server, as browsers and service nodes do.
+        let mut connection = Connection::open(address);
+        move |number| {
+            if number % 50 == 0 {
+                connection = Connection::open(address);
             }
+            let answer = if number % 3 == 0 {
+                let new = bytes((client << 32) | number, 20_000);
+                connection.request("POST", "/file", &[], &new)
+            } else {
+                let answer = connection.request("GET", path, &[], b"");
+                assert!(answer.status != 200 || answer.body == *file);
+                answer
+            };
+            assert_eq!(answer.status, 200, "{answer:?}");
         }
-        stop.store(true, Ordering::Relaxed);
+    };
+    under_load(6, client, |wait_for_more| {
+        for _ in 0..3 {
+            wait_for_more(150);
+            site.restart_server(0);
+        }
+        wait_for_more(150);
     });
 }
 

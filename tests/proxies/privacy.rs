@@ -28,30 +28,7 @@ pub fn no_log_tells_who_fetched_what(kind: Web) {
     let answer = connect().request("POST", "/file", &[], &file);
     let id = answer.json()["id"].as_str().expect("an id").to_string();
     let path = format!("/file/{id}");
-    for (method, target, status) in [
-        ("GET", path.clone(), 200),
-        ("HEAD", path.clone(), 200),
-        ("GET", format!("{path}/info"), 200),
-        ("POST", format!("{path}/extend"), 200),
-        ("DELETE", path.clone(), 405),
-        ("GET", format!("{path}/nothing"), 404),
-    ] {
-        let answer = connect().request(method, &target, &[], b"");
-        assert_eq!(answer.status, status, "{method} {target}: {answer:?}");
-    }
-    let too_large = vec![0; 17_000_000];
-    // nginx and apache may hang up while it is sent.
-    let _ = connect().try_request("POST", &format!("{path}/extend"), &[], &too_large);
-    let mut gone = connect();
-    gone.head(
-        "POST",
-        &format!("{path}/extend"),
-        &[("Content-Length", "100")],
-    );
-    drop(gone);
-    for hostile in requests(&path) {
-        hostile.send(connect());
-    }
+    ask_in_every_way(&connect, &path);
     if kind == Web::Nginx {
         let limited = |_: &i32| connect().request("GET", &path, &[], b"").status == 503;
         assert!((0..100).any(|number| limited(&number)), "one is limited");
@@ -77,6 +54,34 @@ pub fn no_log_tells_who_fetched_what(kind: Web) {
         if let Some(found) = find(folder, &[&id, &format!("{CLIENT}:"), &format!("{CLIENT} ")]) {
             panic!("{found}");
         }
+    }
+}
+
+/// Sends requests for a file, good and bad.
+fn ask_in_every_way(connect: &impl Fn() -> Connection, path: &str) {
+    for (method, target, status) in [
+        ("GET", path.to_string(), 200),
+        ("HEAD", path.to_string(), 200),
+        ("GET", format!("{path}/info"), 200),
+        ("POST", format!("{path}/extend"), 200),
+        ("DELETE", path.to_string(), 405),
+        ("GET", format!("{path}/nothing"), 404),
+    ] {
+        let answer = connect().request(method, &target, &[], b"");
+        assert_eq!(answer.status, status, "{method} {target}: {answer:?}");
+    }
+    let too_large = vec![0; 17_000_000];
+    // nginx and apache may hang up while it is sent.
+    let _ = connect().try_request("POST", &format!("{path}/extend"), &[], &too_large);
+    let mut gone = connect();
+    gone.head(
+        "POST",
+        &format!("{path}/extend"),
+        &[("Content-Length", "100")],
+    );
+    drop(gone);
+    for hostile in requests(path) {
+        hostile.send(connect());
     }
 }
 
