@@ -123,6 +123,29 @@ CREATE TABLE IF NOT EXISTS session_token_history (
     updated            timestamptz
 );
 
+-- The ids that the operator has blocked (session-file-server files block). A blocked file is not
+-- stored, served or extended until its id is unblocked.
+CREATE TABLE IF NOT EXISTS blocked_files (
+    id      varchar(44) COLLATE "C" PRIMARY KEY,
+    blocked timestamptz NOT NULL DEFAULT now(),
+    -- the operator's own words
+    reason  text
+);
+
+-- The ids of files that the operator has deleted or blocked in the last minutes. Every server reads
+-- them each second, and drops these files from its memory.
+CREATE TABLE IF NOT EXISTS removed_files (
+    id      varchar(44) COLLATE "C" PRIMARY KEY,
+    removed timestamptz NOT NULL
+);
+
+DO $$
+BEGIN
+    IF to_regclass('removed_files_removed') IS NULL THEN
+        CREATE INDEX removed_files_removed ON removed_files (removed);
+    END IF;
+END $$;
+
 -- The counters of each server on this database since its start. Each server writes its own once
 -- a minute, and session-file-server status shows them.
 CREATE TABLE IF NOT EXISTS servers (
@@ -144,6 +167,6 @@ CREATE TABLE IF NOT EXISTS schema_version (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row)
 );
 
-INSERT INTO schema_version (version) VALUES (1)
+INSERT INTO schema_version (version) VALUES (2)
     ON CONFLICT (only_row) DO UPDATE
     SET version = excluded.version WHERE schema_version.version < excluded.version;

@@ -1,5 +1,6 @@
 //! Numbers as people read them: bytes, counts, spans of time.
 
+use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 /// Formats a number of bytes with three digits and a decimal unit.
@@ -45,6 +46,19 @@ pub fn distance(time: SystemTime, now: SystemTime) -> String {
     match now.duration_since(time) {
         Ok(past) => format!("{} ago", span(past)),
         Err(future) => format!("in {}", span(future.duration())),
+    }
+}
+
+/// Formats a time, and how far it is from `now`; "never" for one beyond the year 9999.
+pub fn moment(time: SystemTime, now: SystemTime) -> String {
+    let mut shown = String::new();
+    // The library panics for times before 1970, and fails for those beyond the year 9999.
+    let in_range = time >= SystemTime::UNIX_EPOCH
+        && write!(shown, "{}", humantime::format_rfc3339_seconds(time)).is_ok();
+    if in_range {
+        format!("{shown} ({})", distance(time, now))
+    } else {
+        "never".into()
     }
 }
 
@@ -97,6 +111,15 @@ mod tests {
         ] {
             assert_eq!(count(number, "file"), shown);
         }
+    }
+
+    #[test]
+    fn a_moment_is_told_with_its_distance_and_never_beyond_the_last_year() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(60);
+        let shown = moment(SystemTime::UNIX_EPOCH, now);
+        assert_eq!(shown, "1970-01-01T00:00:00Z (1 minute ago)");
+        let far = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40);
+        assert_eq!(moment(far, now), "never");
     }
 
     #[test]

@@ -125,6 +125,12 @@ fn wrong_usage_exits_2_and_help_lists_the_commands() {
         &["--colour"],
         &["--config"],
         &["serve", "twice"],
+        &["files"],
+        &["files", "hide"],
+        &["files", "show"],
+        &["files", "delete", "--json", "12"],
+        &["files", "show", "--reason", "spam", "12"],
+        &["files", "blocked", "12"],
     ] {
         let output = run(folder.path(), wrong);
         assert_eq!(output.status.code(), Some(2), "{wrong:?}");
@@ -144,6 +150,11 @@ fn wrong_usage_exits_2_and_help_lists_the_commands() {
             "import directory",
             "import pools",
             "import database",
+            "files show",
+            "files delete",
+            "files block ",
+            "files unblock",
+            "files blocked",
         ];
         let options = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
         let options = options.filter(|word| word.starts_with("--") && word.len() > 2);
@@ -153,7 +164,7 @@ fn wrong_usage_exits_2_and_help_lists_the_commands() {
         commands.chain(options).map(str::to_string).collect()
     };
     let man = include_str!("../packaging/session-file-server.1").replace("\\-", "-");
-    assert_eq!(words(&help).len(), 8 + 8, "{:?}", words(&help));
+    assert_eq!(words(&help).len(), 13 + 9, "{:?}", words(&help));
     assert_eq!(words(&man), words(&help));
 }
 

@@ -1,4 +1,10 @@
 //! The endpoints that store and serve files.
+//!
+//! A file whose id the operator has blocked is answered 404 everywhere, like an expired one,
+//! because Session's clients take no other status as final. Desktop repeats a request up to three
+//! times after any other failure, 410 included. Android marks an attachment as expired after 404,
+//! iOS marks it as invalid, and both try again after 410. An upload of a blocked file is answered
+//! 404 too, because otherwise desktop would send its bytes three times.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,14 +16,32 @@ use serde_json::{Value, json};
 
 use super::context::{Context, database_error};
 use crate::buffer::Buffer;
-use crate::cache::files::{File, Lookup};
+use crate::cache::files::{File, Lookup, UNCONFIRMED_MAX};
 use crate::config;
-use crate::db::{self, FileInfo};
+use crate::db::{self, FileInfo, Refreshed};
 use crate::protocol::file_id::FileId;
 use crate::protocol::http::{BASE64, Body, Method, Request, Response, unix_seconds};
 
 /// The header in which a client asks for a file's lifetime, seconds.
 pub const TTL_HEADER: &str = "X-FS-TTL";
+
+/// The result of storing an upload.
+enum Uploaded {
+    /// The file is stored under this id.
+    Stored(FileId, FileInfo),
+    /// No free random id was found, or `files.max_total_size` leaves no space.
+    NoRoom,
+    /// The content id is blocked.
+    Blocked,
+}
+
+impl Uploaded {
+    /// The result for what [`store`](db::Connection::store) has returned, which is `None` if the id
+    /// is blocked.
+    fn of(id: FileId, stored: Option<FileInfo>) -> Uploaded {
+        stored.map_or(Uploaded::Blocked, |info| Uploaded::Stored(id, info))
+    }
+}
 
 /// How many random ids are tried until one is free.
 const RANDOM_ID_TRIES: usize = 25;
@@ -37,14 +61,15 @@ pub fn upload(request: &Request, context: &mut Context) -> Response {
         store_by_content(request.body, ttl, context)
     };
     match stored {
-        Ok(Some((id, info))) => {
+        Ok(Uploaded::Stored(id, info)) => {
             context.statistics.stored();
             remember(&id, request.body, &info, context);
             let mut answer = json!({ "id": id.as_str() });
             add_info(&mut answer, &info);
             Response::json(200, &answer)
         }
-        Ok(None) => Response::error(507),
+        Ok(Uploaded::NoRoom) => Response::error(507),
+        Ok(Uploaded::Blocked) => Response::error(404),
         Err(error) => database_error(&error),
     }
 }
@@ -113,14 +138,15 @@ pub fn deprecated_upload(request: &Request, context: &mut Context) -> Response {
         return Response::error(413);
     }
     match store_at_random_id(&data, settings.expiry, context) {
-        Ok(Some((id, info))) => {
+        Ok(Uploaded::Stored(id, info)) => {
             context.statistics.stored();
             remember(&id, &data, &info, context);
             // Random ids are decimal numbers, so they always parse.
             let id: Value = id.as_str().parse::<u64>().map_or(Value::Null, Value::from);
             Response::json(200, &json!({ "status_code": 200, "result": id, "id": id }))
         }
-        Ok(None) => Response::error(507),
+        Ok(Uploaded::NoRoom) => Response::error(507),
+        Ok(Uploaded::Blocked) => Response::error(404),
         Err(error) => database_error(&error),
     }
 }
@@ -151,10 +177,12 @@ fn find(
     context.statistics.looked_for_file(is_cached);
     match found {
         Lookup::Fresh(file) => Ok(Some((file.bytes, file.expires))),
-        Lookup::Stale(file) => match file_info(id, context) {
+        Lookup::Stale(file, age) => match file_info(id, context) {
             Ok(info) => Ok(info.map(|info| (file.bytes, info.expires))),
-            // While the database is away, the unconfirmed entry is served.
-            Err(db::Error::Unavailable(_)) => Ok(Some((file.bytes, file.expires))),
+            // While the database is away, the unconfirmed entry is served for some minutes.
+            Err(db::Error::Unavailable(_)) if age < UNCONFIRMED_MAX => {
+                Ok(Some((file.bytes, file.expires)))
+            }
             Err(error) => Err(error),
         },
         Lookup::Missing => {
@@ -221,43 +249,45 @@ fn requested_ttl(header: Option<&str>, settings: &config::Files) -> Result<Durat
     }
 }
 
-/// Stores a file under its content id. `None` if `files.max_total_size` leaves no space for it; a
-/// file that is stored already needs none.
+/// Stores a file under its content id. A file that is stored already needs no space below
+/// `files.max_total_size`.
 fn store_by_content(
     data: &[u8],
     ttl: Duration,
     context: &mut Context,
-) -> Result<Option<(FileId, FileInfo)>, db::Error> {
+) -> Result<Uploaded, db::Error> {
     let id = FileId::of_content(data);
     let Some(limit) = context.config.files.max_total_size else {
-        let info = context.db.store(&id, data, ttl)?;
-        return Ok(Some((id, info)));
+        let stored = context.db.store(&id, data, ttl)?;
+        return Ok(Uploaded::of(id, stored));
     };
-    // A file that is stored already takes no space.
-    if let Some(info) = context.db.refresh(&id, ttl)? {
-        return Ok(Some((id, info)));
+    match context.db.refresh(&id, ttl)? {
+        Refreshed::Stored(info) => return Ok(Uploaded::Stored(id, info)),
+        Refreshed::Blocked => return Ok(Uploaded::Blocked),
+        Refreshed::Absent => {}
     }
     let stored_bytes = &context.statistics.stored_bytes;
     let Some(room) = stored_bytes.reserve(data.len() as u64, limit) else {
-        return Ok(None);
+        return Ok(Uploaded::NoRoom);
     };
     // If another client stores the same file now, it is counted twice until the next count.
-    let info = context.db.store(&id, data, ttl)?;
-    room.fill();
-    Ok(Some((id, info)))
+    let stored = context.db.store(&id, data, ttl)?;
+    if stored.is_some() {
+        room.fill();
+    }
+    Ok(Uploaded::of(id, stored))
 }
 
-/// Stores a file under a random id. `None` if no free id is found, or `files.max_total_size`
-/// leaves no space.
+/// Stores a file under a random id that is neither taken nor blocked.
 fn store_at_random_id(
     data: &[u8],
     ttl: Duration,
     context: &mut Context,
-) -> Result<Option<(FileId, FileInfo)>, db::Error> {
+) -> Result<Uploaded, db::Error> {
     let limit = context.config.files.max_total_size.unwrap_or(u64::MAX);
     let stored_bytes = &context.statistics.stored_bytes;
     let Some(room) = stored_bytes.reserve(data.len() as u64, limit) else {
-        return Ok(None);
+        return Ok(Uploaded::NoRoom);
     };
     for _ in 0..RANDOM_ID_TRIES {
         let mut random = [0; 8];
@@ -267,11 +297,11 @@ fn store_at_random_id(
         let id = FileId::numeric(prefix, u64::from_le_bytes(random));
         if let Some(info) = context.db.store_new(&id, data, ttl)? {
             room.fill();
-            return Ok(Some((id, info)));
+            return Ok(Uploaded::Stored(id, info));
         }
     }
     log::error!("no free random id in {RANDOM_ID_TRIES} tries");
-    Ok(None)
+    Ok(Uploaded::NoRoom)
 }
 
 fn info_response(found: Result<Option<FileInfo>, db::Error>) -> Response {

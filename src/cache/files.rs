@@ -5,6 +5,11 @@
 //! server on the same database may have extended it, or an operator may have deleted it by hand.
 //! So an entry must be [confirmed](Lookup::Stale) by the database regularly, which costs much
 //! less than reading the file.
+//!
+//! A file that the operator deletes or blocks must be gone sooner. The timer thread reads every
+//! second which files were removed lately, and [drops](FileCache::drop_removed) them from the
+//! cache. If it can't, because it is busy or the database is away, no entry is trusted any more
+//! after [`REMOVALS_KNOWN_FOR`]: each use of one must be confirmed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -17,6 +22,13 @@ use crate::protocol::file_id::FileId;
 /// How long the server uses an entry without a confirmation. Clients must learn within a minute
 /// when another server has extended a file.
 pub const FRESH_FOR: Duration = Duration::from_secs(30);
+/// How long entries are trusted after the list of removed files was last read. This is longer than
+/// a statement of the timer thread may wait for a lock (5 s), so that a lock doesn't slow
+/// downloads.
+pub const REMOVALS_KNOWN_FOR: Duration = Duration::from_secs(10);
+/// How long after its last confirmation an entry may be served while the database can't be asked.
+/// The database may be out of this server's reach alone, and the file be blocked there meanwhile.
+pub const UNCONFIRMED_MAX: Duration = Duration::from_secs(5 * 60);
 /// The largest small file, bytes. Avatars, which have 5 to 60 KB, are small.
 const SMALL_FILE: usize = 128 * 1024;
 /// The part of the cache that is for small files, as a divisor; the rest is for large ones. Either
@@ -42,8 +54,9 @@ pub struct File {
 pub enum Lookup {
     /// The file, which can be served.
     Fresh(File),
-    /// The file, which can be served if the database confirms that it is still there.
-    Stale(File),
+    /// The file, which can be served if the database confirms that it is still there, and the time
+    /// since it was last confirmed.
+    Stale(File, Duration),
     /// The cache doesn't have the file.
     Missing,
 }
@@ -56,6 +69,8 @@ pub struct FileCache {
     /// How long an entry needs no confirmation.
     fresh: Duration,
     state: Mutex<CacheState>,
+    /// When the list of removed files was last read.
+    removals_read: Mutex<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -82,8 +97,8 @@ struct Entry {
     expires: SystemTime,
     /// The last use, as a value of [`CacheState::clock`].
     used: u64,
-    /// When the entry must be confirmed.
-    fresh_until: Instant,
+    /// When the database last confirmed the entry.
+    confirmed: Instant,
     /// When the file expires, by this machine's clock.
     expires_at: Instant,
 }
@@ -96,12 +111,15 @@ impl FileCache {
             capacity,
             fresh,
             state: Mutex::default(),
+            // The cache is empty, so that it holds no removed file.
+            removals_read: Mutex::new(Instant::now()),
         }
     }
 
     /// Looks for a file, which counts as a use of its entry.
     pub fn find(&self, id: &FileId) -> Lookup {
         let now = Instant::now();
+        let is_watched = now.duration_since(*lock(&self.removals_read)) < REMOVALS_KNOWN_FOR;
         match lock(&self.state).used(id) {
             Some(entry) if entry.expires_at > now => {
                 let file = File {
@@ -109,16 +127,22 @@ impl FileCache {
                     expires: entry.expires,
                     remaining: entry.expires_at - now,
                 };
-                if entry.fresh_until > now {
+                let age = now.duration_since(entry.confirmed);
+                if is_watched && age < self.fresh {
                     Lookup::Fresh(file)
                 } else {
-                    Lookup::Stale(file)
+                    Lookup::Stale(file, age)
                 }
             }
             // An expired entry counts as missing and stays: another server may have extended the
             // file, which `extended` then notes.
             _ => Lookup::Missing,
         }
+    }
+
+    /// Whether the cache never keeps a file.
+    pub fn is_off(&self) -> bool {
+        self.capacity == 0
     }
 
     /// Whether the cache would keep a file of that many bytes.
@@ -137,7 +161,7 @@ impl FileCache {
             bytes: file.bytes,
             expires: file.expires,
             used: 0,
-            fresh_until: expires_at.min(now + self.fresh),
+            confirmed: now,
             expires_at,
         };
         let mut state = lock(&self.state);
@@ -173,6 +197,20 @@ impl FileCache {
         let removed = lock(&self.state).remove(id);
         // Freeing a large buffer takes time, so it happens outside the lock.
         drop(removed);
+    }
+
+    /// Drops files that were removed, or all files if `ids` is `None`. The list of removed files
+    /// was read at the time `asked`, and had no others.
+    pub fn drop_removed(&self, ids: Option<&[FileId]>, asked: Instant) {
+        match ids {
+            Some(ids) => ids.iter().for_each(|id| self.forget(id)),
+            None => {
+                let dropped = std::mem::take(&mut *lock(&self.state));
+                // Freeing large buffers takes time, so it happens outside the lock.
+                drop(dropped);
+            }
+        }
+        *lock(&self.removals_read) = asked;
     }
 
     /// The memory that the class of a file with so many bytes may take while the other class
@@ -278,9 +316,28 @@ mod tests {
         cache.keep(&id(1), file(KB));
         assert!(has(&cache, 1));
         std::thread::sleep(cache.fresh);
-        assert!(matches!(cache.find(&id(1)), Lookup::Stale(_)));
+        assert!(matches!(cache.find(&id(1)), Lookup::Stale(_, age) if age >= cache.fresh));
         cache.extended(&id(1), SystemTime::now(), FRESH_FOR);
         assert!(has(&cache, 1));
+    }
+
+    #[test]
+    fn removed_files_are_dropped_and_none_is_trusted_while_removals_are_unknown() {
+        let cache = FileCache::new(MB, FRESH_FOR);
+        for number in 1..=3 {
+            cache.keep(&id(number), file(KB));
+        }
+        cache.drop_removed(Some(&[id(1), id(9)]), Instant::now());
+        assert!(!has(&cache, 1) && has(&cache, 2) && has(&cache, 3));
+        let long_ago = Instant::now().checked_sub(REMOVALS_KNOWN_FOR);
+        cache.drop_removed(Some(&[]), long_ago.expect("the machine runs for longer"));
+        assert!(matches!(cache.find(&id(2)), Lookup::Stale(_, age) if age < FRESH_FOR));
+        cache.drop_removed(Some(&[]), Instant::now());
+        assert!(has(&cache, 2));
+        cache.drop_removed(None, Instant::now());
+        assert!(matches!(cache.find(&id(3)), Lookup::Missing));
+        cache.keep(&id(3), file(KB));
+        assert!(has(&cache, 3) && !cache.is_off());
     }
 
     #[test]

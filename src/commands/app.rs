@@ -35,7 +35,7 @@ pub struct App {
     database: Arc<Database>,
     probe: db::Probe,
     keys: ServerKeys,
-    cache: FileCache,
+    cache: Arc<FileCache>,
     versions: Arc<ReleaseCache>,
     statistics: Arc<Statistics>,
 }
@@ -59,7 +59,7 @@ impl App {
         let app = App {
             config: config.clone(),
             keys,
-            cache: FileCache::new(config.files.cache_size, files::FRESH_FOR),
+            cache: Arc::new(FileCache::new(config.files.cache_size, files::FRESH_FOR)),
             statistics: Arc::default(),
             versions: Arc::default(),
             probe: db::Probe::start(&database).map_err(cannot_start)?,
@@ -77,6 +77,7 @@ impl App {
     /// stopping. Its work may be interrupted anywhere.
     fn start_timer(&self, stop: &Stop, unusable: &Arc<AtomicBool>) -> Result<(), String> {
         let (cache, statistics) = (self.versions.clone(), self.statistics.clone());
+        let files = self.cache.clone();
         let (config, database) = (self.config.clone(), self.database.clone());
         let (stopped, stop, unusable) = (stop.clone(), stop.clone(), unusable.clone());
         let (tell, told) = mpsc::sync_channel(0);
@@ -90,7 +91,7 @@ impl App {
                 Err(_) => return,
             };
             if is_ready || prepare_when_back(&database, &config, &statistics, &stop, &unusable) {
-                run_timer(&config, &database, &cache, &statistics, &stop);
+                run_timer(&config, &database, &cache, &files, &statistics, &stop);
             }
         };
         let builder = thread::Builder::new().name("timer".into());
@@ -154,12 +155,13 @@ fn run_timer(
     config: &Arc<Config>,
     database: &Arc<Database>,
     cache: &Arc<ReleaseCache>,
+    files: &Arc<FileCache>,
     statistics: &Statistics,
     stop: &Stop,
 ) {
     let run = || {
-        let db = database.connection();
-        upkeep::timer::run(config, db, cache.clone(), statistics, stop);
+        let (db, cache) = (database.connection(), cache.clone());
+        upkeep::timer::run(config, db, cache, files.clone(), statistics, stop);
     };
     // The restart is safe, because it makes a new connection and new timers.
     while catch_unwind(AssertUnwindSafe(run)).is_err() {

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
+use super::files::Action;
 use super::import;
 use crate::db::Settings;
+use crate::protocol::file_id::FileId;
 
 /// The output of `--help`.
 pub const HELP_TEXT: &str = "\
@@ -29,6 +31,17 @@ Commands:
                  take over the storage pools in DIR that an older server's database knows
   import database [--from DATABASE_URL] [--table NAME]
                  take over the files in another database, or in another table
+  files show ID...
+                 size and times of files, and whether they are blocked
+  files delete ID...
+                 delete files at once, on every server of this database
+  files block ID... [--reason TEXT]
+                 the same, and refuse them from now on
+  files unblock ID...
+                 refuse them no more
+  files blocked  list what is blocked
+
+An ID is a file's id or a link to it; - reads them from standard input, one on each line.
 
 Options:
   --config FILE  default: config.toml here, then /etc/session-file-server/config.toml;
@@ -38,7 +51,8 @@ Options:
                  the older server's database, written as database.url is; default: that
                  database
   --table NAME   the older server's table, written as in SQL; default: files
-  --json         let status print JSON
+  --json         let status, files show and files blocked print JSON
+  --reason TEXT  why files block blocks, for files show and files blocked
   --rebuild-ids  let init-db sort the ids of files as bytes, while they are served: for
                  databases whose collation has changed with the operating system
   -h, --help     print this
@@ -71,6 +85,8 @@ pub enum Command {
         /// `--json`: print JSON instead of text.
         json: bool,
     },
+    /// `files`: deals with reported files, which the words name.
+    Files(Action, Vec<String>),
     /// `import`: takes over an older server's files.
     Import(Box<import::Origin>),
     /// `--help`: prints [`HELP_TEXT`].
@@ -96,12 +112,19 @@ impl Arguments {
         let mut words = Vec::new();
         let mut options = Options::default();
         let mut config = None;
-        while let Some(argument) = parser.next()? {
+        loop {
+            if words.first().is_some_and(|word| word == "files") {
+                words.extend(content_ids(&mut parser));
+            }
+            let Some(argument) = parser.next()? else {
+                break;
+            };
             match argument {
                 Long("config") => config = Some(PathBuf::from(parser.value()?)),
                 Long("allow-root") => options.allow_root = true,
                 Long("json") => options.json = true,
                 Long("rebuild-ids") => options.rebuild_ids = true,
+                Long("reason") => options.reason = Some(reason(&parser.value()?)?),
                 Long("from") => options.from = Some(database_url(&parser.value()?)?),
                 Long("table") => options.table = Some(table_name(&parser.value()?)?),
                 Short('h') | Long("help") => options.instead = Some(Command::Help),
@@ -123,6 +146,7 @@ struct Options {
     rebuild_ids: bool,
     from: Option<Settings>,
     table: Option<String>,
+    reason: Option<String>,
     instead: Option<Command>,
 }
 
@@ -146,19 +170,49 @@ impl Options {
             Some("status") => Command::Status {
                 json: std::mem::take(&mut self.json),
             },
+            Some("files") => self.files(&mut words)?,
             Some("import") => Command::Import(Box::new(self.import(&mut words)?)),
             _ => return Err(format!("unknown command {name:?}").into()),
         };
         let is_left = self.from.is_some() || self.table.is_some();
         match (words.next(), self.json, is_left) {
             (Some(word), _, _) => Err(Value(word).unexpected()),
-            (_, true, _) => Err("--json is for status alone".into()),
+            (_, true, _) => Err("--json is for status, files show and files blocked".into()),
+            _ if self.reason.is_some() => Err("--reason is for files block alone".into()),
             _ if self.rebuild_ids => Err("--rebuild-ids is for init-db alone".into()),
             (_, _, true) => {
                 Err("--from and --table are for import pools and import database".into())
             }
             _ => Ok(command),
         }
+    }
+
+    fn files(
+        &mut self,
+        words: &mut impl Iterator<Item = OsString>,
+    ) -> Result<Command, lexopt::Error> {
+        let action = match words.next().unwrap_or_default().to_str() {
+            Some("show") => Action::Show {
+                json: std::mem::take(&mut self.json),
+            },
+            Some("delete") => Action::Delete,
+            Some("block") => Action::Block {
+                reason: self.reason.take().filter(|reason| !reason.is_empty()),
+            },
+            Some("unblock") => Action::Unblock,
+            Some("blocked") => Action::Blocked {
+                json: std::mem::take(&mut self.json),
+            },
+            _ => return Err("files is followed by show, delete, block, unblock or blocked".into()),
+        };
+        if matches!(action, Action::Blocked { .. }) {
+            return Ok(Command::Files(action, Vec::new()));
+        }
+        let ids: Vec<String> = words.map(|id| id.to_string_lossy().into_owned()).collect();
+        if ids.is_empty() {
+            return Err("files needs ids, links, or - for a list on standard input".into());
+        }
+        Ok(Command::Files(action, ids))
     }
 
     fn import(
@@ -187,6 +241,25 @@ impl Options {
             _ => Err("import takes over a directory, pools or a database".into()),
         }
     }
+}
+
+/// Takes the next arguments that are content ids or links to files that have one. One in 64 of
+/// these ids begins with a hyphen, and must not be taken for an option; no option is that long.
+fn content_ids(parser: &mut lexopt::Parser) -> Vec<OsString> {
+    let is_content_id = |word: &OsStr| {
+        let id = word.to_str().and_then(FileId::in_link);
+        id.is_some_and(|id| id.is_content_id())
+    };
+    let mut ids = Vec::new();
+    // There are no raw arguments while an option waits for its value.
+    if let Some(mut arguments) = parser.try_raw_args() {
+        ids.extend(std::iter::from_fn(|| arguments.next_if(is_content_id)));
+    }
+    ids
+}
+
+fn reason(value: &OsStr) -> Result<String, lexopt::Error> {
+    Ok(value.to_str().ok_or("--reason is not UTF-8")?.to_string())
 }
 
 /// Parses the value of `--from`. The error doesn't repeat it, because it may hold a password.

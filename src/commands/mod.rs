@@ -4,6 +4,7 @@ mod app;
 pub mod arguments;
 mod check_config;
 mod explain;
+pub mod files;
 pub mod import;
 mod init_db;
 mod keys;
@@ -33,6 +34,7 @@ pub fn run(arguments: Arguments) -> Result<(), String> {
         Command::CheckConfig => check_config::run(&ConfigSource::read(file)?.config()?),
         Command::Keys => keys::run(&config(file)?),
         Command::Status { json } => status::run(&config(file)?, json),
+        Command::Files(action, words) => files::run(&config(file)?, &action, &words),
         Command::Import(from) => import::run(*from, &config(file)?),
     }
 }

@@ -1,6 +1,5 @@
 //! `status`: prints what the server stores and knows, for its operator.
 
-use std::fmt::Write;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
@@ -38,6 +37,8 @@ pub struct Status {
     /// The size of the database on its disk, bytes.
     database_bytes: u64,
     files: Totals,
+    /// The number of blocked ids.
+    blocked: u64,
     versions: Vec<PlatformStatus>,
     servers: Vec<NotedServer>,
     /// Problems that don't keep the server from running.
@@ -75,6 +76,7 @@ impl Status {
             database: config.database.database_name().to_string(),
             database_bytes: db.database_size()?,
             files: db.totals()?,
+            blocked: db.count_blocked_files()?,
             servers: db.noted_servers()?,
             warnings: db.schema_warnings()?,
             now: SystemTime::now(),
@@ -93,6 +95,10 @@ impl Status {
             ("next expiry", self.files.next_expiry),
         ] {
             text += &format!("{label:<12} {}\n", self.describe_time(time));
+        }
+        if self.blocked > 0 {
+            let ids = quantity::count(self.blocked, "id");
+            text += &format!("blocked      {ids}\n");
         }
         text += &format!(
             "database     {}, {}, schema version {}\n",
@@ -119,18 +125,7 @@ impl Status {
     }
 
     fn describe_time(&self, time: Option<SystemTime>) -> String {
-        let Some(time) = time else {
-            return "none".into();
-        };
-        let mut shown = String::new();
-        // The library panics for times before 1970, and fails for those beyond the year 9999.
-        let in_range = time >= SystemTime::UNIX_EPOCH
-            && write!(shown, "{}", humantime::format_rfc3339_seconds(time)).is_ok();
-        if in_range {
-            format!("{shown} ({})", quantity::distance(time, self.now))
-        } else {
-            "never".into()
-        }
+        time.map_or("none".into(), |time| quantity::moment(time, self.now))
     }
 
     fn describe_releases(&self, known: &KnownReleases) -> String {
@@ -179,6 +174,7 @@ impl Status {
             "files": {
                 "count": self.files.files,
                 "bytes": self.files.bytes,
+                "blocked": self.blocked,
                 "oldest": time(self.files.oldest),
                 "next_expiry": time(self.files.next_expiry),
             },

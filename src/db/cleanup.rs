@@ -22,14 +22,15 @@ const DELETE_EXPIRED: &str = "WITH deleted AS ( \
 
 impl Connection {
     /// Deletes expired files in small batches, until there are none or `stop` returns true. After
-    /// each batch, `deleted` gets the number of deleted files and of their bytes.
+    /// each batch, `deleted` gets the number of deleted files and of their bytes, and may use this
+    /// connection for work that can't wait until all are deleted.
     ///
     /// # Errors
     /// Those of the database. Files that were deleted before stay deleted.
     pub fn delete_expired(
         &mut self,
         stop: impl Fn() -> bool,
-        mut deleted: impl FnMut(u64, u64),
+        mut deleted: impl FnMut(&mut Connection, u64, u64),
     ) -> Result<(), Error> {
         for _ in 0..MAX_EXPIRED_BATCHES {
             let expired: Vec<String> = self.repeatable(|open| {
@@ -46,7 +47,7 @@ impl Connection {
                     Ok((row.try_get::<_, i64>(0)?, row.try_get::<_, i64>(1)?))
                 })?;
                 gone += files;
-                deleted(files as u64, bytes as u64);
+                deleted(self, files as u64, bytes as u64);
             }
             // A rule of the database may prevent the deletion; trying again would not help.
             if expired.len() < EXPIRED_BATCH as usize || gone == 0 {

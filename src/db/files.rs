@@ -2,7 +2,9 @@
 //!
 //! Every statement names one id, so that a sharded PostgreSQL can run it. A row without bytes
 //! counts as absent; one of the older server's layouts has such rows for files that are in a folder
-//! (see [`older`](super::older)). Lifetimes are passed in seconds, and `now()` is always the
+//! (see [`older`](super::older)). A file whose id is blocked counts as absent too (see
+//! [`blocked`](super::blocked)), because its upload may have begun before the block and ended after
+//! it. Lifetimes are passed in seconds, and `now()` is always the
 //! database's, so that servers that share a database need not agree on the time.
 
 use std::time::{Duration, SystemTime};
@@ -51,9 +53,21 @@ pub struct StoredFile {
     pub remaining: Duration,
 }
 
+/// The result of refreshing a file.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Refreshed {
+    /// The file was refreshed.
+    Stored(FileInfo),
+    /// The file isn't stored.
+    Absent,
+    /// The file's id is blocked.
+    Blocked,
+}
+
 /// Selects the first 64 KiB of a file, which is the whole of most, and its length.
 const SELECT_START: &str = "SELECT substring(data FROM 1 FOR 65536), length(data), expiry, now() \
-     FROM files WHERE id = $1 AND expiry > now() AND data IS NOT NULL";
+     FROM files WHERE id = $1 AND expiry > now() AND data IS NOT NULL \
+         AND NOT EXISTS (SELECT FROM blocked_files WHERE blocked_files.id = $1)";
 
 /// Selects the rest of a longer file in rows of 64 KiB. PostgreSQL assembles each row twice in
 /// newly allocated memory, and so does the driver, which is slow for large rows. Measured with
@@ -63,29 +77,42 @@ const SELECT_REST: &str = "SELECT position, substring(data FROM position FOR 655
      FROM files, generate_series(65537, length(data), 65536) AS position WHERE id = $1";
 
 const SELECT_INFO: &str = "SELECT length(data), uploaded, expiry, now() FROM files \
-     WHERE id = $1 AND expiry > now() AND data IS NOT NULL";
+     WHERE id = $1 AND expiry > now() AND data IS NOT NULL \
+         AND NOT EXISTS (SELECT FROM blocked_files WHERE blocked_files.id = $1)";
 
-/// Refreshes a file. Always returns one row: if the file isn't there, with the current time only.
+/// Refreshes a file. Always returns one row: if the file isn't there, with the current time and
+/// whether the id is blocked only.
 const REFRESH_FILE: &str = "WITH refreshed AS (UPDATE files \
          SET uploaded = now(), expiry = greatest(expiry, now() + make_interval(secs => $2)) \
-         WHERE id = $1 AND data IS NOT NULL RETURNING length(data), uploaded, expiry) \
-     SELECT refreshed.*, now() FROM (SELECT) one LEFT JOIN refreshed ON true";
+         WHERE id = $1 AND data IS NOT NULL \
+             AND NOT EXISTS (SELECT FROM blocked_files WHERE blocked_files.id = $1) \
+         RETURNING length(data), uploaded, expiry) \
+     SELECT refreshed.*, now(), EXISTS (SELECT FROM blocked_files WHERE blocked_files.id = $1) \
+     FROM (SELECT) one LEFT JOIN refreshed ON true";
 
 /// Inserts a file, or refreshes it if it is there. Existing bytes aren't written again, because
 /// `data` is set to its old value. `uploaded` is named, because it may have no default in a table
-/// that another program has created.
+/// that another program has created. Returns no row if the id is blocked.
 const INSERT_OR_REFRESH: &str = "INSERT INTO files (id, data, uploaded, expiry) \
-     VALUES ($1, $2, now(), now() + make_interval(secs => $3)) \
+     SELECT $1::text, $2::bytea, now(), now() + make_interval(secs => $3) \
+     WHERE NOT EXISTS (SELECT FROM blocked_files WHERE blocked_files.id = $1) \
      ON CONFLICT (id) DO UPDATE \
      SET uploaded = now(), expiry = greatest(files.expiry, excluded.expiry), \
          data = coalesce(files.data, excluded.data) \
      RETURNING length(data), uploaded, expiry, now()";
 
+/// Inserts a file with a new id. Returns no row if the id is taken or blocked.
 const INSERT_NEW: &str = "INSERT INTO files (id, data, uploaded, expiry) \
-     VALUES ($1, $2, now(), now() + make_interval(secs => $3)) \
+     SELECT $1::text, $2::bytea, now(), now() + make_interval(secs => $3) \
+     WHERE NOT EXISTS (SELECT FROM blocked_files WHERE blocked_files.id = $1) \
      ON CONFLICT (id) DO NOTHING RETURNING length(data), uploaded, expiry, now()";
 
-const SELECT_NOW: &str = "SELECT now()";
+/// Selects the current time, and whether an id is blocked.
+const SELECT_NOW: &str =
+    "SELECT now(), EXISTS (SELECT FROM blocked_files WHERE blocked_files.id = $1)";
+
+/// Selects one row if the id is blocked.
+const SELECT_BLOCKED: &str = "SELECT blocked FROM blocked_files WHERE id = $1";
 
 /// Selects the expiry of an older server's row without bytes, which the new row must not shorten.
 const SELECT_WITHOUT_BYTES: &str = "SELECT expiry FROM files WHERE id = $1 AND data IS NULL";
@@ -93,6 +120,7 @@ const SELECT_WITHOUT_BYTES: &str = "SELECT expiry FROM files WHERE id = $1 AND d
 const EXTEND_FILE: &str = "UPDATE files \
      SET expiry = greatest(expiry, now() + make_interval(secs => $2)) \
      WHERE id = $1 AND expiry > now() AND data IS NOT NULL \
+         AND NOT EXISTS (SELECT FROM blocked_files WHERE blocked_files.id = $1) \
      RETURNING length(data), uploaded, expiry, now()";
 
 impl Connection {
@@ -134,34 +162,42 @@ impl Connection {
 
     /// Stores a file under its content id with the lifetime `ttl`. If it is stored already, it
     /// counts as uploaded now and never expires sooner than before; the bytes of a large file are
-    /// not sent again.
+    /// not sent again. `None` if the id is blocked.
     ///
     /// # Errors
     /// Those of the database. The file may have been stored nevertheless.
-    pub fn store(&mut self, id: &FileId, data: &[u8], ttl: Duration) -> Result<FileInfo, Error> {
+    pub fn store(
+        &mut self,
+        id: &FileId,
+        data: &[u8],
+        ttl: Duration,
+    ) -> Result<Option<FileInfo>, Error> {
         self.repeatable(|open| {
             if data.len() > INLINE_UPLOAD_MAX {
                 return refresh_or_send(open, id, data, ttl);
             }
             let (id, seconds) = (id.as_str(), ttl.as_secs_f64());
-            read_info(&open.query_one(INSERT_OR_REFRESH, &[&id, &data, &seconds])?)
+            let row = open.query_opt(INSERT_OR_REFRESH, &[&id, &data, &seconds])?;
+            if row.is_none() {
+                // If the id isn't blocked, a trigger has suppressed the row: this is an error then.
+                open.query_one(SELECT_BLOCKED, &[&id])?;
+            }
+            info(row)
         })
     }
 
-    /// Refreshes a file that is stored already, as [`store`](Self::store) does. `None` if it isn't
-    /// stored.
+    /// Refreshes a file that is stored already, as [`store`](Self::store) does.
     ///
     /// # Errors
     /// Those of the database.
-    pub fn refresh(&mut self, id: &FileId, ttl: Duration) -> Result<Option<FileInfo>, Error> {
+    pub fn refresh(&mut self, id: &FileId, ttl: Duration) -> Result<Refreshed, Error> {
         self.repeatable(|open| {
             let row = open.query_one(REFRESH_FILE, &[&id.as_str(), &ttl.as_secs_f64()])?;
-            let is_there = row.try_get::<_, Option<i32>>(0)?.is_some();
-            is_there.then(|| read_info(&row)).transpose()
+            read_refreshed(&row)
         })
     }
 
-    /// Stores a file under a new id. `None` if the id is taken.
+    /// Stores a file under a new id. `None` if the id is taken or blocked.
     ///
     /// # Errors
     /// Those of the database. The file may have been stored all the same.
@@ -178,7 +214,11 @@ impl Connection {
                 let row = open.query_opt(INSERT_NEW, &[&id.as_str(), &data, &ttl.as_secs_f64()])?;
                 return info(row);
             }
-            let now: SystemTime = open.query_one(SELECT_NOW, &[])?.try_get(0)?;
+            let row = open.query_one(SELECT_NOW, &[&id.as_str()])?;
+            let now: SystemTime = row.try_get(0)?;
+            if row.try_get(1)? {
+                return Ok(None);
+            }
             match copy_new(open, id, data, now, now + ttl, false) {
                 Err(error) if is_taken(&error) => Ok(None),
                 stored => stored.map(Some),
@@ -212,6 +252,16 @@ fn read_info(row: &Row) -> Result<FileInfo, postgres::Error> {
     })
 }
 
+fn read_refreshed(row: &Row) -> Result<Refreshed, postgres::Error> {
+    if row.try_get(4)? {
+        return Ok(Refreshed::Blocked);
+    }
+    match row.try_get::<_, Option<i32>>(0)? {
+        Some(_) => read_info(row).map(Refreshed::Stored),
+        None => Ok(Refreshed::Absent),
+    }
+}
+
 fn until(expires: SystemTime, now: SystemTime) -> Duration {
     expires.duration_since(now).unwrap_or_default()
 }
@@ -233,21 +283,24 @@ fn read_rest(
     Ok(())
 }
 
-/// Stores a large file, or refreshes it if it is there, without sending its bytes.
+/// Stores a large file, or refreshes it if it is there, without sending its bytes. `None` if its id
+/// is blocked.
 fn refresh_or_send(
     open: &mut OpenConnection,
     id: &FileId,
     data: &[u8],
     ttl: Duration,
-) -> Result<FileInfo, postgres::Error> {
+) -> Result<Option<FileInfo>, postgres::Error> {
     let (name, seconds) = (id.as_str(), ttl.as_secs_f64());
     let mut tries = 1;
     loop {
-        let refreshed = open.query_one(REFRESH_FILE, &[&name, &seconds])?;
-        if refreshed.try_get::<_, Option<i32>>(0)?.is_some() {
-            return read_info(&refreshed);
+        let row = open.query_one(REFRESH_FILE, &[&name, &seconds])?;
+        match read_refreshed(&row)? {
+            Refreshed::Stored(info) => return Ok(Some(info)),
+            Refreshed::Blocked => return Ok(None),
+            Refreshed::Absent => {}
         }
-        let now: SystemTime = refreshed.try_get(3)?;
+        let now: SystemTime = row.try_get(3)?;
         let (replace, mut expires) = (tries > 1, now + ttl);
         if replace {
             let older = open.query_opt(SELECT_WITHOUT_BYTES, &[&name])?;
@@ -256,7 +309,7 @@ fn refresh_or_send(
         }
         match copy_new(open, id, data, now, expires, replace) {
             Err(error) if is_taken(&error) && tries < MAX_STORE_TRIES => tries += 1,
-            stored => return stored,
+            stored => return stored.map(Some),
         }
     }
 }

@@ -9,13 +9,17 @@ use super::error::Error;
 use super::settings::Settings;
 use crate::protocol::file_id::FileId;
 
-/// Selects the ids of files that are stored with their bytes.
-const SELECT_STORED_IDS: &str =
-    "SELECT id::text FROM files WHERE id = ANY($1) AND data IS NOT NULL";
+/// Selects the ids of files that are stored with their bytes, and the ids that are blocked.
+const SELECT_KNOWN_IDS: &str = "SELECT id::text, false FROM files \
+         WHERE id = ANY($1) AND data IS NOT NULL \
+     UNION ALL SELECT id::text, true FROM blocked_files WHERE id = ANY($1)";
 
-/// Inserts files. The bytes of existing rows are not overwritten; rows without bytes get them.
+/// Inserts files. The bytes of existing rows are not overwritten; rows without bytes get them. Ids
+/// that were blocked since they were looked up are left out.
 const INSERT_FILES: &str = "INSERT INTO files (id, data, uploaded, expiry) \
      SELECT * FROM unnest($1::text[], $2::bytea[], $3::timestamptz[], $4::timestamptz[]) \
+         AS older (id, data, uploaded, expiry) \
+     WHERE NOT EXISTS (SELECT FROM blocked_files WHERE blocked_files.id = older.id) \
      ON CONFLICT (id) DO UPDATE SET data = excluded.data, \
          uploaded = greatest(files.uploaded, excluded.uploaded), \
          expiry = greatest(files.expiry, excluded.expiry) WHERE files.data IS NULL \
@@ -71,6 +75,15 @@ pub struct FileTimes<'a> {
     pub expires: SystemTime,
 }
 
+/// What the database has of some ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KnownIds {
+    /// The ids whose files are stored with their bytes, expired or not.
+    pub stored: HashSet<String>,
+    /// The ids that are blocked.
+    pub blocked: HashSet<String>,
+}
+
 /// The files of a batch that were stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
@@ -81,14 +94,21 @@ pub struct Taken {
 }
 
 impl Connection {
-    /// The ids among these whose files are stored with their bytes, expired or not.
+    /// The ids among these whose files are stored, and those that are blocked.
     ///
     /// # Errors
     /// Those of the database.
-    pub fn stored_ids(&mut self, ids: &[&str]) -> Result<HashSet<String>, Error> {
+    pub fn known_ids(&mut self, ids: &[&str]) -> Result<KnownIds, Error> {
         self.repeatable(|open| {
-            let rows = open.query(SELECT_STORED_IDS, &[&ids])?;
-            rows.iter().map(|row| row.try_get(0)).collect()
+            let mut known = KnownIds::default();
+            for row in open.query(SELECT_KNOWN_IDS, &[&ids])? {
+                if row.try_get(1)? {
+                    known.blocked.insert(row.try_get(0)?);
+                } else {
+                    known.stored.insert(row.try_get(0)?);
+                }
+            }
+            Ok(known)
         })
     }
 

@@ -5,7 +5,7 @@ use super::error::Error;
 use super::older;
 
 /// The version of the schema, which `schema.pgsql` writes into `schema_version`.
-pub const SCHEMA_VERSION: i32 = 1;
+pub const SCHEMA_VERSION: i32 = 2;
 
 const SELECT_VERSION: &str = "SELECT version FROM schema_version";
 
@@ -15,6 +15,8 @@ const SELECT_OUR_COLUMNS: &str = "SELECT relname::text, attname::text, format_ty
      WHERE attrelid = ANY(ARRAY(SELECT to_regclass(name)::oid FROM unnest($1::text[]) name)) \
          AND attnum > 0 AND NOT attisdropped";
 
+/// The types of file ids.
+const ID_TYPE: &[&str] = &["character varying", "text"];
 /// The types of texts.
 const TEXT_TYPE: &[&str] = &["text"];
 /// The types of small numbers.
@@ -30,11 +32,11 @@ const ANY_NUMBER_TYPE: &[&str] = &["integer", "bigint", "numeric"];
 type Column = (&'static str, &'static [&'static str]);
 
 /// The tables and columns that the server needs.
-const NEEDED: [(&str, &[Column]); 9] = [
+const NEEDED: [(&str, &[Column]); 11] = [
     (
         "files",
         &[
-            ("id", &["character varying", "text"]),
+            ("id", ID_TYPE),
             ("data", &["bytea"]),
             ("uploaded", TIME_TYPE),
             ("expiry", TIME_TYPE),
@@ -95,6 +97,15 @@ const NEEDED: [(&str, &[Column]); 9] = [
             ("updated", TIME_TYPE),
         ],
     ),
+    (
+        "blocked_files",
+        &[
+            ("id", ID_TYPE),
+            ("blocked", TIME_TYPE),
+            ("reason", TEXT_TYPE),
+        ],
+    ),
+    ("removed_files", &[("id", ID_TYPE), ("removed", TIME_TYPE)]),
     (
         "servers",
         &[

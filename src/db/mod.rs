@@ -9,6 +9,7 @@ pub mod import;
 pub mod older_files;
 pub mod schema;
 
+mod blocked;
 mod cleanup;
 mod collation;
 mod connection;
@@ -35,10 +36,11 @@ mod url;
 mod verifier;
 mod versions;
 
+pub use blocked::{Block, KnownFile, Removed};
 pub use collation::IdOrder;
 pub use connection::{Connection, Database};
 pub use error::Error;
-pub use files::{FileInfo, StoredFile};
+pub use files::{FileInfo, Refreshed, StoredFile};
 pub use layout::SCHEMA_VERSION;
 pub use older::Leftovers;
 pub use probe::Probe;

@@ -25,6 +25,31 @@ impl FileId {
         FileId::is_valid(text).then(|| FileId(text.to_string()))
     }
 
+    /// Finds the id in what people copy: the id itself, the path `/file/ID` (or `/files/ID`, as old
+    /// clients have it), or a whole URL that ends with this path. A query and a fragment, such as
+    /// `#p=…` in clients' links, are ignored.
+    pub fn in_link(link: &str) -> Option<FileId> {
+        let link = link.trim().split(['?', '#']).next()?;
+        let (scheme, path) = match link.split_once("://") {
+            Some((scheme, path)) => (Some(scheme), path),
+            None => (None, link),
+        };
+        let is_http =
+            |scheme: &str| ["http", "https"].contains(&scheme.to_ascii_lowercase().as_str());
+        if !scheme.is_none_or(is_http) {
+            return None;
+        }
+        let Some((folder, id)) = path.rsplit_once('/') else {
+            // A URL with nothing but a host names no file.
+            return FileId::parse(path).filter(|_| scheme.is_none());
+        };
+        let (host, folder) = folder.rsplit_once('/').unwrap_or(("", folder));
+        // In a URL a host comes first.
+        let has_host = scheme.is_none() || !host.is_empty();
+        let is_file = has_host && matches!(folder, "file" | "files");
+        FileId::parse(id).filter(|_| is_file)
+    }
+
     /// Whether `text` is a valid file id.
     pub fn is_valid(text: &str) -> bool {
         let allowed = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
@@ -99,6 +124,59 @@ mod tests {
         let too_long = "a".repeat(45);
         for invalid in ["", "a b", "a.b", "ä", "a%20", "a+b", "a=", &too_long] {
             assert!(!FileId::is_valid(invalid), "{invalid:?}");
+        }
+    }
+
+    #[test]
+    fn an_id_is_found_in_everything_that_people_copy() {
+        let id = "Ab-_".repeat(11);
+        for link in [
+            "ID",
+            " ID\r",
+            "ID#p=00ff",
+            "ID?x=ftp://y",
+            "/file/ID",
+            "//file/ID",
+            "file/ID",
+            "/files/ID",
+            "/file/ID#p=00ff&d",
+            "http://example.org/file/ID",
+            "HTTPS://example.org:8443/file/ID#p=00ff",
+            "https://example.org/below/file/ID?x=a/b#d",
+            "http://[::1]:8000//file/ID",
+            "example.org/file/ID",
+        ] {
+            for id in [id.as_str(), "12345", "-", "file"] {
+                let found = FileId::in_link(&link.replace("ID", id));
+                assert_eq!(found, FileId::parse(id), "{link}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_names_no_file_is_no_link_to_one() {
+        for link in [
+            "",
+            " ",
+            "#p=00",
+            "/",
+            "/file",
+            "/file/",
+            "/file/a b",
+            "/file/a.b",
+            "/file/a/info",
+            "/avatar/abc",
+            "a b",
+            "http://",
+            "http://example",
+            "http://example.org",
+            "http://example.org/abc",
+            "http://file/abc",
+            "ftp://example.org/file/abc",
+            "://example.org/file/abc",
+            &"a".repeat(45),
+        ] {
+            assert_eq!(FileId::in_link(link), None, "{link:?}");
         }
     }
 

@@ -1,18 +1,26 @@
 //! The deletion of expired files and of old version checks.
 
 use super::failures::log_failure;
+use super::removals::RemovalWatch;
 use crate::db::Connection;
 use crate::statistics::StoredBytes;
 use crate::stop::Stop;
 
-/// Deletes expired files, until there are none left or `stop` is requested.
-pub fn delete_expired(db: &mut Connection, stored: &StoredBytes, stop: &Stop) {
+/// Deletes expired files, until there are none left or `stop` is requested. This may take minutes,
+/// so that the list of removed files is read in between.
+pub fn delete_expired(
+    db: &mut Connection,
+    stored: &StoredBytes,
+    removals: &mut RemovalWatch,
+    stop: &Stop,
+) {
     let mut deleted = 0;
     let outcome = db.delete_expired(
         || stop.is_requested(),
-        |files, bytes| {
+        |db, files, bytes| {
             deleted += files;
             stored.deleted(bytes);
+            removals.tick(db);
         },
     );
     if deleted > 0 {

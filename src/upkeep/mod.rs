@@ -8,4 +8,5 @@ pub mod github;
 pub mod github_list;
 pub mod proxy;
 mod refresher;
+mod removals;
 pub mod timer;

@@ -1,5 +1,5 @@
-//! The timer thread: deletes expired files, refreshes Session's versions, counts the stored files
-//! and writes the server's row of statistics.
+//! The timer thread: drops removed files from the cache, deletes expired files, refreshes Session's
+//! versions, counts the stored files and writes the server's row of statistics.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use super::expiry::{delete_expired, delete_old_version_checks};
 use super::failures::log_failure;
 use super::refresher::Refresher;
+use super::removals::{RemovalWatch, finish_removals};
+use crate::cache::files::FileCache;
 use crate::cache::releases::ReleaseCache;
 use crate::config::Config;
 use crate::db::{Connection, ServerRow};
@@ -22,6 +24,9 @@ const TOTALS_INTERVAL: Duration = Duration::from_secs(3600);
 const COUNT_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the server's counters are written to the table `servers`.
 const SERVER_ROW_INTERVAL: Duration = Duration::from_secs(60);
+/// How often removals are finished: files that were stored while being blocked are deleted, and so
+/// are old entries of the list of removed files.
+const REMOVALS_INTERVAL: Duration = Duration::from_secs(60);
 /// How often old version checks are deleted.
 const CHECKS_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -31,9 +36,12 @@ pub fn run(
     config: &Arc<Config>,
     mut db: Connection,
     cache: Arc<ReleaseCache>,
+    files: Arc<FileCache>,
     statistics: &Statistics,
     stop: &Stop,
 ) {
+    let mut watch = RemovalWatch::new(files);
+    let mut removals = Timer::every(REMOVALS_INTERVAL);
     let mut count = Timer::every(COUNT_INTERVAL);
     let mut expiry = Timer::every(config.files.cleanup_interval);
     let mut totals = Timer::every(TOTALS_INTERVAL);
@@ -42,12 +50,18 @@ pub fn run(
     let mut checks = Timer::every(CHECKS_INTERVAL);
     let mut refresher = Refresher::new(config, cache);
     loop {
+        watch.tick(&mut db);
         if expiry.is_due() {
-            delete_expired(&mut db, &statistics.stored_bytes, stop);
+            delete_expired(&mut db, &statistics.stored_bytes, &mut watch, stop);
+        }
+        if removals.is_due() {
+            finish_removals(&mut db);
         }
         if config.files.max_total_size.is_some() && count.is_due() {
             count_bytes(&mut db, &statistics.stored_bytes);
         }
+        // The work above may have waited for a lock.
+        watch.tick(&mut db);
         if totals.is_due() {
             log_totals(&mut db);
         }

@@ -79,6 +79,8 @@ struct Tally {
     bytes: u64,
     /// Files that were stored already and have later times now.
     refreshed: u64,
+    /// Files whose ids are blocked.
+    blocked: u64,
     skipped: BTreeMap<Skip, u64>,
     refused: BTreeMap<String, u64>,
 }
@@ -94,6 +96,12 @@ impl Report {
     /// Counts files that were stored already and have later times now.
     pub fn refreshed(&self, files: u64) {
         lock(&self.tally).refreshed += files;
+    }
+
+    /// Counts files whose ids are blocked. The operator wanted them gone, so that leaving them out
+    /// is no failure of the import.
+    pub fn blocked(&self, files: u64) {
+        lock(&self.tally).blocked += files;
     }
 
     /// Counts files that were skipped.
@@ -126,7 +134,8 @@ impl Report {
     pub fn progress(&self) -> (u64, u64) {
         let tally = lock(&self.tally);
         let passed: u64 = tally.skipped.values().chain(tally.refused.values()).sum();
-        (tally.files + tally.refreshed + passed, tally.bytes)
+        let files = tally.files + tally.refreshed + tally.blocked;
+        (files + passed, tally.bytes)
     }
 
     /// The number of files that can't be taken over.
@@ -148,6 +157,11 @@ impl Report {
         for (skip, count) in &tally.skipped {
             let files = quantity::count(*count, "file");
             text += &format!("skipped:   {files}: {}\n", skip.reason());
+        }
+        if tally.blocked > 0 {
+            let files = quantity::count(tally.blocked, "file");
+            text +=
+                &format!("blocked:   {files}: not taken, see session-file-server files blocked\n");
         }
         for (reason, count) in &tally.refused {
             let files = quantity::count(*count, "file");

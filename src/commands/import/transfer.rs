@@ -69,11 +69,15 @@ fn read(
         let listed = acceptable(listed, config.files.max_size as u64, report);
         let listed = merge_duplicates(listed, report);
         let ids: Vec<&str> = listed.iter().map(|file| file.id.as_str()).collect();
-        let there = db.stored_ids(&ids);
-        let there = there.map_err(|error| target_failed(&error, config))?;
+        let known = db.known_ids(&ids);
+        let known = known.map_err(|error| target_failed(&error, config))?;
+        let (blocked, listed): (Vec<_>, Vec<_>) = listed
+            .into_iter()
+            .partition(|file| known.blocked.contains(file.id.as_str()));
+        report.blocked(blocked.len() as u64);
         let (there, missing): (Vec<_>, Vec<_>) = listed
             .into_iter()
-            .partition(|file| there.contains(file.id.as_str()));
+            .partition(|file| known.stored.contains(file.id.as_str()));
         let times: Vec<_> = there
             .iter()
             .map(|file| FileTimes {
