@@ -80,13 +80,9 @@ fn a_blocked_file_is_gone_from_every_server_and_stays_gone_until_it_is_unblocked
         .map(|data| servers[0].upload(data))
         .to_vec();
     ids.push(upload_deprecated(&servers[0]));
-    for id in &ids {
+    for path in ids.iter().map(|id| format!("/file/{id}")) {
         for server in &servers {
-            assert_eq!(
-                server.get(&format!("/file/{id}")).status,
-                200,
-                "in memory now"
-            );
+            assert_eq!(server.get(&path).status, 200, "in memory now");
         }
     }
     let mut words = vec!["block"];
@@ -292,13 +288,15 @@ fn an_id_that_begins_with_a_hyphen_is_no_option() {
     }
 }
 
+/// What a command has printed for programs.
+fn json_of(output: &[u8]) -> Value {
+    serde_json::from_slice(output).expect("JSON")
+}
+
 #[test]
-fn show_and_blocked_tell_people_and_programs() {
-    let database = Database::new();
-    let server = Server::start(&database);
+fn show_tells_people_and_programs() {
+    let server = Server::start(&Database::new());
     let folder = server.folder.path();
-    assert_eq!(done(folder, &["blocked"]), "");
-    assert_eq!(done(folder, &["blocked", "--json"]), "[]\n");
     let (there, gone) = (server.upload(b"a file"), content_id(b"another"));
     let said = not_found(folder, &["show", "12", &gone]);
     assert_eq!(said.lines().count(), 2, "{said}");
@@ -307,7 +305,6 @@ fn show_and_blocked_tell_people_and_programs() {
         "{said}"
     );
     done(folder, &["block", &gone, "--reason", "a\u{1b} reason"]);
-    done(folder, &["block", &gone]);
     let shown = done(folder, &["show", &there, &gone]);
     for text in [
         format!("{there}\n  size      6 B\n  uploaded  20"),
@@ -317,8 +314,7 @@ fn show_and_blocked_tell_people_and_programs() {
     ] {
         assert!(shown.contains(&text), "{text:?} is not in {shown}");
     }
-    let shown = done(folder, &["show", "--json", &there, &gone]);
-    let shown: Value = serde_json::from_str(&shown).expect("JSON");
+    let shown = json_of(done(folder, &["show", "--json", &there, &gone]).as_bytes());
     assert_eq!(shown.as_array().map(Vec::len), Some(2));
     let info = server.get(&format!("/file/{there}/info")).json();
     for field in ["size", "uploaded", "expires"] {
@@ -328,23 +324,28 @@ fn show_and_blocked_tell_people_and_programs() {
     assert_eq!(shown[0]["blocked"], Value::Null);
     assert!(shown[1]["blocked"].is_f64());
     assert_eq!(shown[1]["reason"], "a\u{1b} reason");
-    let blocked = done(folder, &["blocked", "--json"]);
-    let blocked: Value = serde_json::from_str(&blocked).expect("JSON");
-    assert_eq!(
-        blocked,
-        json!([{
-            "id": gone,
-            "blocked": shown[1]["blocked"],
-            "reason": "a\u{1b} reason",
-        }])
-    );
+}
+
+#[test]
+fn blocked_ids_are_told_to_people_and_programs() {
+    let server = Server::start(&Database::new());
+    let folder = server.folder.path();
+    assert_eq!(done(folder, &["blocked"]), "");
+    assert_eq!(done(folder, &["blocked", "--json"]), "[]\n");
+    let (there, gone) = (server.upload(b"a file"), content_id(b"another"));
+    done(folder, &["block", &gone, "--reason", "spam"]);
+    done(folder, &["block", &gone]);
+    let shown = json_of(done(folder, &["show", "--json", &gone]).as_bytes());
+    let blocked = json_of(done(folder, &["blocked", "--json"]).as_bytes());
+    let since = &shown[0]["blocked"];
+    let expected = json!([{ "id": gone, "blocked": since, "reason": "spam" }]);
+    assert_eq!(blocked, expected);
     let blocked = done(folder, &["blocked"]);
     assert!(blocked.starts_with(&format!("{gone}  20")), "{blocked}");
     let status = run(folder, &["status"]).stdout;
     let status = String::from_utf8(status).expect("UTF-8");
     assert!(status.contains("blocked      1 id\n"), "{status}");
-    let status = run(folder, &["status", "--json"]).stdout;
-    let status: Value = serde_json::from_slice(&status).expect("JSON");
+    let status = json_of(&run(folder, &["status", "--json"]).stdout);
     assert_eq!(status["files"]["blocked"], 1);
     let said = not_found(folder, &["unblock", &there]);
     assert_eq!(
