@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, SystemTime};
 
-use common::{Database, Server, bytes, config_folder, run};
+use common::{Cluster, Database, Server, bytes, config_folder, run};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -518,5 +518,28 @@ fn a_file_whose_row_is_there_twice_is_taken_once_with_the_later_times() {
              AND expiry = '2097-01-01' AND data = 'twice'";
         assert_eq!(database.number(later), 1, "{summary}");
         assert_eq!(database.number("SELECT count(*) FROM files"), 2);
+    }
+}
+
+/// Behind a pooler that shares connections between transactions, the server would be the next one
+/// to use them, and acknowledge uploads that are not on the disk.
+#[test]
+fn an_import_leaves_no_setting_to_who_uses_its_connection_next() {
+    let (cluster, older) = (Cluster::start(), tempfile::tempdir().expect("a folder"));
+    let database = cluster.database();
+    let log_all = format!("ALTER DATABASE {} SET log_statement = 'all'", database.name);
+    database.execute(&log_all);
+    write(&older.path().join("files/main_files/123"), b"a file", DAY);
+    for _ in 0..2 {
+        imported(&database, &["directory", text(older.path())]);
+    }
+    let log = std::fs::read_to_string(cluster.folder().join("log")).expect("a log");
+    for setting in [
+        "synchronous_commit",
+        "statement_timeout = 0",
+        "lock_timeout = 0",
+    ] {
+        assert!(log.contains(&format!("SET LOCAL {setting}")), "{setting}");
+        assert!(!log.contains(&format!("SET {setting}")), "{setting}");
     }
 }

@@ -281,7 +281,7 @@ impl OpenConnection {
     }
 
     /// The prepared statement for `sql`, which is prepared at its first use on this connection.
-    fn statement(&mut self, sql: &'static str) -> Result<Statement, postgres::Error> {
+    pub(super) fn statement(&mut self, sql: &'static str) -> Result<Statement, postgres::Error> {
         if let Some(statement) = self.statements.get(sql) {
             return Ok(statement.clone());
         }

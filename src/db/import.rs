@@ -1,12 +1,10 @@
 //! Storing the files that an import takes over.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::connection::{Connection, Database};
+use super::connection::Connection;
 use super::error::Error;
-use super::settings::Settings;
 use crate::protocol::file_id::FileId;
 
 /// Selects the ids of files that are stored with their bytes, and the ids that are blocked.
@@ -33,25 +31,17 @@ const KEEP_LATER_TIMES: &str = "UPDATE files SET uploaded = greatest(files.uploa
      WHERE files.id = older.id \
          AND (files.uploaded < older.uploaded OR files.expiry < older.expiry)";
 
-/// The session settings of an import's connections. Their commits don't wait for the disk;
-/// [`Connection::wait_for_disk`] waits for all of them at the end. Tables are not read as a whole,
-/// as in [`SERVER_SESSION_SETTINGS`](super::connection::SERVER_SESSION_SETTINGS) (measured: 60,000
-/// files take 3 s with this, 19 s without).
-const IMPORT_SESSION_SETTINGS: &str = "SET statement_timeout = 0; SET synchronous_commit = off; \
-     SET enable_seqscan = off; SET jit = off";
+/// The settings of the transactions that store files. Their commits don't wait for the disk;
+/// [`Connection::wait_for_disk`] waits for all of them at the end. Neither the session nor another
+/// one gets these settings: behind a pooler that shares connections between transactions, a server
+/// would acknowledge uploads that are not on the disk.
+const STORE_SETTINGS: &str = "SET LOCAL synchronous_commit = off; \
+     SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0";
 
 /// Makes a commit that waits for the disk, and so for all commits before it. It must write
 /// something to have an effect.
-const FLUSH_COMMITS: &str = "SET synchronous_commit = on; \
-     UPDATE schema_version SET version = version; SET synchronous_commit = off";
-
-impl Database {
-    /// A database for an import. Its connections have no timeout for statements, and don't wait
-    /// for the disk except in [`Connection::wait_for_disk`].
-    pub fn for_import(settings: Settings) -> Arc<Database> {
-        Database::with_session(settings, IMPORT_SESSION_SETTINGS)
-    }
-}
+const FLUSH_COMMITS: &str = "BEGIN; SET LOCAL synchronous_commit = on; \
+     UPDATE schema_version SET version = version; COMMIT";
 
 /// A file that an import takes over.
 pub struct NewFile<'a> {
@@ -124,7 +114,11 @@ impl Connection {
         let expires: Vec<SystemTime> = files.iter().map(|file| file.expires).collect();
         // Not repeatable: a second run would count nothing.
         self.once(|open| {
-            let rows = open.query(INSERT_FILES, &[&ids, &data, &uploaded, &expires])?;
+            let insert = open.statement(INSERT_FILES)?;
+            let mut transaction = open.client.transaction()?;
+            transaction.batch_execute(STORE_SETTINGS)?;
+            let rows = transaction.query(&insert, &[&ids, &data, &uploaded, &expires])?;
+            transaction.commit()?;
             let mut taken = Taken::default();
             for row in rows {
                 taken.files += 1;
@@ -143,7 +137,14 @@ impl Connection {
         let uploaded: Vec<SystemTime> = files.iter().map(|file| file.uploaded).collect();
         let expires: Vec<SystemTime> = files.iter().map(|file| file.expires).collect();
         // Not repeatable: a second run would count nothing.
-        self.once(|open| open.execute(KEEP_LATER_TIMES, &[&ids, &uploaded, &expires]))
+        self.once(|open| {
+            let update = open.statement(KEEP_LATER_TIMES)?;
+            let mut transaction = open.client.transaction()?;
+            transaction.batch_execute(STORE_SETTINGS)?;
+            let changed = transaction.execute(&update, &[&ids, &uploaded, &expires])?;
+            transaction.commit()?;
+            Ok(changed)
+        })
     }
 
     /// Waits until everything that was committed before is on the database's disk.

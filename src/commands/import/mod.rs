@@ -76,7 +76,7 @@ impl OlderTable {
 /// A sentence for the operator: the import ended early, or some files were refused. It can be
 /// repeated.
 pub fn run(from: Origin, config: &Config) -> Result<(), String> {
-    let database = Database::for_import(config.database.clone());
+    let database = Database::new(config.database.clone());
     let prepared = database.connection().prepare_schema();
     prepared.map_err(|error| explain(&error, config))?;
     let command = from.command();
