@@ -3,6 +3,7 @@
 mod common;
 
 use std::io::Write;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -391,4 +392,24 @@ fn a_log_at_info_level_names_no_file() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(!server.log().contains(&id), "{}", server.log());
+}
+
+#[test]
+fn every_address_of_both_families_is_one_setting() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        println!("skipped: this machine has no IPv6");
+        return;
+    }
+    let server = Server::with(&Database::new(), "listen = '[::]:0'");
+    let id = server.upload(b"a file");
+    let port = server.address.rsplit(':').next().expect("a port");
+    for host in ["127.0.0.1", "[::1]"] {
+        let mut connection = Connection::open(&format!("{host}:{port}"));
+        let answer = connection.request("GET", &format!("/file/{id}"), &[], b"");
+        assert_eq!(
+            (answer.status, answer.body),
+            (200, b"a file".to_vec()),
+            "{host}"
+        );
+    }
 }

@@ -165,6 +165,10 @@ fn listen_on(address: SocketAddr) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // A restart need not wait for the last connections' remains.
     socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // `[::]` is every address of both families, whatever the system's own default is.
+        socket.set_only_v6(false)?;
+    }
     socket.bind(&address.into())?;
     let listener = Listener::on(socket)?;
     listener.socket.listen(BACKLOG)?;
