@@ -2,8 +2,8 @@
 
 mod common;
 
-use std::io::Write;
-use std::net::TcpListener;
+use std::io::{ErrorKind, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
@@ -412,4 +412,25 @@ fn every_address_of_both_families_is_one_setting() {
             "{host}"
         );
     }
+}
+
+/// Behind a load balancer with several servers a refused connection goes to another one, and a
+/// connection that is reset is an error.
+#[test]
+fn a_server_that_stops_refuses_connections_at_once_and_finishes_what_it_has() {
+    let server = Server::start(&Database::new());
+    let mut slow = server.connect();
+    let file = bytes(1, 200_000);
+    let head = "POST /file HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n";
+    slow.send(head.as_bytes()).expect("sent");
+    slow.send(&file[..100_000]).expect("sent");
+    eventually("it is received", || server.has_thread("receive"));
+    server.signal("TERM");
+    eventually("connections are refused", || {
+        let refused = TcpStream::connect(&server.address).map(drop);
+        refused.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    });
+    slow.send(&file[100_000..]).expect("sent");
+    assert_eq!(slow.answer("POST").status, 200);
+    assert_eq!(server.ended().0.code(), Some(0));
 }

@@ -17,6 +17,10 @@ use crate::stop::Stop;
 
 /// How often the accept loop looks whether it should end. An idle server wakes up as often.
 const ACCEPT_TICK: Duration = Duration::from_millis(50);
+/// How long a server that stops waits for tiny_http to accept the connections that are waiting.
+const DRAIN_PATIENCE: Duration = Duration::from_millis(100);
+/// How often it looks whether that is done. A connection that is made in between is reset.
+const DRAIN_TICK: Duration = Duration::from_micros(200);
 /// How often a server that stops looks whether it is quiet.
 const FINISH_TICK: Duration = Duration::from_millis(20);
 /// How long after an error the server tries again to accept connections.
@@ -130,6 +134,11 @@ pub fn finish<S: Service>(door: &Door<S>, listener: &Listener) {
     let patience = if guard.restarts() {
         RESTART_PATIENCE
     } else {
+        // What waits in a port that is closed is reset.
+        let accepted_by = Instant::now() + DRAIN_PATIENCE;
+        while guard.late.is_accepting() && Instant::now() < accepted_by {
+            thread::sleep(DRAIN_TICK);
+        }
         listener.withdraw();
         STOP_PATIENCE
     };

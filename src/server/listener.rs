@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -31,6 +31,8 @@ pub struct Listener {
     address: Address,
     /// The file of a Unix socket that we have made, and must remove.
     file: Option<PathBuf>,
+    /// Whether it is a TCP port that nobody else has.
+    is_own_port: bool,
 }
 
 impl Listener {
@@ -78,6 +80,7 @@ impl Listener {
             socket,
             address,
             file: None,
+            is_own_port: false,
         })
     }
 
@@ -108,8 +111,15 @@ impl Listener {
         self.address.touch()
     }
 
-    /// Removes the file of a Unix socket, if it is ours.
+    /// Tells later clients that nobody listens: removes the file of a Unix socket, and closes a
+    /// TCP port, if they are ours. A web server with several servers to choose from takes another
+    /// one then, which it must not do with a connection that was made and is reset.
     pub fn withdraw(&self) {
+        if self.is_own_port {
+            if let Err(error) = self.socket.shutdown(Shutdown::Read) {
+                log::debug!("the port was not closed: {error}");
+            }
+        }
         if let Err(error) = self.file.as_ref().map_or(Ok(()), fs::remove_file) {
             log::debug!("the socket's file was not removed: {error}");
         }
@@ -172,7 +182,10 @@ fn listen_on(address: SocketAddr) -> io::Result<Listener> {
     socket.bind(&address.into())?;
     let listener = Listener::on(socket)?;
     listener.socket.listen(BACKLOG)?;
-    Ok(listener)
+    Ok(Listener {
+        is_own_port: true,
+        ..listener
+    })
 }
 
 /// Options on the listening socket reach every accepted one (`man 7 tcp`, seen to hold).

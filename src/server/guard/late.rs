@@ -66,6 +66,12 @@ impl Late {
         self.changed.notify_one();
     }
 
+    /// Whether a server that was left behind is still accepting what was waiting.
+    pub fn is_accepting(&self) -> bool {
+        let sources = lock(&self.sources);
+        sources.left_behind.iter().any(|left| left.http.is_alive())
+    }
+
     /// Adds a request of which it is the turn.
     pub fn take_turn(&self, request: tiny_http::Request) {
         lock(&self.sources).in_turn.push(request);
