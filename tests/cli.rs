@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 use std::process::Output;
 
-use common::run;
+use common::{Database, Server, eventually, run};
 
 fn check(folder: &Path, config: &str) -> Output {
     std::fs::write(folder.join("config.toml"), config).expect("writable");
@@ -146,6 +146,7 @@ fn wrong_usage_exits_2_and_help_lists_the_commands() {
             "init-db",
             "check-config",
             "keys",
+            "health",
             "status",
             "import directory",
             "import pools",
@@ -164,8 +165,79 @@ fn wrong_usage_exits_2_and_help_lists_the_commands() {
         commands.chain(options).map(str::to_string).collect()
     };
     let man = include_str!("../packaging/session-file-server.1").replace("\\-", "-");
-    assert_eq!(words(&help).len(), 13 + 9, "{:?}", words(&help));
+    assert_eq!(words(&help).len(), 14 + 9, "{:?}", words(&help));
     assert_eq!(words(&man), words(&help));
+}
+
+/// The words of `--help` that a command line begins with: commands, what `import` takes over, and
+/// long options.
+fn commands_and_options() -> Vec<String> {
+    let mut words = Vec::new();
+    let help = session_file_server::commands::arguments::HELP_TEXT;
+    for line in help.lines().filter(|line| line.starts_with("  ")) {
+        // Continued descriptions are further to the right.
+        let Some(line) = line.strip_prefix("  ").filter(|l| !l.starts_with(' ')) else {
+            continue;
+        };
+        let line = line.split("  ").next().unwrap_or_default();
+        let names = line.split([' ', ',']).filter(|word| {
+            word.starts_with("--") || word.starts_with(|c: char| c.is_ascii_lowercase())
+        });
+        words.extend(names.map(str::to_string));
+    }
+    words.sort();
+    words.dedup();
+    words
+}
+
+#[test]
+fn the_completions_have_every_command_and_option_of_help() {
+    let words = commands_and_options();
+    assert_eq!(words.len(), 8 + 8 + 9, "{words:?}");
+    let bash = include_str!("../packaging/completions/bash/session-file-server");
+    let fish = include_str!("../packaging/completions/fish/session-file-server.fish");
+    let is_part = |c: char| !(c.is_ascii_alphanumeric() || c == '-');
+    for word in words {
+        assert!(bash.split(is_part).any(|found| found == word), "{word}");
+        let option = word.strip_prefix("--").map(|name| format!("-l {name} "));
+        let in_fish = match option {
+            Some(option) => fish.contains(&option),
+            None => fish.split(is_part).any(|found| found == word),
+        };
+        assert!(in_fish, "{word} is not in fish's completion");
+    }
+}
+
+#[test]
+fn health_exits_0_for_a_server_that_is_well_and_1_with_a_sentence_otherwise() {
+    let database = Database::new();
+    for listen in ["127.0.0.1:0", "unix:http.sock"] {
+        let server = Server::with(&database, &format!("listen = \"{listen}\""));
+        let ask = || {
+            let folder = tempfile::tempdir().expect("a folder");
+            let config = format!("listen = \"{}\"", server.address);
+            std::fs::write(folder.path().join("config.toml"), config).expect("writable");
+            run(folder.path(), &["health"])
+        };
+        let output = ask();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(output.stdout, b"the server is well\n");
+        server.signal("KILL");
+        eventually("nobody listens", || ask().status.code() == Some(1));
+        assert!(errors(&ask()).contains("no server answers on "));
+    }
+}
+
+#[test]
+fn health_exits_1_if_the_database_is_away() {
+    let server = Server::try_with("host=/nowhere dbname=x", "");
+    let server = server.unwrap_or_else(|log| panic!("{log}"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = format!("listen = \"{}\"", server.address);
+    std::fs::write(folder.path().join("config.toml"), config).expect("writable");
+    let output = run(folder.path(), &["health"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors(&output).contains("answers 503"), "{output:?}");
 }
 
 const MAN_PAGES: [&str; 2] = [

@@ -183,6 +183,10 @@ fn a_tcp_socket_can_be_passed_in_too() {
     assert_eq!(server.address, address);
     let id = server.upload(b"a file");
     assert_eq!(server.get(&format!("/file/{id}")).body, b"a file");
+    let named = format!("SELECT count(*) FROM servers WHERE name LIKE '% {address}'");
+    eventually("status names the socket that was passed in", || {
+        database.number(&named) == 1
+    });
 }
 
 #[test]

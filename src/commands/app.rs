@@ -41,9 +41,11 @@ pub struct App {
 }
 
 impl App {
-    /// Loads the keys and starts the timer thread, which prepares the database.
+    /// Loads the keys and starts the timer thread, which prepares the database. `address` is where
+    /// the server listens, as `status` names it.
     pub fn start(
         config: &Arc<Config>,
+        address: String,
         stop: &Stop,
         unusable: &Arc<AtomicBool>,
     ) -> Result<App, String> {
@@ -65,7 +67,7 @@ impl App {
             probe: db::Probe::start(&database).map_err(cannot_start)?,
             database,
         };
-        app.start_timer(stop, unusable)?;
+        app.start_timer(address, stop, unusable)?;
         Ok(app)
     }
 
@@ -75,7 +77,12 @@ impl App {
     ///
     /// The thread is never joined, because a database that hangs must not keep the server from
     /// stopping. Its work may be interrupted anywhere.
-    fn start_timer(&self, stop: &Stop, unusable: &Arc<AtomicBool>) -> Result<(), String> {
+    fn start_timer(
+        &self,
+        address: String,
+        stop: &Stop,
+        unusable: &Arc<AtomicBool>,
+    ) -> Result<(), String> {
         let (cache, statistics) = (self.versions.clone(), self.statistics.clone());
         let files = self.cache.clone();
         let (config, database) = (self.config.clone(), self.database.clone());
@@ -91,7 +98,15 @@ impl App {
                 Err(_) => return,
             };
             if is_ready || prepare_when_back(&database, &config, &statistics, &stop, &unusable) {
-                run_timer(&config, &database, &cache, &files, &statistics, &stop);
+                run_timer(
+                    &config,
+                    &address,
+                    &database,
+                    &cache,
+                    &files,
+                    &statistics,
+                    &stop,
+                );
             }
         };
         let builder = thread::Builder::new().name("timer".into());
@@ -153,6 +168,7 @@ impl Service for App {
 /// Runs the timer's work until the server stops. After a panic the work is restarted.
 fn run_timer(
     config: &Arc<Config>,
+    address: &str,
     database: &Arc<Database>,
     cache: &Arc<ReleaseCache>,
     files: &Arc<FileCache>,
@@ -161,7 +177,7 @@ fn run_timer(
 ) {
     let run = || {
         let (db, cache) = (database.connection(), cache.clone());
-        upkeep::timer::run(config, db, cache, files.clone(), statistics, stop);
+        upkeep::timer::run(config, address, db, cache, files.clone(), statistics, stop);
     };
     // The restart is safe, because it makes a new connection and new timers.
     while catch_unwind(AssertUnwindSafe(run)).is_err() {

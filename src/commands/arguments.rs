@@ -23,6 +23,8 @@ Commands:
   check-config   read the config, report every mistake, exit 1 if there is one; warn of
                  what loses files
   keys           print the public keys, and the ending of the URLs that clients need
+  health         ask the server that listens where the config says whether it is well:
+                 exit 0 if it is
   status         files, bytes, oldest and next expiry, versions known and when checked,
                  database size, what each server has done
   import directory DIR
@@ -80,6 +82,8 @@ pub enum Command {
     CheckConfig,
     /// `keys`: prints the public keys.
     Keys,
+    /// `health`: asks a running server how it is.
+    Health,
     /// `status`: prints what the server stores and knows.
     Status {
         /// `--json`: print JSON instead of text.
@@ -167,6 +171,7 @@ impl Options {
             },
             Some("check-config") => Command::CheckConfig,
             Some("keys") => Command::Keys,
+            Some("health") => Command::Health,
             Some("status") => Command::Status {
                 json: std::mem::take(&mut self.json),
             },

@@ -5,6 +5,7 @@ pub mod arguments;
 mod check_config;
 mod explain;
 pub mod files;
+mod health;
 pub mod import;
 mod init_db;
 mod keys;
@@ -33,6 +34,8 @@ pub fn run(arguments: Arguments) -> Result<(), String> {
         // Without the log, because what it reports must not depend on a level.
         Command::CheckConfig => check_config::run(&ConfigSource::read(file)?.config()?),
         Command::Keys => keys::run(&config(file)?),
+        // Without the log, because a container asks every half minute.
+        Command::Health => health::run(&ConfigSource::read(file)?.config()?),
         Command::Status { json } => status::run(&config(file)?, json),
         Command::Files(action, words) => files::run(&config(file)?, &action, &words),
         Command::Import(from) => import::run(*from, &config(file)?),

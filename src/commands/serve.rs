@@ -69,7 +69,8 @@ fn serve(config: Config, source: &ConfigSource, inherited: Option<OwnedFd>) -> R
     let stop = Stop::default();
     let signalled = signals.watch(&stop).map_err(no_signals)?;
     let unusable = Arc::new(AtomicBool::new(false));
-    let app = App::start(&config, &stop, &unusable).inspect_err(|_| listener.withdraw())?;
+    let app = App::start(&config, listener.address().to_string(), &stop, &unusable)
+        .inspect_err(|_| listener.withdraw())?;
     log::info!(
         "listening on {}, with {workers} workers",
         listener.address(),

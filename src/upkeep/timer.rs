@@ -31,9 +31,10 @@ const REMOVALS_INTERVAL: Duration = Duration::from_secs(60);
 const CHECKS_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Runs until `stop` is requested. Work that fails is logged, and tried again when it is due
-/// next.
+/// next. `address` is where the server listens.
 pub fn run(
     config: &Arc<Config>,
+    address: &str,
     mut db: Connection,
     cache: Arc<ReleaseCache>,
     files: Arc<FileCache>,
@@ -45,7 +46,7 @@ pub fn run(
     let mut count = Timer::every(COUNT_INTERVAL);
     let mut expiry = Timer::every(config.files.cleanup_interval);
     let mut totals = Timer::every(TOTALS_INTERVAL);
-    let mut row = ServerRow::new(server_name(config));
+    let mut row = ServerRow::new(server_name(address));
     let mut note = Timer::every(SERVER_ROW_INTERVAL);
     let mut checks = Timer::every(CHECKS_INTERVAL);
     let mut refresher = Refresher::new(config, cache);
@@ -83,11 +84,12 @@ pub fn run(
 }
 
 /// The name that distinguishes this server from others on the same database: the machine's name
-/// and the address. The machine's name comes from uname(2), because our systemd unit hides
+/// and the address where the server listens, which isn't `listen` of the configuration if systemd
+/// has passed the socket in. The machine's name comes from uname(2), because our systemd unit hides
 /// /proc/sys.
-fn server_name(config: &Config) -> String {
+fn server_name(address: &str) -> String {
     let system = rustix::system::uname();
-    format!("{} {}", system.nodename().to_string_lossy(), config.listen)
+    format!("{} {}", system.nodename().to_string_lossy(), address)
 }
 
 /// A timer that is due at once, and again after each interval.
