@@ -32,11 +32,12 @@ impl ConfigSource {
     /// # Errors
     /// A sentence for the operator.
     pub fn read(path: Option<&Path>) -> Result<ConfigSource, String> {
+        // `sudo -u` keeps the working directory, which is often a home that is closed to the new
+        // user: a file that may be there counts only if none is found elsewhere.
         let default = || {
-            DEFAULT_PATHS
-                .into_iter()
-                .map(Path::new)
-                .find(|path| may_exist(path))
+            let paths = || DEFAULT_PATHS.into_iter().map(Path::new);
+            let found = paths().find(|path| path.exists());
+            found.or_else(|| paths().find(|path| may_exist(path)))
         };
         let Some(path) = path.or_else(default) else {
             return Ok(ConfigSource::default());
