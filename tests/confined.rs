@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::raw::{connect, connect_locally, flood, is_served_at_once, send, serves, until_closed};
-use common::{Database, Server, eventually, is_root};
+use common::{Database, Server, bytes, eventually, is_root};
 
 /// Connections that say nothing, or not enough, end within a minute.
 fn ends_silent_connections(server: &Server) {
@@ -45,6 +45,66 @@ fn without_the_calls_that_containers_forbid_slow_clients_are_disconnected() {
             });
         }
     });
+}
+
+/// The calls of today's kernels that docker's default profile refuses to a program without
+/// capabilities, as docker's documentation lists them.
+const REFUSED_BY_DOCKER: &[i64] = &[
+    libc::SYS_acct,
+    libc::SYS_add_key,
+    libc::SYS_bpf,
+    libc::SYS_clock_adjtime,
+    libc::SYS_clock_settime,
+    libc::SYS_delete_module,
+    libc::SYS_finit_module,
+    libc::SYS_init_module,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_io_uring_setup,
+    libc::SYS_kcmp,
+    libc::SYS_kexec_load,
+    libc::SYS_keyctl,
+    libc::SYS_mbind,
+    libc::SYS_mount,
+    libc::SYS_move_pages,
+    libc::SYS_get_mempolicy,
+    libc::SYS_set_mempolicy,
+    libc::SYS_name_to_handle_at,
+    libc::SYS_nfsservctl,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_perf_event_open,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_pivot_root,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_quotactl,
+    libc::SYS_reboot,
+    libc::SYS_request_key,
+    libc::SYS_setns,
+    libc::SYS_settimeofday,
+    libc::SYS_swapoff,
+    libc::SYS_swapon,
+    libc::SYS_umount2,
+    libc::SYS_unshare,
+    libc::SYS_userfaultfd,
+    libc::SYS_vhangup,
+];
+
+#[test]
+fn without_the_calls_that_docker_refuses_the_server_stores_files_and_stops_in_order() {
+    let database = Database::new();
+    let server = Server::without_calls(&database, "", REFUSED_BY_DOCKER, libc::EPERM);
+    let server = server.unwrap_or_else(|log| panic!("{log}"));
+    for length in [10, 3_000_000] {
+        let file = bytes(length as u64, length);
+        let id = server.upload(&file);
+        assert_eq!(server.get(&format!("/file/{id}")).body, file);
+    }
+    serves(&server);
+    server.signal("TERM");
+    let (status, log) = server.ended();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
 }
 
 #[test]
