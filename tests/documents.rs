@@ -13,6 +13,7 @@ const DOCUMENTS: &[&str] = &[
     "SECURITY.md",
     "benches/README.md",
     "docs/migrating.md",
+    "docs/operating.md",
 ];
 
 fn root() -> &'static Path {
@@ -111,6 +112,7 @@ fn what_the_installed_documents_link_to_is_installed() {
         "README.md",
         "SECURITY.md",
         "docs/migrating.md",
+        "docs/operating.md",
         "benches/README.md",
     ] {
         assert!(is_installed(Path::new(from)), "{from} is not installed");
