@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # What the scripts share that exercise the installed package: scripts/exercise-package,
 # scripts/exercise-installed and debian/tests. Each sources it, and runs as root.
 
@@ -31,8 +32,8 @@ url=http://localhost
 ask=
 # shellcheck disable=SC2086
 ask() { curl --fail --silent --show-error $ask "$@"; }
-serves() { ask $url/health; }
+serves() { ask "$url/health"; }
 # Prints the id of the file $1.
-upload() { ask --data-binary "@$1" $url/file | sed -n 's/.*"id":"\([^"]*\)".*/\1/p'; }
+upload() { ask --data-binary "@$1" "$url/file" | sed -n 's/.*"id":"\([^"]*\)".*/\1/p'; }
 # Whether the file with the id $1 has the bytes of the file $2.
 is_served() { ask "$url/file/$1" | cmp - "$2"; }

@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # What the scripts share that make whole Debian systems in folders. Each sources it after prepare.sh.
 # They need root, and debootstrap unless BASE names the folder of a fresh Debian to copy.
 
