@@ -381,3 +381,29 @@ fn the_version_is_printed() {
     let expected = format!("session-file-server {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(String::from_utf8(output.stdout).expect("UTF-8"), expected);
 }
+
+/// The driver panics without them.
+#[test]
+fn a_lack_of_descriptors_for_a_connection_is_over_when_there_are_some() {
+    let server = Server::start(&Database::new());
+    let mut connection = server.connect();
+    connection
+        .request("GET", "/file/none", &[], b"")
+        .assert_error(404);
+    let limit = |descriptors: usize| {
+        let set = Command::new("prlimit")
+            .args(["--pid", &server.pid().to_string()])
+            .arg(format!("--nofile={descriptors}:"))
+            .status();
+        assert!(set.expect("prlimit").success());
+    };
+    limit(5);
+    // The first one needs a connection of its own.
+    connection
+        .request("GET", "/health", &[], b"")
+        .assert_error(503);
+    limit(500);
+    eventually("the database is asked again", || {
+        server.get("/health").status == 200
+    });
+}

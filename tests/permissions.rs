@@ -103,6 +103,16 @@ fn advice_fits_what_is_missing_helps_and_makes_nobody_a_superuser() {
             "serve",
             "GRANT USAGE, CREATE ON SCHEMA \"public\" TO \"server-of-",
         ),
+        // New tables that somebody else's init-db has made.
+        (
+            format!(
+                "{}; GRANT ALL ON ALL TABLES IN SCHEMA public TO USER; \
+                 REVOKE ALL ON blocked_files FROM USER",
+                include_str!("../schema.pgsql")
+            ),
+            "serve",
+            "ALTER TABLE blocked_files OWNER TO \"server-of-",
+        ),
         // Tables of an older server's user, of a superuser.
         (made_by_old(FILES), "init-db", "GRANT \"old_"),
         (

@@ -6,11 +6,14 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use zeroize::Zeroizing;
 
 /// The number of bytes of a password file that are read.
 const MAX_FILE: u64 = 64 * 1024;
+/// Whether the unusable file in the home folder was warned of. Every connection looks there.
+static WARNED: Once = Once::new();
 
 /// The login whose password is wanted.
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +53,13 @@ pub fn find(file: Option<&Path>, login: Login) -> Result<Option<Zeroizing<String
     match read(&path) {
         Ok(text) => Ok(password_in(&text, login)),
         Err(error) => {
-            if error.kind() != ErrorKind::NotFound {
-                log::warn!("{}", unusable(&path, &error));
+            // Without such a folder, or in somebody else's, there is none.
+            let is_absent = matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied
+            );
+            if !is_absent {
+                WARNED.call_once(|| log::warn!("{}", unusable(&path, &error)));
             }
             Ok(None)
         }

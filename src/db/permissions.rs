@@ -37,6 +37,10 @@ struct Privileges {
     tables: Vec<TablePrivileges>,
 }
 
+/// Whether the user may read a table; a table that isn't there counts as readable.
+const MAY_READ: &str =
+    "SELECT coalesce(has_table_privilege(to_regclass($1::text), 'SELECT'), true)";
+
 /// The privileges of the server's user on a table.
 #[derive(Debug)]
 struct TablePrivileges {
@@ -68,6 +72,24 @@ impl Connection {
             }
             _ => Error::Forbidden(text),
         }
+    }
+
+    /// Refuses a database in which the server's user may not read the tables that every request
+    /// needs. The rights on other tables are [warned](Connection::rights_warning) of.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], and those of the database.
+    pub(super) fn refuse_unreadable(&mut self) -> Result<(), Error> {
+        for table in ["files", "blocked_files"] {
+            let may_read: bool =
+                self.repeatable(|open| open.query_one(MAY_READ, &[&table])?.try_get(0))?;
+            if !may_read {
+                return Err(Error::Forbidden(format!(
+                    "permission denied for table {table}"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// A sentence about privileges that the server's user lacks on its tables; `None` if it lacks

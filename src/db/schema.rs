@@ -59,6 +59,7 @@ impl Connection {
         }
         tables.refuse_others()?;
         self.refuse_unfit()?;
+        self.refuse_unreadable()?;
         Ok(SchemaState::Current)
     }
 
@@ -79,7 +80,8 @@ impl Connection {
             ));
         }
         tables.refuse_others()?;
-        self.refuse_unfit()
+        self.refuse_unfit()?;
+        self.refuse_unreadable()
     }
 
     /// Creates missing tables and upgrades older ones, in one transaction. Returns what an older

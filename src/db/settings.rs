@@ -1,5 +1,7 @@
 //! The parsed and checked `database.url`, and connecting with it.
 
+use std::borrow::Cow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ pub const DEFAULT_URL: &str = "host=/run/postgresql dbname=sessionfiles";
 
 /// The folder of PostgreSQL's socket on Debian, which is used if the URL names no host.
 const DEFAULT_SOCKET_FOLDER: &str = "/run/postgresql";
+/// The names of that folder, of which the second is the older one.
+const DEFAULT_SOCKET_FOLDERS: [&str; 2] = [DEFAULT_SOCKET_FOLDER, "/var/run/postgresql"];
 /// The longest attempt to connect, unless the URL sets `connect_timeout`.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a database on another machine may leave sent data unacknowledged before the connection
@@ -71,6 +75,14 @@ impl Settings {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             cause.unwrap_or_else(|| error.to_string())
         })?;
+        if config.get_ssl_mode() != SslMode::Prefer {
+            // The driver has seen one where we did not, so that it would be lost.
+            return Err(
+                "sslmode can't be told from what stands before it; in a URL's user or password \
+                 write %3F for ?, and write the names of parameters as they are"
+                    .into(),
+            );
+        }
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             config.host_path(DEFAULT_SOCKET_FOLDER);
         }
@@ -124,11 +136,17 @@ impl Settings {
                 driver.password(password.as_bytes());
             }
         }
-        let connected = driver.connect(self.connector()?).and_then(|mut client| {
+        let mut connected = open(&driver, self.connector()?)?;
+        if driver.get_ssl_mode() == SslMode::Prefer && connected.as_ref().is_err_and(is_of_tls) {
+            // As libpq does: `prefer` means TLS only if it works.
+            driver.ssl_mode(SslMode::Disable);
+            connected = open(&driver, self.connector()?)?;
+        }
+        let begun = connected.and_then(|mut client| {
             client.batch_execute(&format!("{SESSION_SETTINGS}; {session}"))?;
             Ok(client)
         });
-        connected.map_err(|error| Error::of_connecting(&error))
+        begun.map_err(|error| Error::of_connecting(&error))
     }
 
     /// The connector that starts TLS, if the settings ask for it.
@@ -142,24 +160,30 @@ impl Settings {
 
     /// Finds the password if it isn't in the URL.
     fn password(&self) -> Result<Option<Zeroizing<String>>, String> {
-        let host = self.driver.get_hosts().iter().find_map(|host| match host {
-            Host::Tcp(name) => Some(name.as_str()),
-            Host::Unix(_) => None,
-        });
         let os_user = std::env::var("USER").unwrap_or_default();
         let user = self.driver.get_user().unwrap_or(&os_user);
-        let login = Login {
-            host: host.unwrap_or("localhost"),
-            port: self
-                .driver
-                .get_ports()
-                .first()
-                .copied()
-                .unwrap_or(DEFAULT_PORT),
-            database: self.driver.get_dbname().unwrap_or(user),
-            user,
-        };
-        passwords::find(self.password_file.as_deref(), login)
+        let ports = self.driver.get_ports();
+        let mut found: Option<Option<Zeroizing<String>>> = None;
+        for (index, host) in self.driver.get_hosts().iter().enumerate() {
+            let port = ports.get(index).or(ports.first()).copied();
+            let login = Login {
+                host: &name_in_password_file(host),
+                port: port.unwrap_or(DEFAULT_PORT),
+                database: self.driver.get_dbname().unwrap_or(user),
+                user,
+            };
+            let password = passwords::find(self.password_file.as_deref(), login)?;
+            // The driver has one password for all hosts, and none may learn another one's.
+            if found.as_ref().is_some_and(|other| *other != password) {
+                return Err(
+                    "the password file has different passwords for the hosts; several \
+                            hosts must have one"
+                        .into(),
+                );
+            }
+            found = Some(password);
+        }
+        Ok(found.flatten())
     }
 
     /// The name of the database, for messages.
@@ -252,6 +276,40 @@ fn set_tls(config: &mut postgres::Config, tls: &TlsSettings) -> Result<(), Strin
     Ok(())
 }
 
+/// Connects. The driver panics where its runtime can't have the descriptors that it needs
+/// (`config.rs` of postgres, `connect`), and a thread that asks the database must not end by that.
+fn open(
+    driver: &postgres::Config,
+    connector: Connector,
+) -> Result<Result<Client, postgres::Error>, Error> {
+    // What a panic may leave half done is inside, and is thrown away.
+    let connected = catch_unwind(AssertUnwindSafe(|| driver.connect(connector)));
+    connected.map_err(|_| Error::Unavailable("no descriptor is left for a connection".into()))
+}
+
+/// Whether an error is one of TLS, which the driver doesn't tell but by its text.
+fn is_of_tls(error: &postgres::Error) -> bool {
+    error
+        .to_string()
+        .starts_with("error performing TLS handshake")
+}
+
+/// A host as password files have it: `localhost` for the folder where PostgreSQL's socket is by
+/// default.
+fn name_in_password_file(host: &Host) -> Cow<'_, str> {
+    match host {
+        Host::Tcp(name) => name.into(),
+        Host::Unix(folder)
+            if DEFAULT_SOCKET_FOLDERS
+                .iter()
+                .any(|d| folder == Path::new(d)) =>
+        {
+            "localhost".into()
+        }
+        Host::Unix(folder) => folder.to_string_lossy(),
+    }
+}
+
 fn refuse_name(name: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || ".-_:%".contains(c);
     if name.is_empty() {
@@ -338,6 +396,8 @@ mod tests {
             ("host=a sslmode=disable channel_binding=require", "TLS"),
             ("host=a,/run sslmode=require", "Unix socket"),
             ("host=a sslmode=verify-ca", "sslrootcert"),
+            ("postgresql://u:pa?ss@db/files?sslmode=require", "%3F"),
+            ("postgresql://db/files?ssl%6dode=require", "as they are"),
             ("host=a sslmode=perhaps", "sslmode"),
             (
                 "host=a target_session_attrs=primary",

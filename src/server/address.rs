@@ -26,7 +26,13 @@ impl Address {
     pub fn connect(&self) -> io::Result<Socket> {
         match self {
             Address::Tcp(address) => {
-                TcpStream::connect_timeout(address, CONNECT_TIMEOUT).map(Socket::from)
+                let mut connected = TcpStream::connect_timeout(address, CONNECT_TIMEOUT);
+                if connected.is_err() && address.is_ipv6() && address.ip().is_unspecified() {
+                    // `[::]` leads to `::1`, which a machine without IPv6 doesn't have.
+                    let other = net::SocketAddr::from(([127, 0, 0, 1], address.port()));
+                    connected = TcpStream::connect_timeout(&other, CONNECT_TIMEOUT);
+                }
+                connected.map(Socket::from)
             }
             Address::Unix(address) => UnixStream::connect_addr(address).map(Socket::from),
         }

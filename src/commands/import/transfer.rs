@@ -36,12 +36,17 @@ pub fn transfer(
     report: &Arc<Report>,
 ) -> Result<(), String> {
     let (batches, waiting) = sync_channel(1);
-    let waiting = Mutex::new(waiting);
+    let waiting = Arc::new(Mutex::new(waiting));
     let progress = ProgressDisplay::start(source.count()?, report);
     let outcome = thread::scope(|scope| {
         let writers: Vec<_> = (0..WRITERS)
-            .map(|_| scope.spawn(|| write(&waiting, database, report, config)))
+            .map(|_| {
+                let waiting = waiting.clone();
+                scope.spawn(move || write(&waiting, database, report, config))
+            })
             .collect();
+        // The writers alone have it, so that it is gone when all of them have failed.
+        drop(waiting);
         let read = read(source, database, &batches, report, config);
         drop(batches);
         let written = writers.into_iter().map(|writer| {
