@@ -543,3 +543,22 @@ fn an_import_leaves_no_setting_to_who_uses_its_connection_next() {
         assert!(!log.contains(&format!("SET {setting}")), "{setting}");
     }
 }
+
+#[test]
+fn an_import_that_can_store_nothing_ends_with_the_reason() {
+    let (database, older) = (Database::new(), tempfile::tempdir().expect("a folder"));
+    drop(Server::start(&database));
+    database.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN RAISE 'not today'; END $$; \
+         CREATE TRIGGER refuse BEFORE INSERT ON files FOR EACH ROW EXECUTE FUNCTION refuse()",
+    );
+    // More than the writers and their queue hold.
+    for number in 0..12 {
+        let file = older.path().join(format!("files/main_files/{number}"));
+        write(&file, &bytes(number, 2_000_000), DAY);
+    }
+    let output = import(&database, "", &["directory", text(older.path())]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(errors(&output).contains("not today"), "{output:?}");
+}

@@ -95,18 +95,7 @@ impl Settings {
             }
         }
         set_tls(&mut config, &tls)?;
-        if config.get_application_name().is_none() {
-            config.application_name("session-file-server");
-        }
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(DEFAULT_CONNECT_TIMEOUT);
-        }
-        if config.get_tcp_user_timeout().is_none() {
-            config.tcp_user_timeout(DEFAULT_TCP_USER_TIMEOUT);
-        }
-        if config.get_keepalives_idle() == postgres::Config::new().get_keepalives_idle() {
-            config.keepalives_idle(DEFAULT_KEEPALIVES_IDLE);
-        }
+        set_defaults(&mut config);
         Ok(Settings {
             driver: config,
             tls,
@@ -274,6 +263,22 @@ fn set_tls(config: &mut postgres::Config, tls: &TlsSettings) -> Result<(), Strin
         tls.driver_mode()
     });
     Ok(())
+}
+
+/// Sets what the operator's URL leaves open.
+fn set_defaults(config: &mut postgres::Config) {
+    if config.get_application_name().is_none() {
+        config.application_name("session-file-server");
+    }
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(DEFAULT_CONNECT_TIMEOUT);
+    }
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(DEFAULT_TCP_USER_TIMEOUT);
+    }
+    if config.get_keepalives_idle() == postgres::Config::new().get_keepalives_idle() {
+        config.keepalives_idle(DEFAULT_KEEPALIVES_IDLE);
+    }
 }
 
 /// Connects. The driver panics where its runtime can't have the descriptors that it needs
