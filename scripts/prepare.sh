@@ -16,9 +16,6 @@ target=${CARGO_TARGET_DIR:-target}
 
 say() { printf '%s: %s\n' "$0" "$*" >&2; }
 fail() { say "$*"; exit 1; }
-# The linker that newer toolchains bring (rust-lld in 1.95) can't write below a folder with a double
-# quote in its name.
-case $PWD/$target in *\"*) fail "the linker can't work in a folder with a double quote in its name, $PWD: rename it" ;; esac
 
 is_root() { [ "$(id -u)" = 0 ]; }
 
@@ -192,6 +189,18 @@ need_rust() {
         CARGO_HOME=$PWD/.local/cargo
         export CARGO_HOME
         say "the home folder can't be written to: cargo keeps its files in $CARGO_HOME"
+    fi
+    avoid_rust_lld
+}
+
+# The linker that Rust brings since 1.90 (rust-lld) can't write below a folder that has a % or a
+# double quote in its name. The system's linker can. Older versions don't know the option, nor do
+# they need it.
+avoid_rust_lld() {
+    case $PWD/$target in *[%\"]*) ;; *) return 0 ;; esac
+    if rustc -Clinker-features=-lld --print sysroot >/dev/null 2>&1; then
+        RUSTFLAGS="${RUSTFLAGS:-} -Clinker-features=-lld"
+        export RUSTFLAGS
     fi
 }
 
