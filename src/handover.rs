@@ -1,10 +1,11 @@
-//! The listening socket and the configuration, handed over when the server restarts itself
+//! The listening sockets and the configuration, handed over when the server restarts itself
 //! (`exec`): the new program keeps nothing of the old one's memory.
 //!
 //! The new program's standard input is a Unix socket. It carries a byte with the listening
-//! socket, then the configuration. The configuration may hold a password, so it must not stand
-//! in the arguments or the environment, which other users can see. systemd's socket activation
-//! would do for the socket, but expects it at descriptor 3, to which safe code can't move it.
+//! sockets, then a byte for each of them, then the configuration. The configuration may hold a
+//! password, so it must not stand in the arguments or the environment, which other users can see.
+//! systemd's socket activation would do for the sockets, but expects them from descriptor 3 on,
+//! to which safe code can't move them.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -21,10 +22,21 @@ const VARIABLE: &str = "SESSION_FILE_SERVER_HANDED_ON";
 /// What the next server takes over.
 #[derive(Debug)]
 pub struct Handover {
-    /// The listening socket, on which connections wait.
-    pub socket: OwnedFd,
+    /// The listening sockets, on which connections wait: at least one, at most
+    /// [`descriptors::AT_ONCE`].
+    pub sockets: Vec<ListeningSocket>,
     /// The configuration, encoded by [`crate::config::ConfigSource::encode`].
     pub configuration: Vec<u8>,
+}
+
+/// A listening socket on its way to the next server.
+#[derive(Debug)]
+pub struct ListeningSocket {
+    /// The socket.
+    pub descriptor: OwnedFd,
+    /// Whether the server has made it, and closes it for everybody when it stops. Otherwise it is
+    /// systemd's.
+    pub is_own: bool,
 }
 
 impl Handover {
@@ -42,7 +54,13 @@ impl Handover {
         let (mut writer, reader) = UnixStream::pair()?;
         // Nothing is read before `exec`, so all of it must fit into the socket's buffer.
         writer.set_nonblocking(true)?;
-        writer.send_with_fd(&[0], &[self.socket.as_raw_fd()])?;
+        let numbers = self
+            .sockets
+            .iter()
+            .map(|socket| socket.descriptor.as_raw_fd());
+        writer.send_with_fd(&[0], &numbers.collect::<Vec<_>>())?;
+        let kinds = self.sockets.iter().map(|socket| u8::from(socket.is_own));
+        writer.write_all(&kinds.collect::<Vec<_>>())?;
         writer.write_all(&self.configuration)?;
         writer.shutdown(Shutdown::Write)?;
         Ok(reader.into())
@@ -63,12 +81,22 @@ impl Handover {
     }
 
     fn receive(mut from: impl Read + std::os::fd::AsFd) -> io::Result<Handover> {
-        let received = descriptors::receive(&from)?.pop();
-        let socket = received.ok_or(ErrorKind::UnexpectedEof)?;
+        let received = descriptors::receive(&from)?;
+        if received.is_empty() {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        let mut kinds = vec![0; received.len()];
+        from.read_exact(&mut kinds)?;
+        let sockets = received.into_iter().zip(kinds);
+        let sockets = sockets.map(|(descriptor, kind)| ListeningSocket {
+            descriptor,
+            is_own: kind != 0,
+        });
+        let sockets = sockets.collect();
         let mut configuration = Vec::new();
         from.read_to_end(&mut configuration)?;
         Ok(Handover {
-            socket,
+            sockets,
             configuration,
         })
     }
@@ -80,24 +108,34 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     #[test]
-    fn the_socket_and_the_largest_configuration_are_left_whole() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("bound");
+    fn all_sockets_and_the_largest_configuration_are_left_whole() {
+        let (mut addresses, mut sockets) = (Vec::new(), Vec::new());
+        for number in 0..descriptors::AT_ONCE {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            addresses.push(listener.local_addr().expect("bound"));
+            sockets.push(ListeningSocket {
+                descriptor: listener.into(),
+                is_own: number % 2 == 1,
+            });
+        }
         let left = Handover {
-            socket: listener.into(),
+            sockets,
             configuration: vec![b'#'; 2 * 64 * 1024],
         };
         let reader = left.send().expect("it fits");
         let configuration = left.configuration.clone();
         drop(left);
-        let client = TcpStream::connect(address).expect("it still listens");
+        let clients = addresses.iter().map(TcpStream::connect);
+        let clients: Vec<_> = clients.map(|c| c.expect("it still listens")).collect();
         let found = Handover::receive(UnixStream::from(reader)).expect("whole");
         assert!(found.configuration == configuration);
-        let accepted = TcpListener::from(found.socket).accept();
-        assert_eq!(
-            accepted.expect("a connection").1,
-            client.local_addr().expect("connected")
-        );
+        assert_eq!(found.sockets.len(), clients.len());
+        for (number, (socket, client)) in found.sockets.into_iter().zip(clients).enumerate() {
+            assert_eq!(socket.is_own, number % 2 == 1);
+            let accepted = TcpListener::from(socket.descriptor).accept();
+            let accepted = accepted.expect("a connection").1;
+            assert_eq!(accepted, client.local_addr().expect("connected"));
+        }
     }
 
     #[test]

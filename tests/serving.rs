@@ -316,16 +316,16 @@ impl Service for Panicking {
 #[test]
 fn a_panic_is_a_500_for_its_request_and_the_worker_goes_on() {
     let config = Config {
-        listen: Listen::Tcp("127.0.0.1:0".into()),
+        listen: vec![Listen::Tcp("127.0.0.1:0".into())],
         ..Config::default()
     };
-    let listener = Listener::open(&config, None).expect("a free port");
-    let address = listener.address().to_string();
+    let listeners = Listener::open_all(&config, None).expect("a free port");
+    let address = listeners[0].address().to_string();
     let stop = Stop::default();
     let running = {
         let stop = stop.clone();
         let hour = Duration::from_secs(3600);
-        std::thread::spawn(move || server::run(listener, 1, hour, Arc::new(Panicking), &stop))
+        std::thread::spawn(move || server::run(listeners, 1, hour, Arc::new(Panicking), &stop))
     };
     let mut connection = Connection::open(&address);
     let mut get = |path| connection.request("GET", path, &[], b"");

@@ -196,7 +196,7 @@ fn what_is_no_listening_socket_is_refused() {
     let log = Server::under_systemd(&database, Some(file.into()), &[]).err();
     let log = log.expect("refused");
     assert!(
-        log.contains("the socket that was passed in is of no use"),
+        log.contains("a socket that was passed in is of no use"),
         "{log}"
     );
 }

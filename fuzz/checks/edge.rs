@@ -40,14 +40,14 @@ fn address() -> &'static str {
     static ADDRESS: OnceLock<String> = OnceLock::new();
     ADDRESS.get_or_init(|| {
         let config = Config {
-            listen: Listen::Tcp("127.0.0.1:0".into()),
+            listen: vec![Listen::Tcp("127.0.0.1:0".into())],
             ..Config::default()
         };
-        let listener = Listener::open(&config, None).expect("a free port");
-        let address = listener.address().to_string();
+        let listeners = Listener::open_all(&config, None).expect("a free port");
+        let address = listeners[0].address().to_string();
         let hour = Duration::from_secs(3600);
         std::thread::spawn(move || {
-            let ended = server::run(listener, 2, hour, Arc::new(Echo), &Stop::default());
+            let ended = server::run(listeners, 2, hour, Arc::new(Echo), &Stop::default());
             panic!("the server ended: {ended:?}");
         });
         address

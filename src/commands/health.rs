@@ -17,12 +17,16 @@ const ANSWER_LIMIT: u64 = 4096;
 /// HTTP/1.0, because the connection shall end with the answer.
 const REQUEST: &[u8] = b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n";
 
-/// Asks the server for `/health`, and prints a word if it is well.
+/// Asks the server for `/health` on each of its addresses, and prints a word if it is well.
 ///
 /// # Errors
 /// A sentence for the operator: nobody listens there, or the server can't use its database.
 pub fn run(config: &Config) -> Result<(), String> {
-    let listen = &config.listen;
+    config.listen.iter().try_for_each(check)?;
+    print("the server is well\n")
+}
+
+fn check(listen: &Listen) -> Result<(), String> {
     let answer = ask(listen).map_err(|error| {
         format!(
             "no server answers on {listen}: {error}; if it listens elsewhere than the \
@@ -30,7 +34,7 @@ pub fn run(config: &Config) -> Result<(), String> {
         )
     })?;
     match status(&answer) {
-        Some("200") => print("the server is well\n"),
+        Some("200") => Ok(()),
         Some("503") => Err(format!(
             "the server on {listen} answers 503: it can't use its database, or has too much to do"
         )),

@@ -1,6 +1,5 @@
 //! `serve`: puts the modules together, from the listening socket to the timer thread.
 
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -11,7 +10,7 @@ use std::time::Duration;
 
 use super::app::App;
 use crate::config::{Config, ConfigSource};
-use crate::handover::Handover;
+use crate::handover::{Handover, ListeningSocket};
 use crate::server::{self, Ended, Listener};
 use crate::signals::Signals;
 use crate::stop::Stop;
@@ -37,7 +36,7 @@ pub fn start(file: Option<&Path>, allow_root: bool) -> Result<(), String> {
     let (source, inherited) = match Handover::take().map_err(no_handover)? {
         Some(left) => (
             ConfigSource::decode(&left.configuration).map_err(no_handover)?,
-            Some(left.socket),
+            Some(left.sockets),
         ),
         None => (ConfigSource::read(file)?, None),
     };
@@ -52,37 +51,42 @@ pub fn start(file: Option<&Path>, allow_root: bool) -> Result<(), String> {
 
 /// Runs the server until a signal stops it ([`crate::signals`]), and then finishes the requests in
 /// flight. `source` is the configuration's text, which is handed over if the server restarts
-/// itself; `inherited` is the listening socket that was handed over by the previous server.
+/// itself; `inherited` are the listening sockets that were handed over by the previous server.
 ///
 /// # Errors
 /// A sentence for the operator.
-fn serve(config: Config, source: &ConfigSource, inherited: Option<OwnedFd>) -> Result<(), String> {
+fn serve(
+    config: Config,
+    source: &ConfigSource,
+    inherited: Option<Vec<ListeningSocket>>,
+) -> Result<(), String> {
     for warning in config.warnings() {
         log::warn!("{warning}");
     }
     server::quieten_tiny_http();
     let config = Arc::new(config);
-    let workers = server::affordable_workers(config.workers)?;
+    let workers = server::affordable_workers(config.workers, config.listen.len())?;
     let no_signals = |error| format!("cannot wait for signals: {error}");
     let signals = Signals::catch().map_err(no_signals)?;
-    let listener = Listener::open(&config, inherited)?;
+    let listeners = Listener::open_all(&config, inherited)?;
+    let addresses: Vec<String> = listeners.iter().map(|l| l.address().to_string()).collect();
     let stop = Stop::default();
     let signalled = signals.watch(&stop).map_err(no_signals)?;
     let unusable = Arc::new(AtomicBool::new(false));
-    let app = App::start(&config, listener.address().to_string(), &stop, &unusable)
-        .inspect_err(|_| listener.withdraw())?;
+    let app = App::start(&config, addresses.join(" and "), &stop, &unusable)
+        .inspect_err(|_| listeners.iter().for_each(Listener::withdraw))?;
     log::info!(
         "listening on {}, with {workers} workers",
-        listener.address(),
+        addresses.join(" and ")
     );
     systemd::ready();
     let pause = systemd::watchdog().map_or(SELF_CHECK, |patience| SELF_CHECK.min(patience / 3));
-    let outcome = server::run(listener, workers, pause, Arc::new(app), &stop);
+    let outcome = server::run(listeners, workers, pause, Arc::new(app), &stop);
     let ended = outcome.map_err(|error| format!("no more requests can be accepted: {error}"))?;
     match ended {
         // After a stop signal the server doesn't restart itself.
-        Ended::ToStartAnew(socket) if !signalled.load(Ordering::SeqCst) => {
-            return Err(restart(socket, source));
+        Ended::ToStartAnew(sockets) if !signalled.load(Ordering::SeqCst) => {
+            return Err(restart(sockets, source));
         }
         _ => {}
     }
@@ -93,13 +97,13 @@ fn serve(config: Config, source: &ConfigSource, inherited: Option<OwnedFd>) -> R
     Ok(())
 }
 
-/// Restarts the program (`exec`). Hands over the listening socket, and the configuration's text,
+/// Restarts the program (`exec`). Hands over the listening sockets, and the configuration's text,
 /// because its file may be a pipe, or may have changed or gone. Returns only if it fails, with
 /// the reason.
-fn restart(socket: OwnedFd, source: &ConfigSource) -> String {
+fn restart(sockets: Vec<ListeningSocket>, source: &ConfigSource) -> String {
     let configuration = source.encode();
     let left = Handover {
-        socket,
+        sockets,
         configuration,
     };
     let failed = std::env::current_exe().and_then(|program| {

@@ -24,6 +24,7 @@ pub use files::Files;
 pub use key_files::KeyFiles;
 pub use reader::Mistake;
 pub use source::{ConfigSource, DEFAULT_PATHS};
+pub use values::MAX_LISTEN;
 pub use versions::{Platform, Projects, Token, Versions};
 
 /// The default of `listen`.
@@ -38,8 +39,8 @@ const DEFAULT_WORKERS: usize = 8;
 /// All settings of the configuration file.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `listen`: the address on which the server listens.
-    pub listen: Listen,
+    /// `listen`: the addresses on which the server listens, at least one.
+    pub listen: Vec<Listen>,
     /// `socket_mode`: permissions of a Unix socket's file.
     pub socket_mode: u32,
     /// `workers`: threads that answer requests, each with a database connection.
@@ -74,9 +75,11 @@ impl Config {
         let mut keys = TomlReader::parse(text)?;
         let config = Config {
             files: Files::take(&mut keys),
-            listen: keys.take("listen", Listen::Tcp(DEFAULT_LISTEN.into()), |value| {
-                listen(value, folder)
-            }),
+            listen: keys.take(
+                "listen",
+                vec![Listen::Tcp(DEFAULT_LISTEN.into())],
+                |value| listen(value, folder),
+            ),
             socket_mode: keys.take("socket_mode", DEFAULT_SOCKET_MODE, socket_mode),
             workers: keys.take("workers", DEFAULT_WORKERS, |value| {
                 integer(value, WORKERS, "threads", "8")
@@ -90,7 +93,7 @@ impl Config {
     }
 }
 
-/// The address on which the server listens.
+/// An address on which the server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
     /// `host:port`, resolved when the server starts.
@@ -124,7 +127,7 @@ mod tests {
     #[test]
     fn an_empty_file_means_the_documented_defaults() {
         let config = Config::default();
-        assert_eq!(config.listen, Listen::Tcp("127.0.0.1:8000".into()));
+        assert_eq!(config.listen, [Listen::Tcp("127.0.0.1:8000".into())]);
         assert_eq!(config.socket_mode, 0o660);
         assert_eq!(config.workers, 8);
         assert_eq!(config.files.max_size, 10_223_616);
@@ -228,11 +231,44 @@ mod tests {
     fn relative_socket_paths_start_at_the_files_folder() {
         let config = Config::parse("listen = \"unix:a.sock\"", Path::new("/etc/x/config.toml"))
             .expect("valid");
-        assert_eq!(config.listen, Listen::Unix("/etc/x/a.sock".into()));
+        assert_eq!(config.listen, [Listen::Unix("/etc/x/a.sock".into())]);
         assert_eq!(
             mistakes(&format!("listen = \"unix:{}\"", "a".repeat(101))).len(),
             1
         );
+    }
+
+    #[test]
+    fn addresses_to_listen_on_are_one_or_a_list_without_repetitions() {
+        let config = Config::parse(
+            "listen = ['127.0.0.1:8000', '[::1]:8000', 'unix:a.sock']",
+            Path::new("/etc/x/config.toml"),
+        );
+        let listen = config.expect("valid").listen;
+        let shown: Vec<_> = listen.iter().map(Listen::to_string).collect();
+        assert_eq!(
+            shown,
+            ["127.0.0.1:8000", "[::1]:8000", "unix:/etc/x/a.sock"]
+        );
+        let many: Vec<_> = (0..=MAX_LISTEN)
+            .map(|n| format!("'[::1]:{}'", 80 + n))
+            .collect();
+        for (wrong, expected) in [
+            ("[]", "an empty list"),
+            ("['a.b:1', 5]", "5 is not a text"),
+            (
+                "['[::1]:80', 'unix:/s', '[::1]:80']",
+                "\"[::1]:80\" is there twice",
+            ),
+            ("['unix:s', 'unix:./s']", "\"unix:./s\" is there twice"),
+            (
+                &format!("[{}]", many.join(", ")),
+                "17 addresses are more than 16",
+            ),
+        ] {
+            let found = mistakes(&format!("listen = {wrong}"));
+            assert!(found.len() == 1 && found[0].contains(expected), "{found:?}");
+        }
     }
 
     #[test]

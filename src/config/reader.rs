@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
 
 /// One mistake in a configuration file. Its text starts with the line.
@@ -149,6 +149,7 @@ pub(super) enum Node {
     Text(String),
     Integer(i64),
     Boolean(bool),
+    List(Vec<Node>),
     /// A value of another type, whose name is for messages.
     Other(&'static str),
 }
@@ -175,6 +176,7 @@ impl fmt::Display for Node {
             Node::Text(text) => write!(f, "{text:?}"),
             Node::Integer(number) => write!(f, "{number}"),
             Node::Boolean(value) => write!(f, "{value}"),
+            Node::List(_) => f.write_str("a list"),
             Node::Other(name) => f.write_str(name),
         }
     }
@@ -212,8 +214,11 @@ impl<'de> Visitor<'de> for NodeVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node, A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Node::Other("a list"))
+        let mut nodes = Vec::new();
+        while let Some(node) = items.next_element()? {
+            nodes.push(node);
+        }
+        Ok(Node::List(nodes))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {

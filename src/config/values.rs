@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::reader::Node;
 use super::{DEFAULT_LISTEN, Listen};
-use crate::db;
+use crate::{db, descriptors};
 
 /// The seconds of a day.
 const DAY: u64 = 24 * 60 * 60;
@@ -26,6 +26,8 @@ pub(super) const WORKERS: RangeInclusive<i64> = 1..=256;
 /// The longest `files.numeric_id_prefix`, bits. It leaves 33 random bits, enough to find a free id
 /// in 25 tries.
 const MAX_PREFIX_BITS: usize = 20;
+/// The most addresses to listen on: a server that restarts itself hands all of them over at once.
+pub const MAX_LISTEN: usize = descriptors::AT_ONCE;
 /// The longest path of a Unix socket, bytes. The address holds 108 with the final zero (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -107,12 +109,42 @@ pub(super) fn id_prefix(value: &Node) -> Result<Vec<bool>, String> {
     Ok(text.bytes().map(|bit| bit == b'1').collect())
 }
 
+/// An address to listen on, or a list of them.
+pub(super) fn listen(value: &Node, folder: &Path) -> Result<Vec<Listen>, String> {
+    let Node::List(nodes) = value else {
+        return Ok(vec![address(value, folder)?]);
+    };
+    match nodes.len() {
+        0 => {
+            return Err(format!(
+                "an empty list; write for example \"{DEFAULT_LISTEN}\""
+            ));
+        }
+        count if count > MAX_LISTEN => {
+            return Err(format!("{count} addresses are more than {MAX_LISTEN}"));
+        }
+        _ => {}
+    }
+    let mut listens = Vec::new();
+    for node in nodes {
+        let listen = address(node, folder)?;
+        // Of port 0 the system makes another port each time.
+        let is_chosen = matches!(&listen, Listen::Tcp(address) if address.ends_with(":0"));
+        if listens.contains(&listen) && !is_chosen {
+            return Err(format!("{node} is there twice"));
+        }
+        listens.push(listen);
+    }
+    Ok(listens)
+}
+
 /// An address with a port, or `unix:` and a path, which starts at `folder` if it is relative.
-pub(super) fn listen(value: &Node, folder: &Path) -> Result<Listen, String> {
+fn address(value: &Node, folder: &Path) -> Result<Listen, String> {
     let example = format!(r#""{DEFAULT_LISTEN}" or "unix:/run/session-file-server/http.sock""#);
     let text = text(value, &example)?;
     if let Some(path) = text.strip_prefix("unix:") {
-        let path = folder.join(path);
+        // Without `.`, so that the same path is known again.
+        let path: PathBuf = folder.join(path).components().collect();
         return match path.as_os_str().len() {
             _ if text == "unix:" => Err(format!("{value} has no path; write {example}")),
             length if length > MAX_SOCKET_PATH => Err(format!(

@@ -22,6 +22,11 @@ pub enum Address {
 }
 
 impl Address {
+    /// Whether it is a TCP port.
+    pub fn is_tcp(&self) -> bool {
+        matches!(self, Address::Tcp(_))
+    }
+
     /// Connects to ourselves.
     pub fn connect(&self) -> io::Result<Socket> {
         match self {

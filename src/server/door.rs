@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::Service;
 use super::address::Address;
+use super::arrival::Arrival;
 use super::budget::{Budget, Reservation};
 use super::elastic::Elastic;
 use super::exchange::Exchange;
@@ -63,23 +64,21 @@ pub struct Job {
 }
 
 impl<S: Service> Door<S> {
-    /// For requests to `address`, which `workers` threads answer with `service`.
+    /// For requests to `addresses`, which `workers` threads answer with `service`.
     ///
     /// # Errors
     /// When the system has no thread to spare.
     pub fn new(
-        address: &Address,
+        addresses: &[Address],
         workers: usize,
         service: Arc<S>,
         self_check: SelfCheck,
     ) -> io::Result<Door<S>> {
-        // A connection to a Unix socket has one request ([`super::guard::local`]).
-        let closes = matches!(address, Address::Unix(_));
         Ok(Door {
             service,
-            guard: Arc::new(Guard::new(address)),
+            guard: Arc::new(Guard::new(addresses)),
             jobs: Queue::new(workers * QUEUE_PER_WORKER),
-            senders: Senders::new(workers, BYTES_IN_FLIGHT, closes),
+            senders: Senders::new(workers, BYTES_IN_FLIGHT),
             receivers: Elastic::new("receive", MAX_RECEIVERS),
             received: Budget::new(BYTES_IN_FLIGHT),
             lingerers: Elastic::new("linger", MAX_LINGERERS),
@@ -94,17 +93,17 @@ impl<S: Service> Door<S> {
     }
 
     /// Takes a request of which the head was read: never waits for a client.
-    pub fn admit(self: &Arc<Self>, request: tiny_http::Request) {
-        if self.self_check.is_ours(&request) {
-            let _ = send::answer(request, &Response::text(200, "alive"), true, None);
-        } else if let Some(request) = self.guard.head_came(request) {
-            self.begin(request);
+    pub fn admit(self: &Arc<Self>, arrival: Arrival) {
+        if self.self_check.is_ours(&arrival.request) {
+            let _ = send::answer(arrival.request, &Response::text(200, "alive"), true, None);
+        } else if let Some(arrival) = self.guard.head_came(arrival) {
+            self.begin(arrival);
         }
     }
 
     /// Works on a request of which it is the turn in its connection.
-    pub fn begin(self: &Arc<Self>, request: tiny_http::Request) {
-        let exchange = Exchange::begin(request, &self.guard);
+    pub fn begin(self: &Arc<Self>, arrival: Arrival) {
+        let exchange = Exchange::begin(arrival, &self.guard);
         let (method, target) = line(&exchange);
         let rule = self.service.body_rule(method, target);
         match framing::body_length(&exchange.request, rule) {

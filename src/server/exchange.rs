@@ -1,8 +1,8 @@
 //! A request that must be answered, and what is done when it was.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::arrival::{Arrival, Client};
 use super::guard::Guard;
 use super::guard::connections::Phase;
 
@@ -16,17 +16,18 @@ pub struct Exchange {
 
 /// Tells the guard that a request was answered, when it is dropped.
 pub struct Ticket {
-    client: Option<SocketAddr>,
+    client: Option<Client>,
     guard: Arc<Guard>,
     is_refused: bool,
 }
 
 impl Exchange {
     /// Begins with a request of which it is the turn.
-    pub fn begin(request: tiny_http::Request, guard: &Arc<Guard>) -> Exchange {
-        guard.request_begins();
+    pub fn begin(arrival: Arrival, guard: &Arc<Guard>) -> Exchange {
+        let Arrival { request, client } = arrival;
+        guard.request_begins(client);
         let ticket = Ticket {
-            client: request.remote_addr().copied(),
+            client,
             guard: guard.clone(),
             is_refused: false,
         };
@@ -35,8 +36,8 @@ impl Exchange {
 }
 
 impl Ticket {
-    /// The client's address, if it has one: those of a Unix socket have none.
-    pub fn client(&self) -> Option<SocketAddr> {
+    /// The client, unless it came by a Unix socket.
+    pub fn client(&self) -> Option<Client> {
         self.client
     }
 
@@ -55,7 +56,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.guard.request_ended();
+        self.guard.request_ended(self.client);
         if !self.is_refused {
             self.guard.answered(self.client);
         }

@@ -41,13 +41,39 @@ const QUIET: Duration = Duration::from_millis(300);
 /// The first heads of connections that are known to be open are waited for this long.
 const FIRST_HEADS: Duration = Duration::from_secs(2);
 
-/// Accepts connections until `stop` is requested. tiny_http accepts no more after an
-/// error, as when descriptors or threads run out; so a new one takes its place.
-pub fn accept<S: Service>(door: &Arc<Door<S>>, listener: &Listener, stop: &Stop) {
+/// Accepts connections of all `listeners` until `stop` is requested: those of the first one on
+/// this thread, those of each other one on a thread of its own.
+///
+/// # Errors
+/// When the system has no thread to spare.
+pub fn accept<S: Service>(
+    door: &Arc<Door<S>>,
+    listeners: &[Listener],
+    stop: &Stop,
+) -> io::Result<()> {
+    thread::scope(|scope| {
+        for (number, listener) in listeners.iter().enumerate().skip(1) {
+            let builder = thread::Builder::new().name(format!("accept-{number}"));
+            let accept = move || accept_on(door, listener, number, stop);
+            // The scope ends when its threads do, so they must not go on.
+            let started = builder.spawn_scoped(scope, accept);
+            started.inspect_err(|_| stop.request())?;
+        }
+        if let Some(first) = listeners.first() {
+            accept_on(door, first, 0, stop);
+        }
+        Ok(())
+    })
+}
+
+/// Accepts the connections of one listener, which has the place `number` in the list. tiny_http
+/// accepts no more after an error, as when descriptors or threads run out; so a new one takes its
+/// place.
+fn accept_on<S: Service>(door: &Arc<Door<S>>, listener: &Listener, number: usize, stop: &Stop) {
     let mut reported = None;
     while !stop.is_requested() {
         let ended = has_resources(door)
-            .and_then(|()| Accepting::start(listener))
+            .and_then(|()| Accepting::start(listener, number))
             .and_then(|http| {
                 let ended = admit(door, &http, stop);
                 door.guard.late.leave_behind(http);
@@ -84,8 +110,8 @@ fn has_resources<S: Service>(door: &Door<S>) -> io::Result<()> {
 fn admit<S: Service>(door: &Arc<Door<S>>, http: &Accepting, stop: &Stop) -> io::Result<()> {
     let mut looked = Instant::now();
     loop {
-        if let Some(request) = http.receive(ACCEPT_TICK)? {
-            door.admit(request);
+        if let Some(arrival) = http.receive(ACCEPT_TICK)? {
+            door.admit(arrival);
         }
         if looked.elapsed() < ACCEPT_TICK {
             continue;
@@ -124,12 +150,15 @@ pub fn serve_late<S: Service>(door: &Arc<Door<S>>, stop: &Stop) -> io::Result<()
 }
 
 /// Finishes what is in flight, and what was accepted to the last moment.
-pub fn finish<S: Service>(door: &Door<S>, listener: &Listener) {
+pub fn finish<S: Service>(door: &Door<S>, listeners: &[Listener]) {
     let guard = &door.guard;
     door.senders.close_connections();
-    let mut reserve = Reserve::open(listener.address());
-    if let Err(error) = listener.pause() {
-        log::debug!("accepting was not ended: {error}");
+    let addresses: Vec<_> = listeners.iter().map(|l| l.address().clone()).collect();
+    let mut reserve = Reserve::open(&addresses);
+    for listener in listeners {
+        if let Err(error) = listener.pause() {
+            log::debug!("accepting was not ended: {error}");
+        }
     }
     let patience = if guard.restarts() {
         RESTART_PATIENCE
@@ -139,7 +168,7 @@ pub fn finish<S: Service>(door: &Door<S>, listener: &Listener) {
         while guard.late.is_accepting() && Instant::now() < accepted_by {
             thread::sleep(DRAIN_TICK);
         }
-        listener.withdraw();
+        listeners.iter().for_each(Listener::withdraw);
         STOP_PATIENCE
     };
     let deadline = Instant::now() + patience;

@@ -1,9 +1,8 @@
-//! The listening socket.
+//! The listening sockets.
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::net::{Shutdown, SocketAddr, SocketAddrV4, ToSocketAddrs};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -14,7 +13,8 @@ use socket2::{Domain, Socket, Type};
 
 use super::address::Address;
 use super::pace::WRITE_TIMEOUT;
-use crate::config::{Config, Listen};
+use crate::config::{Config, Listen, MAX_LISTEN};
+use crate::handover::ListeningSocket;
 
 /// Connections that the kernel holds until they are accepted; it cuts this to its own
 /// limit (`net.core.somaxconn`).
@@ -36,28 +36,45 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens on the socket that is `inherited` from a server that this one has replaced, or
-    /// on the one that was passed in by systemd, or else where the operator wants it. To be
+    /// Listens on the sockets that are `inherited` from a server that this one has replaced, or
+    /// on those that were passed in by systemd, or else where the operator wants it. To be
     /// called before any thread is started: it takes variables out of the environment.
     ///
     /// # Errors
     /// A sentence for the operator.
-    pub fn open(config: &Config, inherited: Option<OwnedFd>) -> Result<Listener, String> {
-        if let Some(socket) = inherited {
-            return Listener::on(socket.into()).map_err(|error| {
-                format!("the listening socket was not handed on as it should be: {error}")
+    pub fn open_all(
+        config: &Config,
+        inherited: Option<Vec<ListeningSocket>>,
+    ) -> Result<Vec<Listener>, String> {
+        if let Some(sockets) = inherited {
+            let listeners = sockets.into_iter().map(Listener::take_over);
+            return listeners.collect::<io::Result<_>>().map_err(|error| {
+                format!("the listening sockets were not handed on as they should be: {error}")
             });
         }
         let mut passed_in = ListenFd::from_env();
-        match (passed_in.len(), &config.listen) {
-            (0, Listen::Tcp(address)) => bind_tcp(address),
-            (0, Listen::Unix(path)) => bind_unix(path, config.socket_mode),
-            (1, _) => passed_in_by_systemd(&mut passed_in),
-            (count, _) => Err(format!(
-                "{count} sockets were passed in, and one is all that the server can use; leave \
-                 one ListenStream= in session-file-server.socket"
+        match passed_in.len() {
+            0 => bind_all(config),
+            count if count > MAX_LISTEN => Err(format!(
+                "{count} sockets were passed in, and {MAX_LISTEN} are all that the server can \
+                 use; leave as many ListenStream= in session-file-server.socket"
             )),
+            count => passed_in_by_systemd(&mut passed_in, count),
         }
+    }
+
+    /// Takes over a socket of a server that this one has replaced.
+    fn take_over(socket: ListeningSocket) -> io::Result<Listener> {
+        let listener = Listener::on(socket.descriptor.into())?;
+        let file = match &listener.address {
+            Address::Unix(address) if socket.is_own => address.as_pathname().map(Path::to_path_buf),
+            _ => None,
+        };
+        Ok(Listener {
+            file,
+            is_own_port: socket.is_own && listener.address.is_tcp(),
+            ..listener
+        })
     }
 
     /// On a socket that is bound, or listens already.
@@ -126,30 +143,52 @@ impl Listener {
     }
 
     /// The socket alone, for the server that takes this one's place.
-    pub(super) fn into_socket(self) -> OwnedFd {
-        self.socket.into()
+    pub(super) fn into_socket(self) -> ListeningSocket {
+        ListeningSocket {
+            is_own: self.is_own_port || self.file.is_some(),
+            descriptor: self.socket.into(),
+        }
     }
 }
 
-/// Takes the socket that systemd has passed in.
-fn passed_in_by_systemd(passed_in: &mut ListenFd) -> Result<Listener, String> {
+/// Takes the `count` sockets that systemd has passed in.
+fn passed_in_by_systemd(passed_in: &mut ListenFd, count: usize) -> Result<Vec<Listener>, String> {
     let unusable = |error| {
-        format!("the socket that was passed in is of no use: {error}; it must be a ListenStream=")
+        format!("a socket that was passed in is of no use: {error}; it must be a ListenStream=")
     };
     let gone = || unusable(io::Error::other("it is gone"));
-    let socket = match passed_in.take_unix_listener(0) {
-        Ok(listener) => Socket::from(listener.ok_or_else(gone)?),
-        Err(_) => {
-            let listener = passed_in.take_tcp_listener(0).map_err(unusable)?;
-            Socket::from(listener.ok_or_else(gone)?)
-        }
-    };
-    let listener = Listener::on(socket).map_err(unusable)?;
-    log::info!("using the socket that was passed in, not listen in the configuration");
-    Ok(listener)
+    let mut listeners = Vec::new();
+    for number in 0..count {
+        let socket = match passed_in.take_unix_listener(number) {
+            Ok(listener) => Socket::from(listener.ok_or_else(gone)?),
+            Err(_) => {
+                let listener = passed_in.take_tcp_listener(number).map_err(unusable)?;
+                Socket::from(listener.ok_or_else(gone)?)
+            }
+        };
+        listeners.push(Listener::on(socket).map_err(unusable)?);
+    }
+    log::info!("using what was passed in to listen on, not listen in the configuration");
+    Ok(listeners)
 }
 
-fn bind_tcp(address: &str) -> Result<Listener, String> {
+/// Listens wherever the operator wants it.
+fn bind_all(config: &Config) -> Result<Vec<Listener>, String> {
+    let mut listeners: Vec<Listener> = Vec::new();
+    for listen in &config.listen {
+        let listener = match listen {
+            Listen::Tcp(address) => bind_tcp(address, &config.listen),
+            Listen::Unix(path) => bind_unix(path, config.socket_mode),
+        };
+        // The files of the others would stay behind.
+        let listener = listener.inspect_err(|_| listeners.iter().for_each(Listener::withdraw))?;
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// Listens on a TCP address, one of `all`.
+fn bind_tcp(address: &str, all: &[Listen]) -> Result<Listener, String> {
     let refused = |error: io::Error| match error.kind() {
         ErrorKind::AddrInUse => format!(
             "cannot listen on {address}: another program has that port; stop it, or set \
@@ -163,7 +202,7 @@ fn bind_tcp(address: &str) -> Result<Listener, String> {
     };
     let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
     for candidate in address.to_socket_addrs().map_err(refused)? {
-        match listen_on(candidate) {
+        match listen_on(candidate, has_ipv4_too(candidate.port(), all)) {
             Ok(listener) => return Ok(listener),
             Err(error) => last = error,
         }
@@ -171,13 +210,24 @@ fn bind_tcp(address: &str) -> Result<Listener, String> {
     Err(refused(last))
 }
 
-fn listen_on(address: SocketAddr) -> io::Result<Listener> {
+/// Whether an IPv4 address with that port is listened on as well.
+fn has_ipv4_too(port: u16, all: &[Listen]) -> bool {
+    all.iter().any(|listen| match listen {
+        Listen::Tcp(address) => address
+            .parse()
+            .is_ok_and(|other: SocketAddrV4| port != 0 && other.port() == port),
+        Listen::Unix(_) => false,
+    })
+}
+
+/// Listens there. `[::]` is every address of both families, whatever the system's own default is,
+/// unless `ipv4_too` says that another socket has the IPv4 ones.
+fn listen_on(address: SocketAddr, ipv4_too: bool) -> io::Result<Listener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     // A restart need not wait for the last connections' remains.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // `[::]` is every address of both families, whatever the system's own default is.
-        socket.set_only_v6(false)?;
+        socket.set_only_v6(ipv4_too)?;
     }
     socket.bind(&address.into())?;
     let listener = Listener::on(socket)?;
@@ -249,7 +299,7 @@ mod tests {
 
     #[test]
     fn accepted_connections_have_the_options_of_the_listening_socket() {
-        let listener = bind_tcp("127.0.0.1:0").expect("a port");
+        let listener = bind_tcp("127.0.0.1:0", &[]).expect("a port");
         let client = listener.address().connect().expect("it listens");
         let (accepted, _) = listener.socket.accept().expect("it came");
         let accepted = TcpStream::from(accepted);

@@ -1,8 +1,8 @@
 //! The room for HTTP: the only one that knows tiny_http.
 //!
 //! The files here are the way of a request, in the order in which it meets them. Clients connect
-//! to the [`listener`]'s [`address`]. tiny_http's own threads read heads, and the accept loop in
-//! [`front`] takes each request. The [`door`] makes an [`exchange`] of it, which remembers who
+//! to a [`listener`]'s [`address`]. tiny_http's own threads read heads, and the accept loop in
+//! [`front`] takes each [`arrival`]. The [`door`] makes an [`exchange`] of it, which remembers who
 //! must be answered, and looks at what the head says of the body ([`framing`]). A body is
 //! received ([`receive`]) by an [`elastic`] set of threads, within a [`budget`] of bytes. The
 //! complete request waits in the [`queue`] for one of the fixed pool of [`workers`]. A worker
@@ -13,6 +13,7 @@
 //! The files in [`guard`] make up for the faults of tiny_http, one each.
 
 mod address;
+mod arrival;
 mod budget;
 mod door;
 mod elastic;
@@ -28,11 +29,11 @@ mod send;
 mod workers;
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::handover::ListeningSocket;
 use crate::protocol::http::{BodyRule, Incoming, Method, Response};
 use crate::stop::Stop;
 use door::Door;
@@ -71,9 +72,9 @@ pub trait Service: Send + Sync + 'static {
 pub enum Ended {
     /// As it was asked to.
     Stopped,
-    /// For a restart of the program in its own place, with the listening socket, on which
+    /// For a restart of the program in its own place, with the listening sockets, on which
     /// connections wait.
-    ToStartAnew(OwnedFd),
+    ToStartAnew(Vec<ListeningSocket>),
 }
 
 /// Serves until `stop` is requested; then accepts no more connections, finishes what is in
@@ -83,31 +84,32 @@ pub enum Ended {
 /// # Errors
 /// When threads can't be started, or when no requests come in any more.
 pub fn run<S: Service>(
-    listener: Listener,
+    listeners: Vec<Listener>,
     workers: usize,
     pause: Duration,
     service: Arc<S>,
     stop: &Stop,
 ) -> io::Result<Ended> {
-    let address = listener.address();
-    let self_check = SelfCheck::new(address)?;
-    let door = Door::new(address, workers, service.clone(), self_check.clone())?;
+    let addresses: Vec<_> = listeners.iter().map(|l| l.address().clone()).collect();
+    let self_check = SelfCheck::new(&addresses)?;
+    let door = Door::new(&addresses, workers, service.clone(), self_check.clone())?;
     let door = Arc::new(door);
     let pool = workers::start(workers, &door)?;
     front::serve_late(&door, stop)?;
     let (guard, counted) = (door.guard.clone(), door.clone());
     watch::start(&door.guard, stop, move || counted.bytes_in_flight())?;
-    nudge::start(address, stop, move || guard.arrivals())?;
+    nudge::start(&addresses, stop, move || guard.arrivals())?;
     let is_dead = self_check.start(pause, stop, move || service.alive())?;
 
-    front::accept(&door, &listener, stop);
-    front::finish(&door, &listener);
+    front::accept(&door, &listeners, stop)?;
+    front::finish(&door, &listeners);
     workers::leave(&door, &pool);
     if is_dead.load(Ordering::SeqCst) {
         return Err(io::Error::other("the server doesn't answer itself"));
     }
     if door.guard.restarts() {
-        return Ok(Ended::ToStartAnew(listener.into_socket()));
+        let sockets = listeners.into_iter().map(Listener::into_socket);
+        return Ok(Ended::ToStartAnew(sockets.collect()));
     }
     Ok(Ended::Stopped)
 }

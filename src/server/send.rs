@@ -35,15 +35,14 @@ pub struct Senders {
 }
 
 impl Senders {
-    /// For answers of `workers` threads, with a budget of `bytes`. If it `closes`, each connection
-    /// has one request.
-    pub fn new(workers: usize, bytes: usize, closes: bool) -> Senders {
+    /// For answers of `workers` threads, with a budget of `bytes`.
+    pub fn new(workers: usize, bytes: usize) -> Senders {
         Senders {
             threads: Elastic::new("send", MAX_SENDERS),
             budget: Budget::new(bytes),
             waiting: AtomicUsize::new(0),
             may_wait: workers / 2,
-            closes: AtomicBool::new(closes),
+            closes: AtomicBool::new(false),
         }
     }
 
@@ -100,7 +99,7 @@ impl Senders {
         response: Response,
         reserved: Option<Arc<Reservation>>,
     ) {
-        let closes = self.closes.load(Ordering::SeqCst);
+        let closes = self.closes(&exchange);
         let task = move |exchange: Exchange| {
             let pace = Some(Progress::start(Instant::now()));
             send(exchange, &response, closes, pace);
@@ -113,7 +112,14 @@ impl Senders {
     }
 
     fn send_at_once(&self, exchange: Exchange, response: &Response) {
-        send(exchange, response, self.closes.load(Ordering::SeqCst), None);
+        let closes = self.closes(&exchange);
+        send(exchange, response, closes, None);
+    }
+
+    /// Whether a client is told to send no further request. A connection to a Unix socket has one
+    /// request ([`super::guard::local`]).
+    fn closes(&self, exchange: &Exchange) -> bool {
+        exchange.ticket.client().is_none() || self.closes.load(Ordering::SeqCst)
     }
 }
 

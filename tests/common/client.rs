@@ -68,7 +68,7 @@ impl Connection {
         }
     }
 
-    fn over_tcp(stream: TcpStream) -> std::io::Result<Connection> {
+    pub fn over_tcp(stream: TcpStream) -> std::io::Result<Connection> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
         Connection::over(Stream::Tcp(stream))

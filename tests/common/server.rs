@@ -78,18 +78,23 @@ impl Server {
         Server::run(command, url, settings)
     }
 
-    /// A server as systemd starts it: with what it says to its services, and a listening
-    /// socket if there is one to pass in.
+    /// A server as systemd starts it: with what it says to its services, and up to two listening
+    /// sockets that are passed in.
     pub fn under_systemd(
         database: &Database,
-        listener: Option<OwnedFd>,
+        listeners: impl IntoIterator<Item = OwnedFd>,
         environment: &[(&str, &str)],
     ) -> Result<Server, String> {
         let mut script = "export WATCHDOG_PID=$$; ".to_string();
         let mut command = Command::new("sh");
-        if let Some(listener) = listener {
+        let mut listeners = listeners.into_iter();
+        if let Some(listener) = listeners.next() {
             script += "export LISTEN_FDS=1 LISTEN_PID=$$; exec 3<&0 </dev/null; ";
             command.stdin(listener);
+        }
+        if let Some(listener) = listeners.next() {
+            script += "export LISTEN_FDS=2; exec 4>&1 >/dev/null; ";
+            command.stdout(listener);
         }
         command.args(["-c", &(script + "exec \"$0\" \"$@\""), BINARY]);
         command.envs(environment.iter().copied());

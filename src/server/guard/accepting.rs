@@ -24,12 +24,15 @@ use std::time::Duration;
 
 use super::panics::start_tiny_http;
 use crate::server::address::Address;
+use crate::server::arrival::Arrival;
 use crate::server::listener::Listener;
 
 /// A tiny_http.
 pub struct Accepting {
     /// Never dropped, because of the socket's file.
     http: ManuallyDrop<tiny_http::Server>,
+    /// The place of its address in the list.
+    listener: usize,
     /// The descriptor of its accepting thread, as the system shows it.
     descriptor: PathBuf,
     /// The socket that the descriptor stood for at the start.
@@ -37,11 +40,11 @@ pub struct Accepting {
 }
 
 impl Accepting {
-    /// Accepts connections from now on.
+    /// Accepts connections from now on, to the address with the place `number` in the list.
     ///
     /// # Errors
     /// When there is no descriptor or no thread to spare.
-    pub fn start(listener: &Listener) -> io::Result<Accepting> {
+    pub fn start(listener: &Listener, number: usize) -> io::Result<Accepting> {
         let socket = listener.duplicate()?;
         let descriptor = PathBuf::from(format!("/proc/self/fd/{}", socket.as_raw_fd()));
         let listens_on = fs::read_link(&descriptor).ok();
@@ -51,6 +54,7 @@ impl Accepting {
         })?;
         Ok(Accepting {
             http: ManuallyDrop::new(http),
+            listener: number,
             descriptor,
             socket: listens_on,
         })
@@ -60,14 +64,16 @@ impl Accepting {
     ///
     /// # Errors
     /// When no more connections are accepted, unless that happens silently.
-    pub fn receive(&self, patience: Duration) -> io::Result<Option<tiny_http::Request>> {
-        self.http.recv_timeout(patience)
+    pub fn receive(&self, patience: Duration) -> io::Result<Option<Arrival>> {
+        let request = self.http.recv_timeout(patience)?;
+        Ok(request.map(|request| Arrival::new(request, self.listener)))
     }
 
     /// A request that has come already.
-    pub fn received(&self) -> Option<tiny_http::Request> {
+    pub fn received(&self) -> Option<Arrival> {
         // Why it accepts no more may be among what it has to say.
-        self.http.try_recv().unwrap_or_default()
+        let request = self.http.try_recv().unwrap_or_default()?;
+        Some(Arrival::new(request, self.listener))
     }
 
     /// Whether the accepting thread lives: it closes its descriptor when it ends.

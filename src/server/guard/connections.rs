@@ -14,10 +14,10 @@
 //! has found; the caller gives the time, and shuts down what is overdue. `R` is a request.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::server::arrival::Client;
 use crate::server::pace::{HEAD, HEAD_WHILE_SHORT, Progress};
 
 /// The head of a further request must have come this long after the last answer.
@@ -43,7 +43,7 @@ const LEAVING: Duration = Duration::from_millis(500);
 pub struct Connections<R> {
     /// How many may be open.
     limit: usize,
-    open: HashMap<SocketAddr, Connection<R>>,
+    open: HashMap<Client, Connection<R>>,
     /// Connections so far.
     arrivals: usize,
 }
@@ -86,7 +86,7 @@ pub enum Phase {
 /// What was seen of the system when the connections were surveyed.
 pub struct Survey<'a> {
     /// The open connections; of each whether bytes have arrived that nobody has read.
-    pub open: &'a HashMap<SocketAddr, bool>,
+    pub open: &'a HashMap<Client, bool>,
     /// When the survey began: it may have missed what happened since.
     pub began: Instant,
     /// Whether somebody fills the memory ([`super::memory`]).
@@ -98,7 +98,7 @@ pub struct Survey<'a> {
 /// What follows from a survey.
 pub struct Findings<R> {
     /// Connections that must be shut down.
-    pub overdue: HashSet<SocketAddr>,
+    pub overdue: HashSet<Client>,
     /// Requests of connections that have ended. tiny_http answers a request that is dropped, so
     /// that this must happen outside of locks.
     pub abandoned: Vec<R>,
@@ -121,7 +121,7 @@ impl<R> Connections<R> {
 
     /// Notes a request of which the head has come, and gives it back if it is its turn. While an
     /// earlier request of the connection is not answered, it is kept until [`Self::answered`].
-    pub fn head_came(&mut self, client: SocketAddr, request: R, now: Instant) -> Option<R> {
+    pub fn head_came(&mut self, client: Client, request: R, now: Instant) -> Option<R> {
         let connection = self.connection(client, now);
         if matches!(connection.phase, Phase::FirstHead | Phase::NextHead) {
             connection.enter(Phase::Answer, now);
@@ -133,14 +133,14 @@ impl<R> Connections<R> {
     }
 
     /// Notes that something else is waited for from now on.
-    pub fn enter(&mut self, client: SocketAddr, phase: Phase, now: Instant) {
+    pub fn enter(&mut self, client: Client, phase: Phase, now: Instant) {
         if let Some(connection) = self.open.get_mut(&client) {
             connection.enter(phase, now);
         }
     }
 
     /// Notes that a request was answered; the next one of its connection, if that has come.
-    pub fn answered(&mut self, client: SocketAddr, now: Instant) -> Option<R> {
+    pub fn answered(&mut self, client: Client, now: Instant) -> Option<R> {
         let connection = self.open.get_mut(&client)?;
         let next = connection.ahead.pop_front();
         let phase = match next {
@@ -152,21 +152,21 @@ impl<R> Connections<R> {
     }
 
     /// Has a connection shut down by the next survey.
-    pub fn disconnect(&mut self, client: SocketAddr) {
+    pub fn disconnect(&mut self, client: Client) {
         if let Some(connection) = self.open.get_mut(&client) {
             connection.is_condemned = true;
         }
     }
 
     /// Whether a connection waits for a survey to be shut down.
-    pub fn is_condemned(&self, client: SocketAddr) -> bool {
+    pub fn is_condemned(&self, client: Client) -> bool {
         let connection = self.open.get(&client);
         connection.is_some_and(|connection| connection.is_condemned)
     }
 
     /// Forgets a connection that has broken, because its address may be another's at once. The
     /// requests that it had sent ahead are for dropping, like [`Findings::abandoned`].
-    pub fn forget(&mut self, client: SocketAddr) -> VecDeque<R> {
+    pub fn forget(&mut self, client: Client) -> VecDeque<R> {
         self.open
             .remove(&client)
             .map_or_else(VecDeque::new, |c| c.ahead)
@@ -178,7 +178,7 @@ impl<R> Connections<R> {
     }
 
     /// Whether the first head of one of the `open` connections may be on its way.
-    pub fn expects_a_first_head(&self, open: &HashMap<SocketAddr, bool>) -> bool {
+    pub fn expects_a_first_head(&self, open: &HashMap<Client, bool>) -> bool {
         open.keys().any(|client| match self.open.get(client) {
             Some(connection) => matches!(connection.phase, Phase::FirstHead),
             None => true,
@@ -233,7 +233,7 @@ impl<R> Connections<R> {
     }
 
     /// The connections whose heads are waited for and that were not shut down yet.
-    fn longest_idle_first(&self) -> Vec<SocketAddr> {
+    fn longest_idle_first(&self) -> Vec<Client> {
         let is_idle = |connection: &Connection<R>| {
             connection.is_between_requests() && connection.shut.is_none()
         };
@@ -243,7 +243,7 @@ impl<R> Connections<R> {
         idle.into_iter().map(|(_, client)| client).collect()
     }
 
-    fn connection(&mut self, client: SocketAddr, now: Instant) -> &mut Connection<R> {
+    fn connection(&mut self, client: Client, now: Instant) -> &mut Connection<R> {
         self.open.entry(client).or_insert_with(|| {
             self.arrivals += 1;
             Connection {
@@ -314,12 +314,19 @@ mod tests {
 
     const TICK: Duration = Duration::from_millis(1);
 
+    fn client(port: u16) -> Client {
+        Client {
+            listener: 0,
+            address: ([192, 0, 2, 1], port).into(),
+        }
+    }
+
     /// Connections on a clock that moves when it is told to.
     struct Scene {
         connections: Connections<&'static str>,
         now: Instant,
         /// What a survey sees.
-        open: HashMap<SocketAddr, bool>,
+        open: HashMap<Client, bool>,
         memory_is_short: bool,
         is_lacking: bool,
     }
@@ -336,33 +343,33 @@ mod tests {
         }
 
         /// Opens a connection, which a survey sees.
-        fn open(&mut self, port: u16) -> SocketAddr {
-            let client = SocketAddr::from(([192, 0, 2, 1], port));
+        fn open(&mut self, port: u16) -> Client {
+            let client = client(port);
             self.open.insert(client, false);
             self.survey();
             client
         }
 
         /// Opens a connection, and a head comes.
-        fn ask(&mut self, port: u16) -> SocketAddr {
+        fn ask(&mut self, port: u16) -> Client {
             let client = self.open(port);
             assert_eq!(self.head(client, "first"), Some("first"));
             client
         }
 
-        fn head(&mut self, client: SocketAddr, request: &'static str) -> Option<&'static str> {
+        fn head(&mut self, client: Client, request: &'static str) -> Option<&'static str> {
             self.connections.head_came(client, request, self.now)
         }
 
-        fn enter(&mut self, client: SocketAddr, phase: Phase) {
+        fn enter(&mut self, client: Client, phase: Phase) {
             self.connections.enter(client, phase, self.now);
         }
 
-        fn answered(&mut self, client: SocketAddr) -> Option<&'static str> {
+        fn answered(&mut self, client: Client) -> Option<&'static str> {
             self.connections.answered(client, self.now)
         }
 
-        fn body(&mut self, client: SocketAddr, in_chunks: bool) -> Arc<Progress> {
+        fn body(&mut self, client: Client, in_chunks: bool) -> Arc<Progress> {
             let progress = Arc::new(Progress::start(self.now));
             let body = Phase::Body {
                 progress: progress.clone(),
@@ -383,7 +390,7 @@ mod tests {
         }
 
         /// Who is to be shut down now, in order.
-        fn survey(&mut self) -> Vec<SocketAddr> {
+        fn survey(&mut self) -> Vec<Client> {
             let mut overdue: Vec<_> = self.find().overdue.into_iter().collect();
             overdue.sort_unstable();
             overdue
@@ -391,7 +398,7 @@ mod tests {
 
         /// Fails unless nobody is overdue after `limit`, and `client` is a moment later.
         #[track_caller]
-        fn assert_limit(&mut self, client: SocketAddr, limit: Duration) {
+        fn assert_limit(&mut self, client: Client, limit: Duration) {
             self.now += limit;
             assert_eq!(self.survey(), [], "too early");
             self.now += TICK;
@@ -482,7 +489,7 @@ mod tests {
         let clients: Vec<_> = (1..=5)
             .map(|port| {
                 scene.now += TICK;
-                let client = SocketAddr::from(([192, 0, 2, 1], port));
+                let client = client(port);
                 scene.open.insert(client, false);
                 scene.connections.head_came(client, "", scene.now);
                 scene.now += TICK;
@@ -528,7 +535,7 @@ mod tests {
         scene.open.remove(&first);
         scene.open.remove(&next);
         scene.now += 10 * IDLE;
-        assert_eq!(scene.survey(), [], "{answered} is being answered");
+        assert_eq!(scene.survey(), [], "{answered:?} is being answered");
     }
 
     #[test]
@@ -611,12 +618,12 @@ mod tests {
     #[test]
     fn a_first_head_is_expected_of_connections_that_have_brought_none() {
         let mut scene = Scene::new(10);
-        let client = scene.ask(1);
+        let first = scene.ask(1);
         let expects = |scene: &Scene| scene.connections.expects_a_first_head(&scene.open);
         assert!(!expects(&scene));
-        scene.answered(client);
+        scene.answered(first);
         assert!(!expects(&scene));
-        scene.open.insert(([192, 0, 2, 1], 2).into(), false);
+        scene.open.insert(client(2), false);
         assert!(expects(&scene), "it is not known yet");
         scene.survey();
         assert!(expects(&scene));

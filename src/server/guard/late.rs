@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use super::accepting::Accepting;
 use crate::lock::{lock, unpoisoned};
+use crate::server::arrival::Arrival;
 
 /// A connection that was silent for longer than this was shut down ([`super::connections`]).
 const SILENCE: Duration = Duration::from_secs(90);
@@ -37,7 +38,7 @@ pub struct Late {
 struct Sources {
     left_behind: Vec<LeftBehind>,
     /// Requests that were sent ahead, and of which it is the turn now.
-    in_turn: Vec<tiny_http::Request>,
+    in_turn: Vec<Arrival>,
 }
 
 /// A tiny_http that accepts no more.
@@ -51,9 +52,9 @@ struct LeftBehind {
 #[derive(Default)]
 pub struct LateRequests {
     /// Those that the guard doesn't know yet.
-    pub new: Vec<tiny_http::Request>,
+    pub new: Vec<Arrival>,
     /// Those that the guard has given back, because it is their turn.
-    pub in_turn: Vec<tiny_http::Request>,
+    pub in_turn: Vec<Arrival>,
 }
 
 impl Late {
@@ -73,7 +74,7 @@ impl Late {
     }
 
     /// Adds a request of which it is the turn.
-    pub fn take_turn(&self, request: tiny_http::Request) {
+    pub fn take_turn(&self, request: Arrival) {
         lock(&self.sources).in_turn.push(request);
         self.changed.notify_one();
     }
@@ -95,7 +96,7 @@ impl Late {
 
 impl Sources {
     /// What the servers left behind have received. Those that will receive no more are removed.
-    fn received(&mut self) -> Vec<tiny_http::Request> {
+    fn received(&mut self) -> Vec<Arrival> {
         let now = Instant::now();
         let mut requests = Vec::new();
         self.left_behind.retain_mut(|left| {

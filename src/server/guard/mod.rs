@@ -34,12 +34,12 @@ pub mod threads;
 pub mod unread;
 pub mod watch;
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
 use super::address::Address;
+use super::arrival::{Arrival, Client};
 use super::pace::Progress;
 use crate::lock::lock;
 use connections::{Connections, Phase};
@@ -61,10 +61,12 @@ const OTHER_DESCRIPTORS: usize = 64;
 /// descriptors, which is lowered for that.
 pub struct Guard {
     sockets: Sockets,
-    /// The connections to our TCP port.
-    connections: Mutex<Connections<tiny_http::Request>>,
-    /// The connections to our Unix socket.
+    /// The connections to our TCP ports.
+    connections: Mutex<Connections<Arrival>>,
+    /// The connections to our Unix sockets.
     local: Mutex<LocalConnections>,
+    /// How many connections to TCP ports may be open, and how many to Unix sockets. If there are
+    /// both, whoever floods one must not take from the other.
     max_connections: usize,
     /// Requests that don't come through the accept loop.
     pub late: Late,
@@ -76,6 +78,10 @@ pub struct Guard {
     requests: AtomicUsize,
     /// Requests that are not answered yet.
     in_flight: AtomicUsize,
+    /// Those of them that came by a Unix socket.
+    local_in_flight: AtomicUsize,
+    /// Requests by Unix sockets so far.
+    local_requests: AtomicUsize,
     /// Connections that were given up so far ([`unread`]).
     given_up: AtomicUsize,
     /// Whether the server stops for a restart ([`stuck`]).
@@ -83,18 +89,21 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Of the connections to `address`.
-    pub fn new(address: &Address) -> Guard {
+    /// Of the connections to `addresses`.
+    pub fn new(addresses: &[Address]) -> Guard {
         let descriptors = sockets::raise_descriptor_limit();
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let affordable = descriptors.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS;
-        let sockets = Sockets::open(address.clone());
+        let sockets = Sockets::open(addresses);
         if !sockets.are_visible() {
             // Nothing but the system bounds their number then.
             let enough = DESCRIPTORS * MAX_CONNECTIONS.min(affordable) + OTHER_DESCRIPTORS;
             sockets::set_descriptor_limit(Some(enough as u64));
         }
-        let max_connections = affordable.clamp(1, MAX_CONNECTIONS);
+        let is_mixed =
+            addresses.iter().any(Address::is_tcp) != addresses.iter().all(Address::is_tcp);
+        let kinds = if is_mixed { 2 } else { 1 };
+        let max_connections = (affordable.min(MAX_CONNECTIONS) / kinds).max(1);
         Guard {
             sockets,
             connections: Mutex::new(Connections::new(max_connections)),
@@ -105,6 +114,8 @@ impl Guard {
             ran_out: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
+            local_in_flight: AtomicUsize::new(0),
+            local_requests: AtomicUsize::new(0),
             given_up: AtomicUsize::new(0),
             restarts: AtomicBool::new(false),
         }
@@ -112,34 +123,41 @@ impl Guard {
 
     /// Notes a request of which the head has come, and gives it back if it is its turn. A request
     /// that was sent ahead comes back through [`Guard::late`].
-    pub fn head_came(&self, request: tiny_http::Request) -> Option<tiny_http::Request> {
+    pub fn head_came(&self, arrival: Arrival) -> Option<Arrival> {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let Some(client) = request.remote_addr().copied() else {
-            return Some(request);
+        let Some(client) = arrival.client else {
+            self.local_requests.fetch_add(1, Ordering::Relaxed);
+            return Some(arrival);
         };
         let mut connections = lock(&self.connections);
-        let request = connections.head_came(client, request, Instant::now());
-        if request.is_none() && connections.is_condemned(client) {
+        let arrival = connections.head_came(client, arrival, Instant::now());
+        if arrival.is_none() && connections.is_condemned(client) {
             self.urgent.notify_all();
         }
-        request
+        arrival
     }
 
     /// Notes that somebody works on a request.
-    pub fn request_begins(&self) {
+    pub fn request_begins(&self, client: Option<Client>) {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
+        if client.is_none() {
+            self.local_in_flight.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     /// Notes that nobody works on a request any more.
-    pub fn request_ended(&self) {
+    pub fn request_ended(&self, client: Option<Client>) {
         self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if client.is_none() {
+            self.local_in_flight.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 
     /// Watches over a client while `receive` receives its body. Also returns whether a connection
-    /// to our Unix socket was shut meanwhile, which may have been this one.
+    /// to a Unix socket was shut meanwhile, which may have been this one.
     pub fn over_body<T>(
         &self,
-        client: Option<SocketAddr>,
+        client: Option<Client>,
         in_chunks: bool,
         receive: impl FnOnce(&Progress) -> T,
     ) -> (T, bool) {
@@ -161,15 +179,17 @@ impl Guard {
     }
 
     /// Whether a client has ended its side of the connection, as far as is known.
-    pub fn has_hung_up(&self, client: Option<SocketAddr>) -> bool {
-        match (self.sockets.address(), client) {
-            (Address::Tcp(own), Some(client)) => hang_up::has_hung_up(own.port(), client),
-            _ => false,
-        }
+    pub fn has_hung_up(&self, client: Option<Client>) -> bool {
+        client.is_some_and(
+            |client| match self.sockets.addresses().get(client.listener) {
+                Some(Address::Tcp(own)) => hang_up::has_hung_up(own.port(), client.address),
+                _ => false,
+            },
+        )
     }
 
     /// Notes that a request was answered.
-    pub fn answered(&self, client: Option<SocketAddr>) {
+    pub fn answered(&self, client: Option<Client>) {
         let Some(client) = client else { return };
         let next = lock(&self.connections).answered(client, Instant::now());
         if let Some(next) = next {
@@ -179,21 +199,21 @@ impl Guard {
 
     /// Notes that a client was refused, and for what it is waited for: [`Phase::Refused`] or
     /// [`Phase::Farewell`].
-    pub fn refused(&self, client: Option<SocketAddr>, phase: Phase) {
+    pub fn refused(&self, client: Option<Client>, phase: Phase) {
         if let Some(client) = client {
             lock(&self.connections).enter(client, phase, Instant::now());
         }
     }
 
     /// Notes that a refused client's connection has broken: its address may be another's at once.
-    pub fn forget(&self, client: Option<SocketAddr>) {
+    pub fn forget(&self, client: Option<Client>) {
         let ahead = client.map(|client| lock(&self.connections).forget(client));
         // Outside the lock: tiny_http answers requests that are dropped.
         drop(ahead);
     }
 
     /// Has a connection shut down soon.
-    pub fn disconnect(&self, client: Option<SocketAddr>) {
+    pub fn disconnect(&self, client: Option<Client>) {
         if let Some(client) = client {
             lock(&self.connections).disconnect(client);
             self.urgent.notify_all();
@@ -201,7 +221,7 @@ impl Guard {
     }
 
     /// Has the connection of a request that can't be dropped shut down.
-    pub fn give_up(&self, client: Option<SocketAddr>) {
+    pub fn give_up(&self, client: Option<Client>) {
         self.given_up.fetch_add(1, Ordering::SeqCst);
         self.disconnect(client);
     }
@@ -215,10 +235,7 @@ impl Guard {
     /// Connections so far; behind a Unix socket, requests: by which connections they came is not
     /// known there.
     pub fn arrivals(&self) -> usize {
-        match self.sockets.address() {
-            Address::Tcp(_) => lock(&self.connections).arrivals(),
-            Address::Unix(_) => self.requests(),
-        }
+        lock(&self.connections).arrivals() + self.local_requests.load(Ordering::Relaxed)
     }
 
     /// Requests so far.
@@ -252,23 +269,23 @@ impl Guard {
 mod tests {
     use super::*;
     use std::time::Duration;
-    use tiny_http::{Request, TestRequest};
+    use tiny_http::TestRequest;
 
-    fn request(path: &str) -> Request {
-        TestRequest::new().with_path(path).into()
+    fn request(path: &str) -> Arrival {
+        Arrival::new(TestRequest::new().with_path(path).into(), 0)
     }
 
     #[test]
     fn a_request_that_was_sent_ahead_comes_back_when_it_is_its_turn() {
-        let guard = Guard::new(&Address::Tcp(([127, 0, 0, 1], 9).into()));
+        let guard = Guard::new(&[Address::Tcp(([127, 0, 0, 1], 9).into())]);
         let first = guard.head_came(request("/first")).expect("its turn");
-        let client = first.remote_addr().copied();
+        let client = first.client;
         assert!(guard.head_came(request("/second")).is_none());
         assert_eq!((guard.requests(), guard.arrivals()), (2, 1));
         assert!(guard.late.wait(Duration::ZERO).in_turn.is_empty());
         guard.answered(client);
         let in_turn = guard.late.wait(Duration::from_secs(60)).in_turn;
-        let urls: Vec<&str> = in_turn.iter().map(Request::url).collect();
+        let urls: Vec<&str> = in_turn.iter().map(|next| next.request.url()).collect();
         assert_eq!(urls, ["/second"]);
         guard.answered(client);
         assert!(guard.head_came(request("/third")).is_some());

@@ -32,7 +32,7 @@ const QUIET_PAUSE: Duration = Duration::from_millis(250);
 /// After the last connection, so many nudges still have the short pause, so that as many
 /// forgotten ones are remembered soon.
 const BUSY_NUDGES: u32 = 64;
-/// Connections that are kept for the time after the last one was accepted.
+/// Connections to each address that are kept for the time after the last one was accepted.
 const RESERVE: usize = 64;
 /// Connections of the reserve that end at a time.
 const RELEASED: usize = 8;
@@ -43,11 +43,11 @@ const RELEASED: usize = 8;
 /// # Errors
 /// When the system has no thread to spare.
 pub fn start(
-    address: &Address,
+    addresses: &[Address],
     stop: &Stop,
     arrivals: impl Fn() -> usize + Send + 'static,
 ) -> io::Result<()> {
-    let (address, stop) = (address.clone(), stop.clone());
+    let (addresses, stop) = (addresses.to_vec(), stop.clone());
     let run = move || {
         let (mut seen, mut busy) = (0, 0);
         loop {
@@ -61,8 +61,10 @@ pub fn start(
             if stop.wait(if busy > 0 { BUSY_PAUSE } else { QUIET_PAUSE }) {
                 return;
             }
-            if let Err(error) = address.touch() {
-                log::debug!("the server can't connect to itself: {error}");
+            for address in &addresses {
+                if let Err(error) = address.touch() {
+                    log::debug!("the server can't connect to itself: {error}");
+                }
             }
         }
     };
@@ -72,21 +74,32 @@ pub fn start(
 
 /// Open connections to ourselves, for the time when no more are accepted: each that ends
 /// has a forgotten one remembered.
-pub struct Reserve(Vec<Socket>);
+pub struct Reserve {
+    /// Those to each address.
+    sockets: Vec<Vec<Socket>>,
+}
 
 impl Reserve {
-    /// Connects, as often as it is possible.
-    pub fn open(address: &Address) -> Reserve {
-        Reserve((0..RESERVE).map_while(|_| address.connect().ok()).collect())
+    /// Connects to all addresses, as often as it is possible.
+    pub fn open(addresses: &[Address]) -> Reserve {
+        let connect = |address: &Address| {
+            let sockets = (0..RESERVE).map_while(|_| address.connect().ok());
+            sockets.collect()
+        };
+        Reserve {
+            sockets: addresses.iter().map(connect).collect(),
+        }
     }
 
-    /// Ends some.
+    /// Ends some to each address.
     pub fn release(&mut self) {
-        self.0.truncate(self.0.len().saturating_sub(RELEASED));
+        for sockets in &mut self.sockets {
+            sockets.truncate(sockets.len().saturating_sub(RELEASED));
+        }
     }
 
     /// Whether all have ended.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.sockets.iter().all(Vec::is_empty)
     }
 }

@@ -31,22 +31,22 @@ const ANSWER_LIMIT: u64 = 4096;
 /// What the server asks itself for.
 #[derive(Clone)]
 pub struct SelfCheck {
-    address: Address,
+    addresses: Vec<Address>,
     /// Nobody else knows this target. The accept loop answers it, so that neither the workers nor
     /// the database matter.
     target: String,
 }
 
 impl SelfCheck {
-    /// Of the server at `address`.
+    /// Of the server at these addresses: each must answer.
     ///
     /// # Errors
     /// When the system has no random numbers.
-    pub fn new(address: &Address) -> io::Result<SelfCheck> {
+    pub fn new(addresses: &[Address]) -> io::Result<SelfCheck> {
         let mut random = [0; 16];
         getrandom::getrandom(&mut random).map_err(io::Error::other)?;
         Ok(SelfCheck {
-            address: address.clone(),
+            addresses: addresses.to_vec(),
             target: format!("/self-check/{}", hex::encode(random)),
         })
     }
@@ -72,7 +72,7 @@ impl SelfCheck {
         let run = move || {
             let mut last = Instant::now();
             while !stop.wait(pause) {
-                match check.ask() {
+                match check.ask_all() {
                     Ok(()) => {
                         last = Instant::now();
                         alive();
@@ -91,11 +91,17 @@ impl SelfCheck {
         Ok(is_dead)
     }
 
-    fn ask(&self) -> io::Result<()> {
+    fn ask_all(&self) -> io::Result<()> {
+        self.addresses
+            .iter()
+            .try_for_each(|address| self.ask(address))
+    }
+
+    fn ask(&self, address: &Address) -> io::Result<()> {
         let target = &self.target;
         let request =
             format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        let mut socket = self.address.connect()?;
+        let mut socket = address.connect()?;
         socket.set_read_timeout(Some(ANSWER_PATIENCE))?;
         socket.set_write_timeout(Some(ANSWER_PATIENCE))?;
         socket.write_all(request.as_bytes())?;

@@ -30,24 +30,25 @@ use super::duplicates::Duplicator;
 use crate::descriptors::AT_ONCE;
 use crate::lock::lock;
 use crate::server::address::Address;
+use crate::server::arrival::Client;
 
 /// Spare descriptors, for looking at the connections when no others are left. They are freed one
 /// at a time: tiny_http needs two for a connection, so it can't take the one that we freed.
 const RESERVE: usize = 4;
 
-/// The TCP connections to our port.
+/// The TCP connections to our ports.
 #[derive(Debug, Default)]
 pub struct TcpSockets {
     /// The clients of those that are open; of each whether bytes have arrived that nobody has
     /// read.
-    pub open: HashMap<SocketAddr, bool>,
+    pub open: HashMap<Client, bool>,
     /// How many have ended, but were not closed.
     pub ended: usize,
 }
 
-/// The connections to our address.
+/// The connections to our addresses.
 pub struct Sockets {
-    address: Address,
+    addresses: Vec<Address>,
     /// `None` where the system shows us no descriptors: see [`Sockets::open`].
     duplicator: Option<Duplicator>,
     /// The spare descriptors.
@@ -57,9 +58,9 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// The connections to `address`. Where they can't be looked at, a warning is logged that
+    /// The connections to `addresses`. Where they can't be looked at, a warning is logged that
     /// names the remedy.
-    pub fn open(address: Address) -> Sockets {
+    pub fn open(addresses: &[Address]) -> Sockets {
         let usable = Duplicator::new().and_then(|duplicator| {
             let one = numbers()?.first().copied().unwrap_or_default();
             duplicator.duplicate(one)?;
@@ -73,7 +74,7 @@ impl Sockets {
             );
         });
         let sockets = Sockets {
-            address,
+            addresses: addresses.to_vec(),
             duplicator: duplicator.ok(),
             reserve: Mutex::default(),
             is_lacking: AtomicBool::new(false),
@@ -82,9 +83,9 @@ impl Sockets {
         sockets
     }
 
-    /// The address.
-    pub fn address(&self) -> &Address {
-        &self.address
+    /// The addresses.
+    pub fn addresses(&self) -> &[Address] {
+        &self.addresses
     }
 
     /// Whether connections can be looked at and shut down.
@@ -97,7 +98,7 @@ impl Sockets {
         !self.is_lacking.load(Ordering::SeqCst)
     }
 
-    /// Looks at the TCP connections to our port.
+    /// Looks at the TCP connections to our ports.
     ///
     /// # Errors
     /// When there is no descriptor to look with.
@@ -114,41 +115,54 @@ impl Sockets {
         Ok(sockets)
     }
 
-    /// Calls `visit` for each accepted TCP connection to our port, with the client's address
-    /// unless the connection has ended.
+    /// Calls `visit` for each accepted TCP connection to our ports, with the client unless the connection has ended.
     ///
     /// # Errors
     /// When there is no descriptor to look with.
-    pub fn each_client(
-        &self,
-        mut visit: impl FnMut(Option<SocketAddr>, SockRef),
-    ) -> io::Result<()> {
-        let Address::Tcp(own) = &self.address else {
+    pub fn each_client(&self, mut visit: impl FnMut(Option<Client>, SockRef)) -> io::Result<()> {
+        if !self.addresses.iter().any(Address::is_tcp) {
             return Ok(());
-        };
+        }
         self.each(|_, socket| {
             let local = address_of(socket.local_addr());
-            let client = address_of(socket.peer_addr());
-            let is_accepted = client.is_some() || socket.is_listener().is_ok_and(|is| !is);
-            if local.is_some_and(|local| local.port() == own.port()) && is_accepted {
-                visit(client, socket);
+            let Some(listener) = local.and_then(|local| self.listener(local)) else {
+                return;
+            };
+            let address = address_of(socket.peer_addr());
+            if address.is_some() || socket.is_listener().is_ok_and(|is| !is) {
+                visit(address.map(|address| Client { listener, address }), socket);
             }
         })
     }
 
-    /// Calls `visit` for each accepted connection to our Unix socket, with its inode, by which
+    /// To which of our addresses a TCP connection leads of which our end is `local`. That has the
+    /// concrete address where we listen on all of them.
+    fn listener(&self, local: SocketAddr) -> Option<usize> {
+        let place = |is_it: &dyn Fn(&SocketAddr) -> bool| {
+            let mut addresses = self.addresses.iter();
+            addresses.position(|own| matches!(own, Address::Tcp(own) if is_it(own)))
+        };
+        place(&|own| own.port() == local.port() && own.ip() == local.ip()).or_else(|| {
+            place(&|own| own.port() == local.port() && own.is_ipv4() == local.is_ipv4())
+        })
+    }
+
+    /// Calls `visit` for each accepted connection to our Unix sockets, with its inode, by which
     /// the system knows it for as long as anybody holds it.
     ///
     /// # Errors
     /// When there is no descriptor to look with.
     pub fn each_local_client(&self, mut visit: impl FnMut(u64, SockRef)) -> io::Result<()> {
-        let Address::Unix(own) = &self.address else {
+        if self.addresses.iter().all(Address::is_tcp) {
             return Ok(());
-        };
+        }
         self.each(|inode, socket| {
             let local = socket.local_addr().ok().and_then(|a| a.as_unix());
-            let is_ours = local.is_some_and(|local| is_same(&local, own));
-            if is_ours && socket.peer_addr().is_ok() {
+            let is_own = |own: &Address| match (own, &local) {
+                (Address::Unix(own), Some(local)) => is_same(local, own),
+                _ => false,
+            };
+            if self.addresses.iter().any(is_own) && socket.peer_addr().is_ok() {
                 visit(inode, socket);
             }
         })
@@ -279,14 +293,16 @@ mod tests {
         let address = listener.local_addr().expect("an address");
         let client = TcpStream::connect(address).expect("it listens");
         let (_accepted, _) = listener.accept().expect("it came");
-        let sockets = Sockets::open(Address::Tcp(address));
+        let sockets = Sockets::open(&[Address::Tcp(address)]);
         let mut looked_at = Vec::new();
         let looked = sockets.each_client(|client, _| {
             assert!(sockets.has_spare_descriptors());
             looked_at.extend(client);
         });
         assert!(looked.is_ok());
-        assert_eq!(looked_at, [client.local_addr().expect("an address")]);
+        assert_eq!(looked_at.len(), 1);
+        let seen = looked_at.first().map(|client| client.address);
+        assert_eq!(seen, client.local_addr().ok());
     }
 
     #[test]
@@ -298,7 +314,7 @@ mod tests {
         let (address, elsewhere) = (address.expect("one"), elsewhere.expect("one"));
         let clients = [&address, &elsewhere].map(UnixStream::connect_addr);
         let accepted = [listener.accept(), other.accept()];
-        let sockets = Sockets::open(Address::Unix(address));
+        let sockets = Sockets::open(&[Address::Unix(address)]);
         let mut seen = Vec::new();
         let looked = sockets.each_local_client(|inode, _| seen.push(inode));
         assert!(looked.is_ok() && seen.len() == 1, "{seen:?}");

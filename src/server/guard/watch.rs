@@ -17,7 +17,6 @@ use super::local::Circumstances;
 use super::memory::{Memory, resident};
 use super::stuck::Stuck;
 use crate::lock::lock;
-use crate::server::address::Address;
 use crate::server::pace::{STANDSTILL, WRITE_TIMEOUT};
 use crate::stop::Stop;
 
@@ -100,10 +99,12 @@ impl Guard {
     fn survey(&self, memory_is_short: bool) -> io::Result<Seen> {
         let ran_out = self.ran_out.swap(false, Ordering::SeqCst);
         let is_lacking = ran_out || !self.has_descriptors();
-        match self.sockets.address() {
-            Address::Tcp(_) => self.survey_tcp(memory_is_short, is_lacking),
-            Address::Unix(_) => self.survey_local(memory_is_short, is_lacking),
-        }
+        let tcp = self.survey_tcp(memory_is_short, is_lacking)?;
+        let local = self.survey_local(memory_is_short, is_lacking)?;
+        Ok(Seen {
+            is_crowded: tcp.is_crowded || local.is_crowded,
+            ended: tcp.ended,
+        })
     }
 
     fn survey_tcp(&self, memory_is_short: bool, is_lacking: bool) -> io::Result<Seen> {
@@ -154,7 +155,7 @@ impl Guard {
                 self.max_connections
             },
             memory_is_short,
-            requests: self.in_flight(),
+            requests: self.local_in_flight.load(Ordering::SeqCst),
         };
         let overdue = lock(&self.local).surveyed(&open, circumstances, Instant::now());
         if !overdue.is_empty() {
