@@ -1,8 +1,13 @@
 //! The documents: what they link to is there, and is installed by the package.
 
+#[path = "common/source_files.rs"]
+mod source_files;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
+
+use source_files::{root, source_files};
 
 /// Every Markdown document of the repository.
 const DOCUMENTS: &[&str] = &[
@@ -15,10 +20,6 @@ const DOCUMENTS: &[&str] = &[
     "docs/migrating.md",
     "docs/operating.md",
 ];
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
 
 fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).expect(path)
@@ -144,21 +145,12 @@ fn every_document_is_looked_at() {
 /// The names that the source gives to threads: literals in `.name("…")` and `Elastic::new("…")`.
 fn threads_of_source() -> BTreeSet<String> {
     let mut threads = BTreeSet::new();
-    let mut folders = vec![root().join("src")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let text = fs::read_to_string(&path).expect("a source file");
-            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-            for before in [".name(\"", ".name(format!(\"", "Elastic::new(\""] {
-                let names = code.split(before).skip(1);
-                let names = names.map(|rest| rest.split('"').next().unwrap_or_default());
-                threads.extend(names.map(|name| name.replace("{number}", "1")));
-            }
+    for (_, text) in source_files(&["src"]) {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for before in [".name(\"", ".name(format!(\"", "Elastic::new(\""] {
+            let names = code.split(before).skip(1);
+            let names = names.map(|rest| rest.split('"').next().unwrap_or_default());
+            threads.extend(names.map(|name| name.replace("{number}", "1")));
         }
     }
     threads

@@ -1,29 +1,13 @@
 //! Every function fits on a screen: those of the program, the tests, the load generator and the
 //! fuzz targets.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+#[path = "common/source_files.rs"]
+mod source_files;
+
+use source_files::source_files;
 
 /// The most lines that a function may have: what a screen shows.
 const SCREEN: usize = 50;
-
-/// Every Rust file in those folders of the repository.
-fn files_in(folders: &[&str]) -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut found = Vec::new();
-    let mut folders: Vec<PathBuf> = folders.iter().map(|folder| root.join(folder)).collect();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push(path);
-            }
-        }
-    }
-    found
-}
 
 /// Whether a line, as rustfmt leaves it, begins a function.
 fn begins_a_function(line: &str) -> bool {
@@ -37,8 +21,7 @@ fn begins_a_function(line: &str) -> bool {
 #[test]
 fn every_function_fits_on_a_screen() {
     let mut longer = Vec::new();
-    for path in files_in(&["src", "tests", "benches/load", "fuzz/checks"]) {
-        let text = fs::read_to_string(&path).expect("a source file");
+    for (path, text) in source_files(&["src", "tests", "benches/load", "fuzz/checks"]) {
         let lines: Vec<&str> = text.lines().collect();
         for (number, line) in lines.iter().enumerate() {
             if !begins_a_function(line) || line.ends_with(['}', ';']) {

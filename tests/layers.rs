@@ -1,9 +1,13 @@
 //! The house keeps its shape: a folder of `src/` uses those below it, and files don't use each
 //! other in a circle.
 
+#[path = "common/source_files.rs"]
+mod source_files;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use source_files::{root, source_files};
 
 /// The folders and files directly in `src/`, from top to bottom. What shares a line doesn't use
 /// each other, but for the last line, whose files stand on each other.
@@ -46,30 +50,20 @@ const ONE_ROOM: &[(&str, &[&str])] = &[
 ];
 
 fn source() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+    root().join("src")
 }
 
 /// Each module, `a::b`, with its code: comments and tests are cut off.
 fn modules() -> BTreeMap<String, String> {
-    let mut modules = BTreeMap::new();
-    let mut folders = vec![source()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let text = fs::read_to_string(&path).expect("a source file");
-            let text = text.split("#[cfg(test)]").next().unwrap_or_default();
-            let code = text.lines().map(|line| line.split("//").next());
-            let code: Vec<&str> = code.flatten().collect();
-            let path = path.strip_prefix(source()).expect("below");
-            let name = path.with_extension("").to_string_lossy().replace('/', "::");
-            modules.insert(name, code.join("\n"));
-        }
-    }
-    modules
+    let module = |(path, text): (PathBuf, String)| {
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let code = text.lines().map(|line| line.split("//").next());
+        let code: Vec<&str> = code.flatten().collect();
+        let path = path.strip_prefix(source()).expect("below");
+        let name = path.with_extension("").to_string_lossy().replace('/', "::");
+        (name, code.join("\n"))
+    };
+    source_files(&["src"]).into_iter().map(module).collect()
 }
 
 /// The modules that the code of `name` uses: what follows `crate::` and `super::`.

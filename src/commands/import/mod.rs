@@ -7,6 +7,7 @@
 
 mod database;
 mod directory;
+mod older_table;
 mod pools;
 mod progress;
 mod report;

@@ -7,10 +7,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::database::read_rows;
 use super::directory::{read_file, unreadable};
+use super::older_table::OlderTable;
 use super::report::{Refusal, Report};
-use super::source::{Candidate, Content, FileSource, sort_rows, source_failed};
+use super::source::{Candidate, Content, FileSource, sort_rows};
 use crate::db::Settings;
 use crate::db::older_files::{OlderFile, OlderFiles, Place};
 use crate::protocol::file_id::FileId;
@@ -18,8 +18,7 @@ use crate::protocol::file_id::FileId;
 /// The storage pools, and the table with the rows of the files in them.
 pub struct Pools {
     folder: PathBuf,
-    settings: Settings,
-    files: OlderFiles,
+    table: OlderTable,
 }
 
 impl Pools {
@@ -29,12 +28,8 @@ impl Pools {
     /// A sentence for the operator.
     pub fn open(folder: PathBuf, settings: &Settings, table: &str) -> Result<Pools, String> {
         check_folder(&folder)?;
-        let files = OlderFiles::in_pools(settings, table);
-        Ok(Pools {
-            folder,
-            files: files.map_err(|error| source_failed(&error, settings))?,
-            settings: settings.clone(),
-        })
+        let table = OlderTable::open(settings, table, OlderFiles::in_pools)?;
+        Ok(Pools { folder, table })
     }
 
     fn candidate(&self, file: &OlderFile) -> Result<Candidate, Refusal> {
@@ -75,19 +70,16 @@ impl Pools {
 
 impl FileSource for Pools {
     fn count(&mut self) -> Result<u64, String> {
-        let count = self.files.count();
-        count.map_err(|error| source_failed(&error, &self.settings))
+        self.table.count()
     }
 
     fn further_tables(&mut self) -> Result<Vec<String>, String> {
-        let tables = self.files.further_tables();
-        tables.map_err(|error| source_failed(&error, &self.settings))
+        self.table.further_tables()
     }
 
     fn list(&mut self, report: &Report) -> Result<Option<Vec<Candidate>>, String> {
-        let files = self.files.fetch();
-        let files = files.map_err(|error| source_failed(&error, &self.settings))?;
-        Ok(sort_rows(&files, report, |row| self.candidate(row)))
+        let rows = self.table.rows()?;
+        Ok(sort_rows(&rows, report, |row| self.candidate(row)))
     }
 
     fn read(&mut self, wanted: &[Candidate]) -> Result<Vec<Result<Content, Refusal>>, String> {
@@ -95,8 +87,7 @@ impl FileSource for Pools {
         let rows: Vec<Candidate> = wanted.iter().filter(is_row).cloned().collect();
         let mut in_rows = Vec::new();
         if !rows.is_empty() {
-            let read = read_rows(&mut self.files, &rows);
-            in_rows = read.map_err(|error| source_failed(&error, &self.settings))?;
+            in_rows = self.table.bytes(&rows)?;
         }
         let mut in_rows = in_rows.into_iter();
         let content = |file: &Candidate| {

@@ -5,7 +5,6 @@ use std::time::SystemTime;
 
 use super::report::{Refusal, Report};
 use crate::db::older_files::OlderFile;
-use crate::db::{self, Settings};
 use crate::protocol::file_id::FileId;
 
 /// An older server's files. The import lists them in batches, and reads those that it needs.
@@ -59,10 +58,4 @@ pub fn sort_rows(
         }
     }
     (!rows.is_empty()).then_some(listed)
-}
-
-/// A sentence for the operator about an error of the older server's database.
-pub fn source_failed(error: &db::Error, settings: &Settings) -> String {
-    let name = settings.database_name();
-    format!("the older server's database {name} can't be read: {error}; check --from and --table")
 }
