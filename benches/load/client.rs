@@ -104,6 +104,8 @@ fn read_answer(
         let is_length = name.eq_ignore_ascii_case("Content-Length");
         is_length.then(|| value.parse::<usize>().ok())?
     });
+    // An answer 204 has no body (RFC 9110, 15.3.5), and need not say so.
+    let length = length.or((status == Some(204)).then_some(0));
     let (Some(status), Some(length)) = (status, length) else {
         return Err(io::Error::other(format!("not an answer: {head:?}")));
     };

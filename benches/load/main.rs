@@ -7,6 +7,7 @@ mod common;
 mod floor;
 mod growth;
 mod mix;
+mod peers;
 mod process;
 mod table;
 mod web;
@@ -33,6 +34,9 @@ cargo bench --bench load -- mix [OPTION...]
     --direct          plain HTTP instead of onion requests
     --reconnect       a connection for each request
     --set LINE        a line of config.toml; may be given again
+cargo bench --bench load -- peers [--only TEXT] [--rounds N] [--seconds N]
+    The server through nginx, beside a Python server through nginx and nginx's own files. Needs
+    nginx, uwsgi-plugin-python3, python3-flask and python3-psycopg.
 cargo bench --bench load -- rows|connections [--seconds N]
     The same work in tables of 100 to 1,000,000 rows, and by 1 to 64 clients.
 cargo bench --bench load -- days [--files N] [--only ours]
@@ -126,6 +130,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             asked.mix.seconds = seconds.unwrap_or(asked.mix.seconds);
             print!("{}", mix::run(&asked.mix));
         }
+        "peers" => print!(
+            "{}\n\n{}",
+            process::machine(),
+            peers::run(&asked.only, asked.rounds, seconds.unwrap_or(2.0))
+        ),
         "rows" => print!("{}", growth::rows(seconds.unwrap_or(3.0))),
         "connections" => print!("{}", growth::connections(seconds.unwrap_or(2.0))),
         "days" => print!("{}", growth::days(asked.files, &asked.only)),

@@ -16,6 +16,20 @@ pub fn processor_time(pid: u32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
+/// The processor time that processes and all that descend from them have used, without those that
+/// have ended.
+pub fn processor_time_of_all(pids: &[u32]) -> Duration {
+    let children = |pid: &u32| {
+        let list = format!("/proc/{pid}/task/{pid}/children");
+        let list = std::fs::read_to_string(list).unwrap_or_default();
+        list.split_whitespace()
+            .filter_map(|child| child.parse().ok())
+            .collect::<Vec<u32>>()
+    };
+    let time = |pid: &u32| processor_time(*pid) + processor_time_of_all(&children(pid));
+    pids.iter().map(time).sum()
+}
+
 /// The most memory that a process ever had, bytes.
 pub fn most_memory(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

@@ -303,7 +303,7 @@ pub fn describe(measured: &[Measured]) -> String {
 }
 
 /// Formats a rate with three digits.
-fn rounded(rate: f64) -> String {
+pub fn rounded(rate: f64) -> String {
     if rate < 100.0 {
         return format!("{rate:.1}");
     }
@@ -311,7 +311,8 @@ fn rounded(rate: f64) -> String {
     format!("{}", ((rate / unit).round() * unit) as u64)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The median; not a number if there are none.
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     match (values.len(), values.len() / 2) {
         (0, _) => f64::NAN,

@@ -29,6 +29,13 @@ impl Nginx {
     }
 }
 
+impl Nginx {
+    /// The first of its processes.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
 impl Drop for Nginx {
     fn drop(&mut self) {
         signal(self.child.id(), "TERM");

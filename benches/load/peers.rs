@@ -1,0 +1,320 @@
+//! The server beside what a user could run instead, through the same web server, by the same
+//! clients, in the same minute.
+
+use std::fmt::Write;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::client::{Client, head};
+use crate::common::{
+    Cluster, Connection, Database, Server, bytes, eventually, free_port, open_to_all, signal,
+};
+use crate::table::{DEFAULT_CACHE, median, rounded};
+use crate::work::{CLIENTS, Outcome, Random, Step, Transport, closed_loop, id_of};
+use crate::{process, web};
+
+/// The processes of the Python server, as many as its sample configuration has.
+const PYTHON_PROCESSES: &str = "4";
+/// How many files of each size are fetched, at random.
+const FILES: usize = 16;
+
+/// What is measured: how often, and for how long.
+struct Row {
+    name: &'static str,
+    size: usize,
+    is_upload: bool,
+    /// Onion requests, which only this server answers here.
+    is_onion: bool,
+}
+
+const fn row(name: &'static str, size: usize, is_upload: bool, is_onion: bool) -> Row {
+    Row {
+        name,
+        size,
+        is_upload,
+        is_onion,
+    }
+}
+
+const ROWS: &[Row] = &[
+    row("GET 1 KB", 1_000, false, false),
+    row("GET 1 MB", 1_000_000, false, false),
+    row("GET 10 MB", 10_000_000, false, false),
+    row("POST 1 KB", 1_000, true, false),
+    row("POST 1 MB", 1_000_000, true, false),
+    row("POST 10 MB", 10_000_000, true, false),
+    row("onion GET 1 KB", 1_000, false, true),
+    row("onion GET 1 MB", 1_000_000, false, true),
+    row("onion GET 10 MB", 10_000_000, false, true),
+];
+
+/// A way to store and fetch files.
+struct Peer {
+    name: &'static str,
+    address: String,
+    /// Whether it is nginx alone, which stores what is PUT under a name that the client chooses.
+    is_folder: bool,
+    /// The first of its processes; the others descend from it.
+    processes: Vec<u32>,
+}
+
+/// What a peer did of one kind of work.
+#[derive(Default)]
+struct Did {
+    rates: Vec<f64>,
+    total: Outcome,
+    /// The processor time of its processes, without the database's, seconds.
+    processor: f64,
+}
+
+/// Measures all peers, and returns the table as Markdown.
+pub fn run(only: &str, rounds: usize, seconds: f64) -> String {
+    let mut cluster = Cluster::durable();
+    let (ours, theirs) = (cluster.database(), cluster.database());
+    let settings = format!("{DEFAULT_CACHE}\nlisten = 'unix:http.sock'\nsocket_mode = '666'");
+    let server = Server::with(&ours, &settings);
+    let nginx = web::Nginx::before(&server);
+    // It makes the tables.
+    drop(Server::start(&theirs));
+    let others = Others::start(&theirs);
+    let peers = [
+        Peer {
+            name: "this server",
+            address: nginx.address.clone(),
+            is_folder: false,
+            processes: vec![server.pid(), nginx.pid()],
+        },
+        others.python(),
+        others.folder(),
+    ];
+    let transport = Transport::Onion(process::x25519_key(&server));
+    let rows = ROWS.iter().filter(|row| row.name.contains(only));
+    let mut text = table_head(&peers);
+    for row in rows {
+        let did = measure(row, &peers, &transport, [&ours, &theirs], rounds, seconds);
+        text += &describe(row, &did);
+        eprint!("{}", describe(row, &did));
+    }
+    drop((others, nginx, server));
+    cluster.stop();
+    text
+}
+
+fn measure(
+    row: &Row,
+    peers: &[Peer],
+    transport: &Transport,
+    databases: [&Database; 2],
+    rounds: usize,
+    seconds: f64,
+) -> Vec<Did> {
+    let count = if row.is_onion { 1 } else { peers.len() };
+    let peers = &peers[..count];
+    let names: Vec<Vec<String>> = peers.iter().map(|peer| fill(peer, row)).collect();
+    let mut did: Vec<Did> = peers.iter().map(|_| Did::default()).collect();
+    for _ in 0..rounds {
+        for ((peer, names), did) in peers.iter().zip(&names).zip(&mut did) {
+            let before = process::processor_time_of_all(&peer.processes);
+            let outcome = closed_loop(CLIENTS, seconds, |number| {
+                if row.is_upload {
+                    uploads(peer, row, number)
+                } else {
+                    downloads(peer, row, transport, names, number)
+                }
+            });
+            let used = process::processor_time_of_all(&peer.processes) - before;
+            did.processor += used.as_secs_f64();
+            did.rates.push(outcome.rate());
+            did.total.add(outcome);
+            if row.is_upload {
+                let empty = "TRUNCATE files; CHECKPOINT";
+                databases
+                    .iter()
+                    .for_each(|database| database.execute(empty));
+            }
+        }
+    }
+    did
+}
+
+/// Stores the files of a row that will be fetched. Returns their names.
+fn fill(peer: &Peer, row: &Row) -> Vec<String> {
+    let mut client = Client::new(&peer.address, false);
+    let count = if row.is_upload { 0 } else { FILES };
+    let store = |number: usize| {
+        let content = bytes(number as u64, row.size);
+        let name = format!("{}-{number}", row.size);
+        let answer = store(peer, &mut client, &name, &content);
+        answer.expect("stored")
+    };
+    (0..count).map(store).collect()
+}
+
+/// Stores a file; its name.
+fn store(peer: &Peer, client: &mut Client, name: &str, content: &[u8]) -> io::Result<String> {
+    if !peer.is_folder {
+        let answer = Transport::Direct.post(content).fetch(client)?;
+        return Ok(id_of(&answer));
+    }
+    let head = head("PUT", &format!("/file/{name}"), Some(content.len()));
+    let answer = client.ask(&[&head, content])?;
+    match answer.status {
+        201 | 204 => Ok(name.to_string()),
+        other => Err(io::Error::other(format!("status {other}"))),
+    }
+}
+
+fn uploads<'a>(peer: &'a Peer, row: &Row, number: usize) -> Step<'a> {
+    let mut client = Client::new(&peer.address, false);
+    let mut content = bytes(number as u64, row.size);
+    let mut count = 0u32;
+    Box::new(move || {
+        // Each upload is a different file. The folder keeps as many as there are names.
+        count += 1;
+        content[1..5].copy_from_slice(&count.to_le_bytes());
+        content[0] = number as u8;
+        let name = format!("new-{number}-{}", count % FILES as u32);
+        store(peer, &mut client, &name, &content).map(drop)
+    })
+}
+
+fn downloads<'a>(
+    peer: &'a Peer,
+    row: &Row,
+    transport: &Transport,
+    names: &[String],
+    number: usize,
+) -> Step<'a> {
+    let (size, mut client) = (row.size, Client::new(&peer.address, false));
+    let mut random = Random::new(number);
+    let transport = if row.is_onion {
+        transport
+    } else {
+        &Transport::Direct
+    };
+    let paths = names.iter().map(|name| format!("/file/{name}"));
+    let requests: Vec<_> = paths.map(|path| transport.get(&path)).collect();
+    Box::new(move || requests[random.below(requests.len())].send(&mut client, size))
+}
+
+/// The servers that are not ours.
+struct Others {
+    folder: tempfile::TempDir,
+    nginx: Child,
+    uwsgi: Child,
+    ports: [u16; 2],
+}
+
+impl Others {
+    fn start(database: &Database) -> Others {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path();
+        fs::create_dir(path.join("file")).expect("a folder");
+        open_to_all(path, "file");
+        let anybody = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(path.join("file"), anybody).expect("our own");
+        let uwsgi = uwsgi(path, database).spawn().expect("uwsgi is installed");
+        eventually("uwsgi listens", || path.join("uwsgi.sock").exists());
+        let ports = [free_port(), free_port()];
+        let mut text = include_str!("../peers/nginx.conf").to_string();
+        for (from, to) in [
+            ("FOLDER", path.display().to_string()),
+            ("DAV", ports[0].to_string()),
+            ("PYTHON", ports[1].to_string()),
+        ] {
+            text = text.replace(from, &to);
+        }
+        let config = path.join("nginx.conf");
+        fs::write(&config, text).expect("writable");
+        let mut nginx = Command::new("/usr/sbin/nginx");
+        nginx.arg("-c").arg(&config).args(["-g", "daemon off;"]);
+        let nginx = nginx.spawn().expect("nginx is installed");
+        let address = format!("127.0.0.1:{}", ports[0]);
+        eventually("nginx listens", || Connection::try_open(&address).is_ok());
+        Others {
+            folder,
+            nginx,
+            uwsgi,
+            ports,
+        }
+    }
+
+    fn folder(&self) -> Peer {
+        Peer {
+            name: "nginx, files in a folder",
+            address: format!("127.0.0.1:{}", self.ports[0]),
+            is_folder: true,
+            processes: vec![self.nginx.id()],
+        }
+    }
+
+    fn python(&self) -> Peer {
+        Peer {
+            name: "Python server",
+            address: format!("127.0.0.1:{}", self.ports[1]),
+            is_folder: false,
+            processes: vec![self.nginx.id(), self.uwsgi.id()],
+        }
+    }
+}
+
+impl Drop for Others {
+    fn drop(&mut self) {
+        for (child, name) in [(&mut self.nginx, "TERM"), (&mut self.uwsgi, "INT")] {
+            signal(child.id(), name);
+            let _ = child.wait();
+        }
+        let _ = fs::remove_dir_all(self.folder.path());
+    }
+}
+
+fn uwsgi(folder: &Path, database: &Database) -> Command {
+    let mut uwsgi = Command::new("uwsgi");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers/files.py");
+    uwsgi.args(["--plugin", "python3", "--master", "--disable-logging"]);
+    uwsgi.args(["--processes", PYTHON_PROCESSES, "--chmod-socket=666"]);
+    uwsgi.arg("--socket").arg(folder.join("uwsgi.sock"));
+    uwsgi.arg("--wsgi-file").arg(script);
+    uwsgi.env("DATABASE", &database.url);
+    let log = fs::File::create(folder.join("uwsgi.log")).expect("writable");
+    uwsgi.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    uwsgi
+}
+
+fn table_head(peers: &[Peer]) -> String {
+    let mut names = String::from("| work |");
+    let mut rule = String::from("| --- |");
+    for (number, peer) in peers.iter().enumerate() {
+        let _ = write!(names, " {}, /s | processor, ms |", peer.name);
+        rule += " ---: | ---: |";
+        if number > 0 {
+            names += " times as many | times less processor |";
+            rule += " ---: | ---: |";
+        }
+    }
+    format!("{names}\n{rule}\n")
+}
+
+/// A row of the table. The ratios are those of this server to each peer, medians of the rounds.
+fn describe(row: &Row, did: &[Did]) -> String {
+    let mut text = format!("| {} |", row.name);
+    let processor = |did: &Did| did.processor * 1000.0 / did.total.done.max(1) as f64;
+    for (number, peer) in did.iter().enumerate() {
+        let rate = rounded(median(peer.rates.clone()));
+        let errors = match peer.total.errors {
+            0 => String::new(),
+            count => format!(" ({count} errors)"),
+        };
+        let _ = write!(text, " {rate}{errors} | {:.3} |", processor(peer));
+        if number > 0 {
+            let ratios = did[0].rates.iter().zip(&peer.rates);
+            let ratio = median(ratios.map(|(ours, theirs)| ours / theirs).collect());
+            let less = processor(peer) / processor(&did[0]);
+            let _ = write!(text, " **{ratio:.1}** | {less:.1} |");
+        }
+    }
+    text + "\n"
+}
