@@ -9,6 +9,7 @@ mod health;
 pub mod import;
 mod init_db;
 mod keys;
+mod metrics;
 mod rebuild_ids;
 mod serve;
 pub mod status;
