@@ -34,7 +34,7 @@ const STATUSES: [u16; 13] = [
     200, 400, 401, 404, 405, 411, 413, 417, 425, 500, 502, 503, 507,
 ];
 /// The statuses that are shown before the first answer has them: a rate needs the time before it.
-const SHOWN_AT_ONCE: [u16; 3] = [200, 500, 503];
+const SHOWN_AT_ONCE: [u16; 4] = [200, 500, 503, 507];
 /// The name of what is none of the known endpoints or statuses.
 const OTHER: &str = "other";
 /// The upper bounds of the histogram's buckets, seconds: a file from the cache takes less than the
