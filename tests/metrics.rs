@@ -16,7 +16,7 @@ use common::{
     Cluster, Connection, Database, GitHub, Onion, Script, Server, bytes, config_folder, eventually,
     free_port, run,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use session_file_server::exposition::{Sample, parse};
 
 /// Settings of a server that serves its metrics on a free port.
@@ -376,6 +376,48 @@ fn a_check_of_github_has_its_time() {
         0.0,
         "GitHub has no answer for it"
     );
+}
+
+#[test]
+fn status_tells_what_the_running_server_does() {
+    let settings = format!(
+        "listen = '127.0.0.1:0'\nmetrics.listen = '127.0.0.1:{}'",
+        free_port()
+    );
+    let server = Server::with(&Database::new(), &settings);
+    server.upload(b"a file");
+    server.get("/file/none").assert_error(404);
+    server.get("/file/none").assert_error(404);
+    let status = |arguments: &[&str]| {
+        let output = run(server.folder.path(), arguments);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let shown = status(&["status"]);
+    for line in [
+        &format!("\nrunning      version {}, ", env!("CARGO_PKG_VERSION")),
+        "\nrequests     GET /file/{id}: 2 direct, 0 onion, 2 with 4xx; half within ",
+        "\nrequests     POST /file: 1 direct, 0 onion; half within ",
+        "\nworkers      0 of 8 busy, 0 requests waiting of at most 256\n",
+        "\nrefused      none\n",
+        "\nreachable    the database is up, after 0 outages\n",
+    ] {
+        assert!(shown.contains(line), "{line:?} is not in {shown}");
+    }
+    let told: Value = serde_json::from_str(&status(&["status", "--json"])).expect("JSON");
+    let running = &told["running"];
+    assert_eq!(running["requests"][0]["endpoint"], "GET /file/{id}");
+    assert_eq!(running["requests"][0]["status_4xx"], 2);
+    assert!(running["requests"][0]["p99_seconds"].as_f64() > Some(0.0));
+    assert_eq!(running["workers"], 8);
+    assert_eq!(running["database_up"], true);
+    server.signal("KILL");
+    eventually("status tells that it is gone", || {
+        let shown = status(&["status"]);
+        shown.starts_with("files ") && shown.contains("\nrunning      no answer from 127.0.0.1:")
+    });
+    let told: Value = serde_json::from_str(&status(&["status", "--json"])).expect("JSON");
+    assert_eq!(told["running"], Value::Null);
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod init_db;
 mod keys;
 mod metrics;
 mod rebuild_ids;
+mod running;
 mod serve;
 pub mod status;
 
