@@ -19,6 +19,10 @@ use crate::descriptors::{self, SendWithFd};
 /// child process that inherits the variable has another id and ignores it.
 const VARIABLE: &str = "SESSION_FILE_SERVER_HANDED_ON";
 
+/// The environment variable with the number of restarts so far. It counts only where [`VARIABLE`]
+/// is that of the process.
+const RESTARTS: &str = "SESSION_FILE_SERVER_RESTARTS";
+
 /// What the next server takes over.
 #[derive(Debug)]
 pub struct Handover {
@@ -47,6 +51,7 @@ impl Handover {
     pub fn leave(&self, command: &mut Command) -> io::Result<()> {
         command.stdin(Stdio::from(self.send()?));
         command.env(VARIABLE, std::process::id().to_string());
+        command.env(RESTARTS, restarts().saturating_add(1).to_string());
         Ok(())
     }
 
@@ -72,8 +77,7 @@ impl Handover {
     /// # Errors
     /// When the handover is incomplete.
     pub fn take() -> io::Result<Option<Handover>> {
-        let own = std::process::id().to_string();
-        if std::env::var(VARIABLE).is_ok_and(|process| process == own) {
+        if is_restarted() {
             Handover::receive(io::stdin()).map(Some)
         } else {
             Ok(None)
@@ -100,6 +104,18 @@ impl Handover {
             configuration,
         })
     }
+}
+
+/// How often the server has restarted itself in this process.
+pub fn restarts() -> u32 {
+    let restarts = std::env::var(RESTARTS).ok().filter(|_| is_restarted());
+    restarts.and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+/// Whether this process had a server before that has left a handover.
+fn is_restarted() -> bool {
+    let own = std::process::id().to_string();
+    std::env::var(VARIABLE).is_ok_and(|process| process == own)
 }
 
 #[cfg(test)]

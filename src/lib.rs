@@ -18,7 +18,7 @@
 //!    keys, signatures, versions, and onion requests.
 //! 9. The modules that all others may use: [`buffer`]s for bodies, [`lock`]s, the [`stop`]
 //!    flag, [`signals`], [`descriptors`], the [`handover`] at a restart, [`output`],
-//!    [`statistics`], [`quantity`] for readable numbers, [`systemd`], and the settings of the
+//!    [`statistics`] with its [`request_counts`], the [`exposition`] of metrics, [`quantity`] for readable numbers, [`systemd`], and the settings of the
 //!    [`allocator`].
 //!
 //! `ARCHITECTURE.md` follows single requests through these modules.
@@ -36,11 +36,13 @@ pub mod commands;
 pub mod config;
 pub mod db;
 pub mod descriptors;
+pub mod exposition;
 pub mod handover;
 pub mod lock;
 pub mod output;
 pub mod protocol;
 pub mod quantity;
+pub mod request_counts;
 pub mod server;
 pub mod signals;
 pub mod statistics;

@@ -2,9 +2,12 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
+use crate::exposition::{Exposition, Kind};
 use crate::lock::lock;
 use crate::quantity;
+use crate::request_counts::RequestCounts;
 
 /// The bytes of all stored files and of uploads in flight, for `files.max_total_size`.
 ///
@@ -89,14 +92,28 @@ impl Drop for SpaceReservation<'_> {
 /// Counters, shared by all workers.
 #[derive(Debug, Default)]
 pub struct Statistics {
-    requests: AtomicU64,
-    bytes_up: AtomicU64,
-    bytes_down: AtomicU64,
+    /// The requests and their bytes.
+    pub requests: RequestCounts,
     files_stored: AtomicU64,
     downloads: AtomicU64,
     cache_hits: AtomicU64,
+    files_expired: AtomicU64,
     /// The bytes of all files.
     pub stored_bytes: StoredBytes,
+    /// The last count of all files; `None` before the first.
+    last_count: Mutex<Option<FileCount>>,
+    /// When each platform's versions were last checked successfully, by any server on this
+    /// database, in the order of the platforms; empty as long as nothing is known.
+    pub last_checks: Mutex<Vec<Option<SystemTime>>>,
+}
+
+/// The result of counting all files.
+#[derive(Clone, Copy, Debug)]
+struct FileCount {
+    files: u64,
+    bytes: u64,
+    /// When the count ended.
+    at: SystemTime,
 }
 
 /// The values of the counters at one moment.
@@ -117,12 +134,23 @@ pub struct Counts {
 }
 
 impl Statistics {
-    /// Counts an answered request, the bytes of its body, and the bytes of the answer's body.
-    pub fn answered(&self, bytes_up: usize, bytes_down: usize) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.bytes_up.fetch_add(bytes_up as u64, Ordering::Relaxed);
-        self.bytes_down
-            .fetch_add(bytes_down as u64, Ordering::Relaxed);
+    /// Counters for the endpoints of these names.
+    pub fn new(endpoints: Vec<String>) -> Statistics {
+        Statistics {
+            requests: RequestCounts::new(endpoints),
+            ..Statistics::default()
+        }
+    }
+
+    /// Counts files that have expired and were deleted.
+    pub fn expired(&self, files: u64) {
+        self.files_expired.fetch_add(files, Ordering::Relaxed);
+    }
+
+    /// Notes the number and the bytes of all files, which were counted just now.
+    pub fn counted(&self, files: u64, bytes: u64) {
+        let at = SystemTime::now();
+        *lock(&self.last_count) = Some(FileCount { files, bytes, at });
     }
 
     /// Counts a file that a client has uploaded.
@@ -139,15 +167,39 @@ impl Statistics {
 
     /// The current values of the counters.
     pub fn counts(&self) -> Counts {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counts {
-            requests: load(&self.requests),
-            bytes_up: load(&self.bytes_up),
-            bytes_down: load(&self.bytes_down),
+            requests: self.requests.requests(),
+            bytes_up: self.requests.bytes_up(),
+            bytes_down: self.requests.bytes_down(),
             files_stored: load(&self.files_stored),
             downloads: load(&self.downloads),
             cache_hits: load(&self.cache_hits),
         }
+    }
+
+    /// Writes the counters.
+    pub fn expose(&self, exposition: &mut Exposition) {
+        self.requests.expose(exposition);
+        let (downloads, hits) = (load(&self.downloads), load(&self.cache_hits));
+        let help = "Files that clients asked for, by whether they were in the file cache.";
+        let mut family = exposition.family("file_cache_requests_total", Kind::Counter, help);
+        family.sample(&[("result", "hit")], hits);
+        family.sample(&[("result", "miss")], downloads.saturating_sub(hits));
+        let help = "Files that clients have uploaded.";
+        exposition.counter("uploaded_files_total", help, load(&self.files_stored));
+        let help = "Expired files that this server has deleted.";
+        exposition.counter("expired_files_total", help, load(&self.files_expired));
+        let Some(count) = *lock(&self.last_count) else {
+            return;
+        };
+        let help = "Files in the database when they were last counted.";
+        exposition.gauge("stored_files", help, count.files);
+        let help = "Bytes of the files in the database when they were last counted.";
+        exposition.gauge("stored_bytes", help, count.bytes);
+        let help = "When the files in the database were last counted.";
+        let at = count.at.duration_since(SystemTime::UNIX_EPOCH);
+        let seconds = at.unwrap_or_default().as_secs();
+        exposition.gauge("stored_count_timestamp_seconds", help, seconds);
     }
 }
 
@@ -164,6 +216,10 @@ impl Counts {
             quantity::count(self.downloads, "download"),
         )
     }
+}
+
+fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
 }
 
 #[cfg(test)]

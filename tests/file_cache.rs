@@ -131,6 +131,7 @@ fn what_was_deleted_by_hand_is_noticed_when_it_is_confirmed() {
         cache: &FileCache::new(1_000_000, fresh),
         versions: &cached,
         statistics: &statistics,
+        count: statistics.requests.begin(Instant::now()),
     };
     let mut ask = |method, target: &str, body: &[u8]| -> Response {
         let headers = Headers::default();

@@ -325,7 +325,9 @@ fn a_panic_is_a_500_for_its_request_and_the_worker_goes_on() {
     let running = {
         let stop = stop.clone();
         let hour = Duration::from_secs(3600);
-        std::thread::spawn(move || server::run(listeners, 1, hour, Arc::new(Panicking), &stop))
+        std::thread::spawn(move || {
+            server::run(listeners, None, 1, hour, Arc::new(Panicking), &stop)
+        })
     };
     let mut connection = Connection::open(&address);
     let mut get = |path| connection.request("GET", path, &[], b"");

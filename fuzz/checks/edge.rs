@@ -47,7 +47,7 @@ fn address() -> &'static str {
         let address = listeners[0].address().to_string();
         let hour = Duration::from_secs(3600);
         std::thread::spawn(move || {
-            let ended = server::run(listeners, 2, hour, Arc::new(Echo), &Stop::default());
+            let ended = server::run(listeners, None, 2, hour, Arc::new(Echo), &Stop::default());
             panic!("the server ended: {ended:?}");
         });
         address

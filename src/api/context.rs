@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::db;
 use crate::protocol::http::{Request, Response};
 use crate::protocol::keys::ServerKeys;
+use crate::request_counts::RequestCount;
 use crate::statistics::Statistics;
 
 /// A handler: answers the requests to one endpoint.
@@ -27,6 +28,8 @@ pub struct Context<'a> {
     pub versions: &'a ReleaseCache,
     /// The counters.
     pub statistics: &'a Statistics,
+    /// The count of this request, which notes what is found out about it.
+    pub count: RequestCount<'a>,
 }
 
 /// The response when a statement failed: 503 while the database is away, else 500 with a line in

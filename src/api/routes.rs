@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::protocol::file_id::FileId;
 use crate::protocol::http::{Body, BodyRule, Incoming, Method, Request, Response, path_of};
 use crate::protocol::onion::{self, cipher::FreshNonce};
+use crate::request_counts::Way;
 
 /// An endpoint.
 struct Route {
@@ -71,13 +72,43 @@ enum OnionVersion {
 /// ignored, so that the connection stays usable.
 const UNUSED_BODY_LIMIT: usize = 64 * 1024;
 
+/// The name of each endpoint: its method and its path. Their places are the numbers by which
+/// requests are counted.
+pub fn endpoint_names() -> Vec<String> {
+    let name = |route: &Route| format!("{} {}", route.method.as_str(), route.path);
+    ROUTES.iter().map(name).collect()
+}
+
+/// The number of the endpoint that takes a request, if there is one, and the way in which the
+/// request comes.
+pub fn endpoint_and_way(method: Method, target: &str) -> (Option<usize>, Way) {
+    let path = path_of(target);
+    if method == Method::Post && onion_version(path).is_some() {
+        return (None, Way::Onion);
+    }
+    let method = match method {
+        Method::Head => Method::Get,
+        other => other,
+    };
+    (number_of(method, path), Way::Direct)
+}
+
 /// Answers a request as it was received: an onion request, or a direct one.
 pub fn answer(incoming: Incoming, context: &mut Context) -> Response {
-    match (onion_version(path_of(&incoming.target)), incoming.method) {
-        (Some(version), Method::Post) => answer_onion(version, incoming.body, context),
+    let response = match (onion_version(path_of(&incoming.target)), incoming.method) {
+        (Some(version), Method::Post) => {
+            context.count.way = Way::Onion;
+            // Stands if there is no sub-request in it, which the client is told in an answer of 200.
+            context.count.status = 400;
+            answer_onion(version, incoming.body, context)
+        }
         (Some(_), _) => method_not_allowed(&["POST"]),
         (None, _) => dispatch(&incoming.as_request(), context),
+    };
+    if response.status != 200 {
+        context.count.status = response.status;
     }
+    response
 }
 
 fn onion_version(path: &str) -> Option<OnionVersion> {
@@ -114,10 +145,15 @@ pub fn dispatch(request: &Request, context: &mut Context) -> Response {
 
 fn find_and_run(method: Method, request: &Request, context: &mut Context) -> Response {
     let path = request.path();
-    match route_of(method, path) {
-        Some(route) => (route.handler)(request, context),
+    let response = match number_of(method, path) {
+        Some(number) => {
+            context.count.endpoint = number;
+            (ROUTES[number].handler)(request, context)
+        }
         None => no_route(path),
-    }
+    };
+    context.count.status = response.status;
+    response
 }
 
 /// The response to a received request that no endpoint takes, which doesn't depend on its body:
@@ -169,9 +205,14 @@ fn base64_json_limit(max_size: usize) -> usize {
 }
 
 fn route_of(method: Method, path: &str) -> Option<&'static Route> {
+    number_of(method, path).map(|number| &ROUTES[number])
+}
+
+/// The place of a route in [`ROUTES`].
+fn number_of(method: Method, path: &str) -> Option<usize> {
     ROUTES
         .iter()
-        .find(|route| route.method == method && matches(route.path, path))
+        .position(|route| route.method == method && matches(route.path, path))
 }
 
 fn routes_of(path: &str) -> impl Iterator<Item = &'static Route> {

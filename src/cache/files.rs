@@ -145,6 +145,17 @@ impl FileCache {
         self.capacity == 0
     }
 
+    /// The most memory that all entries take, bytes.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// The memory that the entries take, bytes.
+    pub fn bytes(&self) -> usize {
+        let state = lock(&self.state);
+        state.small.bytes + state.large.bytes
+    }
+
     /// Whether the cache would keep a file of that many bytes.
     pub fn takes(&self, bytes: usize) -> bool {
         bytes + ENTRY_OVERHEAD <= self.share(bytes)
@@ -347,8 +358,9 @@ mod tests {
             cache.keep(&id(number), file(KB));
             assert!(number == 0 || has(&cache, 0), "it is used again and again");
             let state = lock(&cache.state);
-            assert!(state.small.bytes + state.large.bytes <= cache.capacity);
             assert_eq!(state.entries.len(), state.small.order.len());
+            drop(state);
+            assert!((1..=cache.capacity()).contains(&cache.bytes()));
         }
         assert!(has(&cache, 99) && !has(&cache, 50));
     }

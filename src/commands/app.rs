@@ -4,15 +4,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::explain::explain;
+use super::metrics::Sources;
 use crate::api::context::Context;
 use crate::api::routes;
 use crate::cache::files::{self, FileCache};
 use crate::cache::releases::ReleaseCache;
 use crate::config::Config;
 use crate::db::{self, Database};
+use crate::exposition::Exposition;
+use crate::handover;
 use crate::protocol::http::{BodyRule, Incoming, Method, Response};
 use crate::protocol::keys::ServerKeys;
 use crate::server::Service;
@@ -38,6 +41,10 @@ pub struct App {
     cache: Arc<FileCache>,
     versions: Arc<ReleaseCache>,
     statistics: Arc<Statistics>,
+    /// When the server was started, or last restarted itself.
+    started: SystemTime,
+    /// How often the server has restarted itself.
+    restarts: u32,
 }
 
 impl App {
@@ -62,7 +69,9 @@ impl App {
             config: config.clone(),
             keys,
             cache: Arc::new(FileCache::new(config.files.cache_size, files::FRESH_FOR)),
-            statistics: Arc::default(),
+            statistics: Arc::new(Statistics::new(routes::endpoint_names())),
+            started: SystemTime::now(),
+            restarts: handover::restarts(),
             versions: Arc::default(),
             probe: db::Probe::start(&database).map_err(cannot_start)?,
             database,
@@ -141,6 +150,23 @@ impl Service for App {
         routes::refusal(method, target)
     }
 
+    fn refused(&self, method: Method, target: &str, status: u16) {
+        let (endpoint, way) = routes::endpoint_and_way(method, target);
+        self.statistics.requests.refused(endpoint, way, status);
+    }
+
+    fn expose(&self, exposition: &mut Exposition) {
+        let sources = Sources {
+            config: &self.config,
+            statistics: &self.statistics,
+            cache: &self.cache,
+            database: &self.database,
+            started: self.started,
+            restarts: self.restarts,
+        };
+        sources.expose(exposition);
+    }
+
     fn alive(&self) {
         systemd::alive(&self.statistics.counts().describe());
         // Done here rather than in the timer thread, which waits while the database hangs.
@@ -148,7 +174,8 @@ impl Service for App {
     }
 
     fn answer(&self, incoming: Incoming, db: &mut db::Connection) -> Response {
-        let bytes_up = incoming.body.len();
+        let mut count = self.statistics.requests.begin(incoming.received);
+        count.bytes_up = incoming.body.len();
         let mut context = Context {
             config: &self.config,
             db,
@@ -157,10 +184,10 @@ impl Service for App {
             cache: &self.cache,
             versions: &self.versions,
             statistics: &self.statistics,
+            count,
         };
         let response = routes::answer(incoming, &mut context);
-        let bytes_down = response.body.as_slice().len();
-        self.statistics.answered(bytes_up, bytes_down);
+        context.count.bytes_down = response.body.as_slice().len();
         response
     }
 }

@@ -14,8 +14,6 @@ use crate::output::print;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The answer is a status line, a few header fields and a word.
 const ANSWER_LIMIT: u64 = 4096;
-/// HTTP/1.0, because the connection shall end with the answer.
-const REQUEST: &[u8] = b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n";
 
 /// Asks the server for `/health` on each of its addresses, and prints a word if it is well.
 ///
@@ -27,7 +25,7 @@ pub fn run(config: &Config) -> Result<(), String> {
 }
 
 fn check(listen: &Listen) -> Result<(), String> {
-    let answer = ask(listen).map_err(|error| {
+    let answer = ask(listen, "/health", ANSWER_LIMIT).map_err(|error| {
         format!(
             "no server answers on {listen}: {error}; if it listens elsewhere than the \
              configuration says, set listen"
@@ -43,20 +41,25 @@ fn check(listen: &Listen) -> Result<(), String> {
     }
 }
 
-/// The answer of whoever listens there.
-fn ask(listen: &Listen) -> io::Result<Vec<u8>> {
+/// The answer of whoever listens there to a request for `path`, up to `limit` bytes.
+///
+/// # Errors
+/// Those of the connection.
+pub(super) fn ask(listen: &Listen, path: &str, limit: u64) -> io::Result<Vec<u8>> {
+    // HTTP/1.0, because the connection shall end with the answer.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
     match listen {
         Listen::Tcp(address) => {
             let stream = connect(address)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.set_write_timeout(Some(PATIENCE))?;
-            exchange(stream)
+            exchange(stream, &request, limit)
         }
         Listen::Unix(path) => {
             let stream = UnixStream::connect(path)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.set_write_timeout(Some(PATIENCE))?;
-            exchange(stream)
+            exchange(stream, &request, limit)
         }
     }
 }
@@ -74,10 +77,10 @@ fn connect(address: &str) -> io::Result<TcpStream> {
     Err(last)
 }
 
-fn exchange(mut stream: impl Read + Write) -> io::Result<Vec<u8>> {
-    stream.write_all(REQUEST)?;
+fn exchange(mut stream: impl Read + Write, request: &str, limit: u64) -> io::Result<Vec<u8>> {
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
-    stream.take(ANSWER_LIMIT).read_to_end(&mut answer)?;
+    stream.take(limit).read_to_end(&mut answer)?;
     Ok(answer)
 }
 

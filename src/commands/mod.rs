@@ -9,7 +9,9 @@ mod health;
 pub mod import;
 mod init_db;
 mod keys;
+mod metrics;
 mod rebuild_ids;
+mod running;
 mod serve;
 pub mod status;
 

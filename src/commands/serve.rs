@@ -69,19 +69,26 @@ fn serve(
     let no_signals = |error| format!("cannot wait for signals: {error}");
     let signals = Signals::catch().map_err(no_signals)?;
     let listeners = Listener::open_all(&config, inherited)?;
+    let withdraw = || listeners.iter().for_each(Listener::withdraw);
+    let metrics = Listener::open_metrics(&config).inspect_err(|_| withdraw())?;
     let addresses: Vec<String> = listeners.iter().map(|l| l.address().to_string()).collect();
     let stop = Stop::default();
     let signalled = signals.watch(&stop).map_err(no_signals)?;
     let unusable = Arc::new(AtomicBool::new(false));
-    let app = App::start(&config, addresses.join(" and "), &stop, &unusable)
-        .inspect_err(|_| listeners.iter().for_each(Listener::withdraw))?;
+    let app = App::start(&config, addresses.join(" and "), &stop, &unusable).inspect_err(|_| {
+        withdraw();
+        metrics.iter().for_each(Listener::withdraw);
+    })?;
+    if let Some(metrics) = &metrics {
+        log::info!("metrics are served on {}", metrics.address());
+    }
     log::info!(
         "listening on {}, with {workers} workers",
         addresses.join(" and ")
     );
     systemd::ready();
     let pause = systemd::watchdog().map_or(SELF_CHECK, |patience| SELF_CHECK.min(patience / 3));
-    let outcome = server::run(listeners, workers, pause, Arc::new(app), &stop);
+    let outcome = server::run(listeners, metrics, workers, pause, Arc::new(app), &stop);
     let ended = outcome.map_err(|error| format!("no more requests can be accepted: {error}"))?;
     match ended {
         // After a stop signal the server doesn't restart itself.

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use super::explain::explain;
+use super::running::Running;
 use crate::config::{Config, Platform};
 use crate::db::{self, Connection, Database, KnownReleases, NotedServer, Totals};
 use crate::output::{self, print, printable};
@@ -12,7 +13,8 @@ use crate::protocol::http::unix_seconds;
 use crate::protocol::releases::Channel;
 use crate::quantity;
 
-/// Prints the status, as text or as JSON.
+/// Prints the status, as text or as JSON: what the database has, and what the server tells that runs
+/// with this configuration if it has `metrics.listen`.
 ///
 /// # Errors
 /// A sentence for the operator.
@@ -22,10 +24,16 @@ pub fn run(config: &Config, json: bool) -> Result<(), String> {
         .check_schema()
         .and_then(|()| Status::gather(&mut db, config));
     let status = status.map_err(|error| explain(&error, config))?;
+    let running = config.metrics.listen.as_ref().map(Running::ask);
     if json {
-        print(&format!("{:#}\n", status.to_json()))
+        let mut shown = status.to_json();
+        shown["running"] = running.map_or(Value::Null, |running| running.to_json());
+        print(&format!("{shown:#}\n"))
     } else {
-        print(&printable(&status.describe()))
+        let running = running.map(|running| running.describe(status.now));
+        print(&printable(
+            &(status.describe() + &running.unwrap_or_default()),
+        ))
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod files;
 mod key_files;
+mod metrics;
 mod reader;
 mod source;
 mod values;
@@ -22,6 +23,7 @@ use values::{WORKERS, database_url, integer, listen, log_level, socket_mode};
 
 pub use files::Files;
 pub use key_files::KeyFiles;
+pub use metrics::Metrics;
 pub use reader::Mistake;
 pub use source::{ConfigSource, DEFAULT_PATHS};
 pub use values::MAX_LISTEN;
@@ -53,6 +55,8 @@ pub struct Config {
     pub files: Files,
     /// The table `keys`.
     pub keys: KeyFiles,
+    /// The table `metrics`.
+    pub metrics: Metrics,
     /// The table `versions`.
     pub versions: Versions,
 }
@@ -73,13 +77,15 @@ impl Config {
     pub fn parse(text: &str, path: &Path) -> Result<Config, Vec<Mistake>> {
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut keys = TomlReader::parse(text)?;
+        let listen = keys.take(
+            "listen",
+            vec![Listen::Tcp(DEFAULT_LISTEN.into())],
+            |value| listen(value, folder),
+        );
         let config = Config {
             files: Files::take(&mut keys),
-            listen: keys.take(
-                "listen",
-                vec![Listen::Tcp(DEFAULT_LISTEN.into())],
-                |value| listen(value, folder),
-            ),
+            metrics: Metrics::take(&mut keys, folder, &listen),
+            listen,
             socket_mode: keys.take("socket_mode", DEFAULT_SOCKET_MODE, socket_mode),
             workers: keys.take("workers", DEFAULT_WORKERS, |value| {
                 integer(value, WORKERS, "threads", "8")
@@ -170,6 +176,7 @@ mod tests {
             "files.cleanup_interval",
             "keys.ed25519",
             "keys.x25519",
+            "metrics.listen",
             "versions.enabled",
             "versions.github_api",
             "versions.projects.desktop",

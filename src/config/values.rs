@@ -111,8 +111,9 @@ pub(super) fn id_prefix(value: &Node) -> Result<Vec<bool>, String> {
 
 /// An address to listen on, or a list of them.
 pub(super) fn listen(value: &Node, folder: &Path) -> Result<Vec<Listen>, String> {
+    let example = format!(r#""{DEFAULT_LISTEN}" or "unix:/run/session-file-server/http.sock""#);
     let Node::List(nodes) = value else {
-        return Ok(vec![address(value, folder)?]);
+        return Ok(vec![address(value, folder, &example)?]);
     };
     match nodes.len() {
         0 => {
@@ -127,7 +128,7 @@ pub(super) fn listen(value: &Node, folder: &Path) -> Result<Vec<Listen>, String>
     }
     let mut listens = Vec::new();
     for node in nodes {
-        let listen = address(node, folder)?;
+        let listen = address(node, folder, &example)?;
         // Of port 0 the system makes another port each time.
         let is_chosen = matches!(&listen, Listen::Tcp(address) if address.ends_with(":0"));
         if listens.contains(&listen) && !is_chosen {
@@ -139,9 +140,9 @@ pub(super) fn listen(value: &Node, folder: &Path) -> Result<Vec<Listen>, String>
 }
 
 /// An address with a port, or `unix:` and a path, which starts at `folder` if it is relative.
-fn address(value: &Node, folder: &Path) -> Result<Listen, String> {
-    let example = format!(r#""{DEFAULT_LISTEN}" or "unix:/run/session-file-server/http.sock""#);
-    let text = text(value, &example)?;
+/// Messages show `example`.
+pub(super) fn address(value: &Node, folder: &Path, example: &str) -> Result<Listen, String> {
+    let text = text(value, example)?;
     if let Some(path) = text.strip_prefix("unix:") {
         // Without `.`, so that the same path is known again.
         let path: PathBuf = folder.join(path).components().collect();

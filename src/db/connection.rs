@@ -59,6 +59,16 @@ impl Database {
         }
     }
 
+    /// Whether the database could not be reached when it was last tried.
+    pub fn is_away(&self) -> bool {
+        self.outage.is_on()
+    }
+
+    /// The outages of the database so far, with the present one.
+    pub fn outages(&self) -> u64 {
+        self.outage.count()
+    }
+
     /// Opens a connection, unless the database is away and it is too early to try again.
     fn connect(&self) -> Result<OpenConnection, Error> {
         if !self.outage.may_connect() {

@@ -15,6 +15,8 @@ pub(super) struct Outage {
     /// When the next attempt may be made, milliseconds after `epoch`; 0 while the database is
     /// up.
     next_attempt: AtomicU64,
+    /// The outages so far, with the present one.
+    count: AtomicU64,
 }
 
 impl Outage {
@@ -23,6 +25,7 @@ impl Outage {
         Outage {
             epoch: Instant::now(),
             next_attempt: AtomicU64::new(0),
+            count: AtomicU64::new(0),
         }
     }
 
@@ -41,14 +44,25 @@ impl Outage {
 
     /// Notes a failed attempt. Returns whether it is the first one of an outage.
     pub(super) fn began(&self) -> bool {
-        self.next_attempt
-            .swap(pause_after(self.now()), Ordering::Relaxed)
-            == 0
+        let next = pause_after(self.now());
+        let is_first = self.next_attempt.swap(next, Ordering::Relaxed) == 0;
+        self.count.fetch_add(u64::from(is_first), Ordering::Relaxed);
+        is_first
     }
 
     /// Notes a successful attempt. Returns whether it ends an outage.
     pub(super) fn ended(&self) -> bool {
         self.next_attempt.swap(0, Ordering::Relaxed) != 0
+    }
+
+    /// Whether there is an outage now, as far as is known.
+    pub(super) fn is_on(&self) -> bool {
+        self.next_attempt.load(Ordering::Relaxed) != 0
+    }
+
+    /// The outages so far, with the present one.
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
     }
 
     fn now(&self) -> u64 {
@@ -71,6 +85,7 @@ mod tests {
         assert!(outage.may_connect() && outage.may_connect());
         assert!(outage.began());
         assert!(!outage.began(), "the outage is reported once");
+        assert!(outage.is_on() && outage.count() == 1);
         assert!(!outage.may_connect(), "an attempt failed just now");
         std::thread::sleep(RETRY_PAUSE);
         assert!(outage.may_connect());
@@ -78,5 +93,6 @@ mod tests {
         assert!(outage.ended());
         assert!(outage.may_connect() && outage.may_connect());
         assert!(!outage.ended());
+        assert!(!outage.is_on() && outage.count() == 1);
     }
 }

@@ -3,6 +3,7 @@
 //! Of several servers on one database, only one asks GitHub: it claims a project by moving the
 //! project's next check into the future. Until then no other server can claim it.
 
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use postgres::Transaction;
@@ -68,6 +69,9 @@ const INSERT_ASSETS: &str = "INSERT INTO github_assets (project, channel, positi
      FROM unnest($3::text[], $4::text[]) WITH ORDINALITY asset (name, url, position)";
 
 const SELECT_CHECKED: &str = "SELECT checked FROM github_projects WHERE project = $1";
+
+const SELECT_ALL_CHECKED: &str =
+    "SELECT project, checked FROM github_projects WHERE project = ANY($1)";
 
 const SELECT_RELEASES: &str = "SELECT channel, version, release.name, notes, \
          array_agg(asset.name ORDER BY position) FILTER (WHERE position IS NOT NULL), \
@@ -154,6 +158,22 @@ impl Connection {
                 insert_release(&mut transaction, form, project, release)?;
             }
             transaction.commit()
+        })
+    }
+
+    /// Reads when each of the projects was last checked successfully, in their order.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn last_checks(&mut self, projects: &[String]) -> Result<Vec<Option<SystemTime>>, Error> {
+        self.repeatable(|open| {
+            let rows = open.query(SELECT_ALL_CHECKED, &[&projects])?;
+            let read = |row: &postgres::Row| Ok((row.try_get(0)?, row.try_get(1)?));
+            let rows: Result<HashMap<String, Option<SystemTime>>, postgres::Error> =
+                rows.iter().map(read).collect();
+            let checked = rows?;
+            let of = |project| checked.get(project).copied().flatten();
+            Ok(projects.iter().map(of).collect())
         })
     }
 

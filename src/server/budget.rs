@@ -43,6 +43,11 @@ impl Budget {
         }
     }
 
+    /// All bytes, taken or not.
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
     /// The bytes that are taken.
     pub fn taken(&self) -> usize {
         self.total - *lock(&self.shared.available)

@@ -3,6 +3,7 @@
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
@@ -20,6 +21,7 @@ use super::guard::unread::{self, Unread};
 use super::pace::Progress;
 use super::queue::Queue;
 use super::receive::{self, Failure};
+use super::refusals::Refusal;
 use super::send::{self, Senders};
 use crate::buffer::Buffer;
 use crate::protocol::http::{Incoming, Method, Response};
@@ -45,6 +47,10 @@ pub struct Door<S> {
     pub jobs: Queue<Job>,
     /// Where answers go.
     pub senders: Senders,
+    /// How many workers there are.
+    pub workers: usize,
+    /// How many workers answer a request now.
+    pub busy: AtomicUsize,
     receivers: Elastic,
     received: Budget,
     lingerers: Elastic,
@@ -79,6 +85,8 @@ impl<S: Service> Door<S> {
             guard: Arc::new(Guard::new(addresses)),
             jobs: Queue::new(workers * QUEUE_PER_WORKER),
             senders: Senders::new(workers, BYTES_IN_FLIGHT),
+            workers,
+            busy: AtomicUsize::new(0),
             receivers: Elastic::new("receive", MAX_RECEIVERS),
             received: Budget::new(BYTES_IN_FLIGHT),
             lingerers: Elastic::new("linger", MAX_LINGERERS),
@@ -90,6 +98,11 @@ impl<S: Service> Door<S> {
     /// Bytes of large bodies and answers that are held.
     pub fn bytes_in_flight(&self) -> usize {
         self.received.taken() + self.senders.bytes()
+    }
+
+    /// The bytes of bodies that are being received.
+    pub fn received(&self) -> &Budget {
+        &self.received
     }
 
     /// Takes a request of which the head was read: never waits for a client.
@@ -112,30 +125,31 @@ impl<S: Service> Door<S> {
                 let door = self.clone();
                 let task = move |exchange| door.receive(exchange, length);
                 if let Err(exchange) = self.receivers.run(exchange, task) {
-                    self.refuse(exchange, Response::unavailable());
+                    self.refuse(exchange, Response::unavailable(), Refusal::NoThread);
                 }
             }
             Err(413) => {
                 let response = self.too_large(&exchange);
-                self.refuse(exchange, response);
+                self.refuse(exchange, response, Refusal::TooLarge);
             }
-            Err(status) => self.refuse(exchange, Response::error(status)),
+            Err(status) => self.refuse(exchange, Response::error(status), Refusal::Malformed),
         }
     }
 
     /// Receives a body and enqueues its request, or refuses it. The body must be at hand if this
     /// is the accept loop: otherwise it waits for the client.
     fn receive(self: &Arc<Self>, mut exchange: Exchange, length: BodyLength) {
-        let response = match self.body(&mut exchange, length) {
+        let (response, cause) = match self.body(&mut exchange, length) {
             Ok((body, reserved)) => return self.enqueue(exchange, body, reserved),
-            Err(Failure::TooLarge) => self.too_large(&exchange),
-            Err(Failure::NoMemory | Failure::Shut) => Response::unavailable(),
+            Err(Failure::TooLarge) => (self.too_large(&exchange), Refusal::TooLarge),
+            Err(Failure::NoMemory) => (Response::unavailable(), Refusal::NoMemoryToReceive),
+            Err(Failure::Shut) => (Response::unavailable(), Refusal::Shut),
             Err(Failure::Broken(error)) => {
                 log::debug!("a body ended early: {error}");
-                Response::error(400)
+                (Response::error(400), Refusal::BrokenBody)
             }
         };
-        self.refuse(exchange, response);
+        self.refuse(exchange, response, cause);
     }
 
     fn body(
@@ -181,13 +195,14 @@ impl<S: Service> Door<S> {
             reserved,
         };
         if let Err(job) = self.jobs.push(job) {
-            self.turn_away(job);
+            self.turn_away(job, Refusal::QueueFull);
         }
     }
 
     /// Answers 503 to a request that finds no worker.
-    pub fn turn_away(&self, job: Job) {
+    pub fn turn_away(&self, job: Job, cause: Refusal) {
         drop(job.reserved);
+        self.count_refused(&job.exchange, 503, cause);
         self.senders.turn_away(job.exchange);
     }
 
@@ -201,7 +216,8 @@ impl<S: Service> Door<S> {
 
     /// Answers a request of which the body need not have been read to its end, and closes the
     /// connection.
-    fn refuse(self: &Arc<Self>, exchange: Exchange, response: Response) {
+    fn refuse(self: &Arc<Self>, exchange: Exchange, response: Response, cause: Refusal) {
+        self.count_refused(&exchange, response.status, cause);
         let door = self.clone();
         let task = move |(exchange, response)| door.refuse_now(exchange, &response, true);
         if let Err((exchange, response)) = self.lingerers.run((exchange, response), task) {
@@ -235,6 +251,13 @@ impl<S: Service> Door<S> {
         } else {
             self.guard.refused(client, Phase::Farewell);
         }
+    }
+
+    /// Counts a request that is refused.
+    fn count_refused(&self, exchange: &Exchange, status: u16, cause: Refusal) {
+        exchange.ticket.note(cause);
+        let (method, target) = line(exchange);
+        self.service.refused(method, target, status);
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::arrival::{Arrival, Client};
 use super::guard::Guard;
 use super::guard::connections::Phase;
+use super::refusals::Refusal;
 
 /// A request that must be answered, and counts as in flight until it is.
 pub struct Exchange {
@@ -39,6 +40,11 @@ impl Ticket {
     /// The client, unless it came by a Unix socket.
     pub fn client(&self) -> Option<Client> {
         self.client
+    }
+
+    /// Counts why the request is refused.
+    pub fn note(&self, cause: Refusal) {
+        self.guard.refusals.refused(cause);
     }
 
     /// Notes that the client was refused: no further request is expected of its connection, and

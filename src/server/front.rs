@@ -13,6 +13,7 @@ use super::guard::nudge::Reserve;
 use super::guard::threads;
 use super::listener::Listener;
 use super::pace::STOP_PATIENCE;
+use super::refusals::Refusal;
 use crate::stop::Stop;
 
 /// How often the accept loop looks whether it should end. An idle server wakes up as often.
@@ -141,7 +142,9 @@ pub fn serve_late<S: Service>(door: &Arc<Door<S>>, stop: &Stop) -> io::Result<()
             // While the server stops, that has a time limit of its own.
             if !stop.is_requested() {
                 let overdue = door.jobs.take_overdue(QUEUE_PATIENCE);
-                overdue.into_iter().for_each(|job| door.turn_away(job));
+                for job in overdue {
+                    door.turn_away(job, Refusal::QueueTimeout);
+                }
             }
         }
     };

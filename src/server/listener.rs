@@ -77,6 +77,25 @@ impl Listener {
         })
     }
 
+    /// Listens where the metrics are served, if the operator wants that.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn open_metrics(config: &Config) -> Result<Option<Listener>, String> {
+        let listen = config.metrics.listen.as_ref();
+        let bind = |listen| Listener::bind(listen, &[], config.socket_mode, "metrics.listen");
+        listen.map(bind).transpose()
+    }
+
+    /// Listens at an address, which is one of `all` that the setting `key` has. `mode` is for a Unix
+    /// socket's file.
+    fn bind(listen: &Listen, all: &[Listen], mode: u32, key: &str) -> Result<Listener, String> {
+        match listen {
+            Listen::Tcp(address) => bind_tcp(address, all, key),
+            Listen::Unix(path) => bind_unix(path, mode, key),
+        }
+    }
+
     /// On a socket that is bound, or listens already.
     fn on(socket: Socket) -> io::Result<Listener> {
         // The server that has left the socket to us may have set it not to wait.
@@ -176,10 +195,7 @@ fn passed_in_by_systemd(passed_in: &mut ListenFd, count: usize) -> Result<Vec<Li
 fn bind_all(config: &Config) -> Result<Vec<Listener>, String> {
     let mut listeners: Vec<Listener> = Vec::new();
     for listen in &config.listen {
-        let listener = match listen {
-            Listen::Tcp(address) => bind_tcp(address, &config.listen),
-            Listen::Unix(path) => bind_unix(path, config.socket_mode),
-        };
+        let listener = Listener::bind(listen, &config.listen, config.socket_mode, "listen");
         // The files of the others would stay behind.
         let listener = listener.inspect_err(|_| listeners.iter().for_each(Listener::withdraw))?;
         listeners.push(listener);
@@ -187,18 +203,18 @@ fn bind_all(config: &Config) -> Result<Vec<Listener>, String> {
     Ok(listeners)
 }
 
-/// Listens on a TCP address, one of `all`.
-fn bind_tcp(address: &str, all: &[Listen]) -> Result<Listener, String> {
+/// Listens on a TCP address, one of `all` that the setting `key` has.
+fn bind_tcp(address: &str, all: &[Listen], key: &str) -> Result<Listener, String> {
     let refused = |error: io::Error| match error.kind() {
         ErrorKind::AddrInUse => format!(
             "cannot listen on {address}: another program has that port; stop it, or set \
-             another port in listen"
+             another port in {key}"
         ),
         ErrorKind::PermissionDenied => format!(
             "cannot listen on {address}: ports below 1024 need a privilege; set another port \
-             in listen"
+             in {key}"
         ),
-        _ => format!("cannot listen on {address}: {error}; check listen"),
+        _ => format!("cannot listen on {address}: {error}; check {key}"),
     };
     let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
     for candidate in address.to_socket_addrs().map_err(refused)? {
@@ -248,19 +264,19 @@ fn set_tcp_options(socket: &Socket) -> io::Result<()> {
     socket.set_write_timeout(Some(WRITE_TIMEOUT))
 }
 
-fn bind_unix(path: &Path, mode: u32) -> Result<Listener, String> {
+fn bind_unix(path: &Path, mode: u32, key: &str) -> Result<Listener, String> {
     let shown = path.display();
-    remove_stale(path)?;
+    remove_stale(path, key)?;
     let listener = UnixListener::bind(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound => format!(
             "cannot listen on {shown}: its folder doesn't exist; make it, or set another path \
-             in listen"
+             in {key}"
         ),
         ErrorKind::PermissionDenied => format!(
             "cannot listen on {shown}: this user may not write into its folder; allow it, or \
-             set another path in listen"
+             set another path in {key}"
         ),
-        _ => format!("cannot listen on {shown}: {error}; check listen"),
+        _ => format!("cannot listen on {shown}: {error}; check {key}"),
     })?;
     let mut listener = fs::set_permissions(path, fs::Permissions::from_mode(mode))
         .and_then(|()| Listener::on(listener.into()))
@@ -271,7 +287,7 @@ fn bind_unix(path: &Path, mode: u32) -> Result<Listener, String> {
 
 /// Removes a socket's file that an ended server has left; refuses a live one, and
 /// anything that is not a socket.
-fn remove_stale(path: &Path) -> Result<(), String> {
+fn remove_stale(path: &Path, key: &str) -> Result<(), String> {
     let shown = path.display();
     let Ok(metadata) = fs::symlink_metadata(path) else {
         return Ok(());
@@ -279,7 +295,7 @@ fn remove_stale(path: &Path) -> Result<(), String> {
     if !metadata.file_type().is_socket() {
         return Err(format!(
             "cannot listen on {shown}: there is a file that is not a socket; remove it, or set \
-             another path in listen"
+             another path in {key}"
         ));
     }
     match UnixStream::connect(path) {
@@ -287,7 +303,7 @@ fn remove_stale(path: &Path) -> Result<(), String> {
             .map_err(|error| format!("cannot remove {shown}, which an ended server left: {error}")),
         _ => Err(format!(
             "cannot listen on {shown}: a running server has that socket; stop it, or set \
-             another path in listen"
+             another path in {key}"
         )),
     }
 }
@@ -299,7 +315,7 @@ mod tests {
 
     #[test]
     fn accepted_connections_have_the_options_of_the_listening_socket() {
-        let listener = bind_tcp("127.0.0.1:0", &[]).expect("a port");
+        let listener = bind_tcp("127.0.0.1:0", &[], "listen").expect("a port");
         let client = listener.address().connect().expect("it listens");
         let (accepted, _) = listener.socket.accept().expect("it came");
         let accepted = TcpStream::from(accepted);

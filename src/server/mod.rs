@@ -10,6 +10,9 @@
 //! ([`send`]). So a worker waits for the database and for nothing else, and a client who is
 //! slower than [`pace`] allows costs its own connection.
 //!
+//! Apart from all that, a thread of its own serves the [`metrics`], for which the [`gauges`] are read
+//! and the [`refusals`] are counted.
+//!
 //! The files in [`guard`] make up for the faults of tiny_http, one each.
 
 mod address;
@@ -20,11 +23,14 @@ mod elastic;
 mod exchange;
 mod framing;
 mod front;
+mod gauges;
 mod guard;
 mod listener;
+mod metrics;
 mod pace;
 mod queue;
 mod receive;
+mod refusals;
 mod send;
 mod workers;
 
@@ -33,6 +39,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::exposition::Exposition;
 use crate::handover::ListeningSocket;
 use crate::protocol::http::{BodyRule, Incoming, Method, Response};
 use crate::stop::Stop;
@@ -60,6 +67,12 @@ pub trait Service: Send + Sync + 'static {
         None
     }
 
+    /// Called when a request was refused with this status, of which the service hears nothing else.
+    fn refused(&self, _method: Method, _target: &str, _status: u16) {}
+
+    /// Writes the service's own metrics.
+    fn expose(&self, _exposition: &mut Exposition) {}
+
     /// Called when it was seen that requests come in, every `pause` of [`run`].
     fn alive(&self);
 
@@ -79,12 +92,13 @@ pub enum Ended {
 
 /// Serves until `stop` is requested; then accepts no more connections, finishes what is in
 /// flight, 30 seconds at most, and returns. Every `pause` it sees whether requests still
-/// come in.
+/// come in. Whoever connects to `metrics` gets the metrics.
 ///
 /// # Errors
 /// When threads can't be started, or when no requests come in any more.
 pub fn run<S: Service>(
     listeners: Vec<Listener>,
+    metrics: Option<Listener>,
     workers: usize,
     pause: Duration,
     service: Arc<S>,
@@ -99,11 +113,16 @@ pub fn run<S: Service>(
     let (guard, counted) = (door.guard.clone(), door.clone());
     watch::start(&door.guard, stop, move || counted.bytes_in_flight())?;
     nudge::start(&addresses, stop, move || guard.arrivals())?;
+    if let Some(listener) = &metrics {
+        let door = door.clone();
+        metrics::start(listener, move || door.metrics())?;
+    }
     let is_dead = self_check.start(pause, stop, move || service.alive())?;
 
     front::accept(&door, &listeners, stop)?;
     front::finish(&door, &listeners);
     workers::leave(&door, &pool);
+    metrics.iter().for_each(Listener::withdraw);
     if is_dead.load(Ordering::SeqCst) {
         return Err(io::Error::other("the server doesn't answer itself"));
     }

@@ -81,6 +81,16 @@ impl<T> Queue<T> {
         }
     }
 
+    /// How many items wait.
+    pub fn length(&self) -> usize {
+        self.lock().items.len()
+    }
+
+    /// How many items may wait.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         lock(&self.state)
     }

@@ -11,6 +11,7 @@ use super::budget::{Budget, Reservation};
 use super::elastic::Elastic;
 use super::exchange::Exchange;
 use super::pace::Progress;
+use super::refusals::Refusal;
 use crate::protocol::http::{Body, Response, http_date};
 
 /// Answers up to this size fit a socket's buffer, bytes: writing one waits for no client.
@@ -51,6 +52,11 @@ impl Senders {
         self.budget.taken()
     }
 
+    /// The bytes of large answers, taken or not.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
     /// Tells clients from now on to send no further requests.
     pub fn close_connections(&self) {
         self.closes.store(true, Ordering::SeqCst);
@@ -64,7 +70,10 @@ impl Senders {
         }
         match self.reserve(&response.body) {
             Some(reserved) => self.hand_over(exchange, response, Some(reserved)),
-            None => self.send_at_once(exchange, &Response::unavailable()),
+            None => {
+                exchange.ticket.note(Refusal::NoMemoryToSend);
+                self.send_at_once(exchange, &Response::unavailable());
+            }
         }
     }
 
@@ -107,6 +116,7 @@ impl Senders {
             drop(reserved);
         };
         if let Err(exchange) = self.threads.run(exchange, task) {
+            exchange.ticket.note(Refusal::NoThread);
             self.send_at_once(exchange, &Response::unavailable());
         }
     }

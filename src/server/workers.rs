@@ -3,6 +3,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -37,9 +38,11 @@ fn serve<S: Service>(door: &Door<S>) {
             incoming,
             reserved,
         } = job;
+        door.busy.fetch_add(1, Ordering::Relaxed);
         let response = answer(&*door.service, incoming, &mut state);
         drop(reserved);
         door.senders.send(exchange, response);
+        door.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -3,14 +3,14 @@
 use super::failures::log_failure;
 use super::removals::RemovalWatch;
 use crate::db::Connection;
-use crate::statistics::StoredBytes;
+use crate::statistics::Statistics;
 use crate::stop::Stop;
 
 /// Deletes expired files, until there are none left or `stop` is requested. This may take minutes,
 /// so that the list of removed files is read in between.
 pub fn delete_expired(
     db: &mut Connection,
-    stored: &StoredBytes,
+    statistics: &Statistics,
     removals: &mut RemovalWatch,
     stop: &Stop,
 ) {
@@ -19,7 +19,8 @@ pub fn delete_expired(
         || stop.is_requested(),
         |db, files, bytes| {
             deleted += files;
-            stored.deleted(bytes);
+            statistics.expired(files);
+            statistics.stored_bytes.deleted(bytes);
             removals.tick(db);
         },
     );

@@ -76,9 +76,10 @@ impl Refresher {
     }
 
     /// Handles the answer of the request in flight, or starts a request if one is due. Never waits
-    /// for GitHub.
-    pub fn tick(&mut self, db: &mut Connection) {
+    /// for GitHub. Returns whether a request has ended.
+    pub fn tick(&mut self, db: &mut Connection) -> bool {
         self.abandoned.retain(|thread| !thread.is_finished());
+        let was_pending = self.pending.is_some();
         match self.pending.take() {
             Some(pending) if pending.thread.is_finished() => {
                 let outcome = pending
@@ -93,9 +94,11 @@ impl Refresher {
             }
             waiting => self.pending = waiting,
         }
+        let has_ended = was_pending && self.pending.is_none();
         if self.pending.is_none() && self.abandoned.len() < MAX_ABANDONED {
             self.ask(db);
         }
+        has_ended
     }
 
     /// Claims a project, if one is due, and starts a request for it.

@@ -12,8 +12,9 @@ use crate::cache::files::FileCache;
 use crate::cache::releases::ReleaseCache;
 use crate::config::Config;
 use crate::db::{Connection, ServerRow};
+use crate::lock::lock;
 use crate::quantity;
-use crate::statistics::{Statistics, StoredBytes};
+use crate::statistics::Statistics;
 use crate::stop::Stop;
 
 /// How often the thread checks whether some work is due.
@@ -27,6 +28,8 @@ const SERVER_ROW_INTERVAL: Duration = Duration::from_secs(60);
 /// How often removals are finished: files that were stored while being blocked are deleted, and so
 /// are old entries of the list of removed files.
 const REMOVALS_INTERVAL: Duration = Duration::from_secs(60);
+/// How often it is read when GitHub was last checked, which another server may have done.
+const LAST_CHECKS_INTERVAL: Duration = Duration::from_secs(60);
 /// How often old version checks are deleted.
 const CHECKS_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -49,33 +52,32 @@ pub fn run(
     let mut row = ServerRow::new(server_name(address));
     let mut note = Timer::every(SERVER_ROW_INTERVAL);
     let mut checks = Timer::every(CHECKS_INTERVAL);
+    let mut last_checks = Timer::every(LAST_CHECKS_INTERVAL);
     let mut refresher = Refresher::new(config, cache);
     loop {
         watch.tick(&mut db);
         if expiry.is_due() {
-            delete_expired(&mut db, &statistics.stored_bytes, &mut watch, stop);
+            delete_expired(&mut db, statistics, &mut watch, stop);
         }
         if removals.is_due() {
             finish_removals(&mut db);
         }
         if config.files.max_total_size.is_some() && count.is_due() {
-            count_bytes(&mut db, &statistics.stored_bytes);
+            count_bytes(&mut db, statistics);
         }
         // The work above may have waited for a lock.
         watch.tick(&mut db);
         if totals.is_due() {
-            log_totals(&mut db);
+            log_totals(&mut db, statistics);
         }
         if note.is_due() {
-            if let Err(error) = db.note_server(&mut row, &statistics.counts()) {
-                log_failure("note what the server has done", &error);
-            }
+            note_server(&mut db, &mut row, statistics);
         }
         if checks.is_due() {
             delete_old_version_checks(&mut db);
         }
-        if config.versions.enabled {
-            refresher.tick(&mut db);
+        if config.versions.enabled && (refresher.tick(&mut db) || last_checks.is_due()) {
+            note_last_checks(&mut db, config, statistics);
         }
         if stop.wait(POLL_INTERVAL.min(config.files.cleanup_interval)) {
             return;
@@ -117,21 +119,41 @@ impl Timer {
     }
 }
 
-fn log_totals(db: &mut Connection) {
+fn note_server(db: &mut Connection, row: &mut ServerRow, statistics: &Statistics) {
+    if let Err(error) = db.note_server(row, &statistics.counts()) {
+        log_failure("note what the server has done", &error);
+    }
+}
+
+fn log_totals(db: &mut Connection, statistics: &Statistics) {
     match db.totals() {
-        Ok(totals) => log::info!(
-            "{} stored, {} in all",
-            quantity::count(totals.files, "file"),
-            quantity::bytes(totals.bytes)
-        ),
+        Ok(totals) => {
+            statistics.counted(totals.files, totals.bytes);
+            log::info!(
+                "{} stored, {} in all",
+                quantity::count(totals.files, "file"),
+                quantity::bytes(totals.bytes)
+            );
+        }
         Err(error) => log_failure("count the files", &error),
     }
 }
 
-fn count_bytes(db: &mut Connection, stored: &StoredBytes) {
-    stored.count_begins();
+fn count_bytes(db: &mut Connection, statistics: &Statistics) {
+    statistics.stored_bytes.count_begins();
     match db.totals() {
-        Ok(totals) => stored.counted(totals.bytes),
+        Ok(totals) => {
+            statistics.stored_bytes.counted(totals.bytes);
+            statistics.counted(totals.files, totals.bytes);
+        }
         Err(error) => log_failure("count the bytes of the files", &error),
+    }
+}
+
+/// Reads when each project was last checked, for the metrics.
+fn note_last_checks(db: &mut Connection, config: &Config, statistics: &Statistics) {
+    match db.last_checks(&config.versions.projects.all()) {
+        Ok(checks) => *lock(&statistics.last_checks) = checks,
+        Err(error) => log::debug!("it wasn't read when GitHub was last checked: {error}"),
     }
 }

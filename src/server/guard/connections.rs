@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use crate::server::arrival::Client;
 use crate::server::pace::{HEAD, HEAD_WHILE_SHORT, Progress};
+use crate::server::refusals::Closing;
 
 /// The head of a further request must have come this long after the last answer.
 const IDLE: Duration = Duration::from_secs(60);
@@ -99,6 +100,8 @@ pub struct Survey<'a> {
 pub struct Findings<R> {
     /// Connections that must be shut down.
     pub overdue: HashSet<Client>,
+    /// Why each of those is shut down that was not shut down before.
+    pub causes: Vec<Closing>,
     /// Requests of connections that have ended. tiny_http answers a request that is dropped, so
     /// that this must happen outside of locks.
     pub abandoned: Vec<R>,
@@ -117,6 +120,31 @@ impl<R> Connections<R> {
     /// How many connections there have been.
     pub fn arrivals(&self) -> usize {
         self.arrivals
+    }
+
+    /// How many connections are in each phase, with its name.
+    pub fn by_phase(&self) -> [(&'static str, usize); 6] {
+        let mut phases = [
+            "first_head",
+            "next_head",
+            "answer",
+            "body",
+            "refused",
+            "farewell",
+        ]
+        .map(|name| (name, 0));
+        for connection in self.open.values() {
+            let number = match connection.phase {
+                Phase::FirstHead => 0,
+                Phase::NextHead => 1,
+                Phase::Answer => 2,
+                Phase::Body { .. } => 3,
+                Phase::Refused => 4,
+                Phase::Farewell => 5,
+            };
+            phases[number].1 += 1;
+        }
+        phases
     }
 
     /// Notes a request of which the head has come, and gives it back if it is its turn. While an
@@ -194,11 +222,14 @@ impl<R> Connections<R> {
             let connection = self.connection(*client, now);
             connection.unread = has_unread.then(|| connection.unread.unwrap_or(now));
         }
-        let mut overdue = HashSet::new();
+        let (mut overdue, mut causes) = (HashSet::new(), Vec::new());
         for (client, connection) in &mut self.open {
             let is_condemned = std::mem::take(&mut connection.is_condemned);
             if is_condemned || connection.is_overdue(survey.memory_is_short, now) {
                 overdue.insert(*client);
+                if connection.shut.is_none() {
+                    causes.push(connection.closing(is_condemned));
+                }
             }
         }
         let leaving = self.open.values().filter(|c| c.is_leaving(now)).count();
@@ -207,13 +238,21 @@ impl<R> Connections<R> {
         if survey.is_lacking {
             excess = excess.max(idle.len() / 2);
         }
-        overdue.extend(idle.into_iter().take(excess));
+        for client in idle.into_iter().take(excess) {
+            if overdue.insert(client) {
+                causes.push(Closing::TooMany);
+            }
+        }
         for client in &overdue {
             if let Some(connection) = self.open.get_mut(client) {
                 connection.shut = Some(now);
             }
         }
-        Findings { overdue, abandoned }
+        Findings {
+            overdue,
+            causes,
+            abandoned,
+        }
     }
 
     /// Removes the connections that have ended. One whose request is being worked on stays until
@@ -292,6 +331,19 @@ impl<R> Connection<R> {
             limit
         };
         now > self.since + limit || self.is_forgotten(now)
+    }
+
+    /// Why it is shut down, if it is.
+    fn closing(&self, is_condemned: bool) -> Closing {
+        match self.phase {
+            _ if is_condemned => Closing::Broken,
+            Phase::FirstHead => Closing::SlowHead,
+            Phase::NextHead => Closing::Idle,
+            Phase::Body { .. } => Closing::SlowBody,
+            Phase::Refused | Phase::Farewell => Closing::Refused,
+            // It is never overdue.
+            Phase::Answer => Closing::Broken,
+        }
     }
 
     /// Whether its head, or a part of it, has come and is read by nobody: after tiny_http's

@@ -59,6 +59,11 @@ struct LocalConnection {
 }
 
 impl LocalConnections {
+    /// How many connections the last survey has found.
+    pub fn open(&self) -> usize {
+        self.open.len()
+    }
+
     /// Notes that a body is being received. Returns what [`Self::body_ended`] wants.
     pub fn body_begins(&mut self) -> usize {
         self.bodies += 1;

@@ -41,6 +41,8 @@ use std::time::Instant;
 use super::address::Address;
 use super::arrival::{Arrival, Client};
 use super::pace::Progress;
+use super::refusals::Refusals;
+use crate::exposition::{Exposition, Kind};
 use crate::lock::lock;
 use connections::{Connections, Phase};
 use late::Late;
@@ -70,6 +72,8 @@ pub struct Guard {
     max_connections: usize,
     /// Requests that don't come through the accept loop.
     pub late: Late,
+    /// Counts of requests that were refused, and of connections that were shut down.
+    pub refusals: Refusals,
     /// Wakes the thread that surveys the connections.
     urgent: Condvar,
     /// Whether a descriptor or a thread was lacking since the last survey.
@@ -110,6 +114,7 @@ impl Guard {
             local: Mutex::default(),
             max_connections,
             late: Late::default(),
+            refusals: Refusals::default(),
             urgent: Condvar::new(),
             ran_out: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
@@ -257,6 +262,23 @@ impl Guard {
     pub fn expects_a_first_head(&self) -> bool {
         let open = self.sockets.survey().unwrap_or_default().open;
         lock(&self.connections).expects_a_first_head(&open)
+    }
+
+    /// Writes the metrics of the connections. Those to a Unix socket have no phase, because it isn't
+    /// known which requests they brought.
+    pub fn expose(&self, exposition: &mut Exposition) {
+        let phases = lock(&self.connections).by_phase();
+        let local = lock(&self.local).open();
+        let help = "Open connections, by what they are waited for; those to a Unix socket have the \
+                    phase unix.";
+        let mut family = exposition.family("connections", Kind::Gauge, help);
+        for (phase, count) in phases.into_iter().chain([("unix", local)]) {
+            family.sample(&[("phase", phase)], count);
+        }
+        let help =
+            "The most connections to TCP ports that may be open, and to Unix sockets as many.";
+        exposition.gauge("connections_limit", help, self.max_connections);
+        self.refusals.expose(exposition);
     }
 
     /// Whether the server stops for a restart.

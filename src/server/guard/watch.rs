@@ -18,6 +18,7 @@ use super::memory::{Memory, resident};
 use super::stuck::Stuck;
 use crate::lock::lock;
 use crate::server::pace::{STANDSTILL, WRITE_TIMEOUT};
+use crate::server::refusals::Closing;
 use crate::stop::Stop;
 
 /// How often the connections are surveyed.
@@ -118,6 +119,9 @@ impl Guard {
         };
         let findings = lock(&self.connections).surveyed(&survey, Instant::now());
         drop(findings.abandoned);
+        for cause in findings.causes {
+            self.refusals.closed(cause, 1);
+        }
         let overdue = findings.overdue;
         if !overdue.is_empty() {
             log::debug!("overdue, and disconnected: {} clients", overdue.len());
@@ -158,6 +162,11 @@ impl Guard {
             requests: self.local_in_flight.load(Ordering::SeqCst),
         };
         let overdue = lock(&self.local).surveyed(&open, circumstances, Instant::now());
+        let excess = open.len().saturating_sub(circumstances.limit);
+        let excess = excess.min(overdue.len());
+        self.refusals.closed(Closing::TooMany, excess);
+        let slow = overdue.len() - excess;
+        self.refusals.closed(Closing::SlowHead, slow);
         if !overdue.is_empty() {
             self.sockets.each_local_client(|inode, socket| {
                 if overdue.contains(&inode) {
