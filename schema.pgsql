@@ -160,6 +160,15 @@ CREATE TABLE IF NOT EXISTS servers (
     cache_hits   bigint      NOT NULL
 );
 
+-- The bytes of the files that each server has stored since its start. A server with
+-- files.max_total_size writes its own each second in which it has stored any, and reads the others'.
+CREATE TABLE IF NOT EXISTS stored_bytes (
+    -- the random name of the server's process
+    server text        COLLATE "C" PRIMARY KEY,
+    bytes  bigint      NOT NULL,
+    noted  timestamptz NOT NULL
+);
+
 -- The version of the schema, which is raised whenever a server needs a change of it. A server runs
 -- on its own version only. init-db upgrades an older version.
 CREATE TABLE IF NOT EXISTS schema_version (
@@ -167,6 +176,6 @@ CREATE TABLE IF NOT EXISTS schema_version (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row)
 );
 
-INSERT INTO schema_version (version) VALUES (2)
+INSERT INTO schema_version (version) VALUES (3)
     ON CONFLICT (only_row) DO UPDATE
     SET version = excluded.version WHERE schema_version.version < excluded.version;

@@ -12,8 +12,8 @@ use crate::request_counts::RequestCounts;
 /// The bytes of all stored files and of uploads in flight, for `files.max_total_size`.
 ///
 /// The timer thread counts the stored files regularly. Between two counts this server adds what
-/// it stores and subtracts what it deletes. Changes by other servers on the same database are
-/// noticed at the next count.
+/// it stores, and within a second or two what other servers on the same database store, and
+/// subtracts what it deletes. What others delete is noticed at the next count.
 #[derive(Debug, Default)]
 pub struct StoredBytes {
     sums: Mutex<ByteSums>,
@@ -27,6 +27,8 @@ struct ByteSums {
     reserved: u64,
     /// Bytes added since the last count began, which may have missed them.
     added: u64,
+    /// Bytes that this server has added since it started.
+    own: u64,
 }
 
 impl StoredBytes {
@@ -54,6 +56,16 @@ impl StoredBytes {
         sums.stored = sums.stored.saturating_sub(bytes);
     }
 
+    /// The bytes of the files that this server has stored since it started.
+    pub fn added_since_start(&self) -> u64 {
+        lock(&self.sums).own
+    }
+
+    /// Adds the bytes of files that other servers have stored.
+    pub fn added_by_others(&self, bytes: u64) {
+        lock(&self.sums).add(bytes);
+    }
+
     /// Reserves space below `limit` for a file of that many bytes; `None` if there is too
     /// little.
     pub fn reserve(&self, bytes: u64, limit: u64) -> Option<SpaceReservation<'_>> {
@@ -64,6 +76,13 @@ impl StoredBytes {
         }
         sums.reserved += bytes;
         Some(SpaceReservation { of: self, bytes })
+    }
+}
+
+impl ByteSums {
+    fn add(&mut self, bytes: u64) {
+        self.stored = self.stored.saturating_add(bytes);
+        self.added = self.added.saturating_add(bytes);
     }
 }
 
@@ -78,8 +97,8 @@ impl SpaceReservation<'_> {
     /// Counts the file as stored.
     pub fn fill(self) {
         let mut sums = lock(&self.of.sums);
-        sums.stored = sums.stored.saturating_add(self.bytes);
-        sums.added = sums.added.saturating_add(self.bytes);
+        sums.add(self.bytes);
+        sums.own = sums.own.saturating_add(self.bytes);
     }
 }
 
@@ -257,5 +276,16 @@ mod tests {
         assert!(known.reserve(11, 100).is_none());
         in_flight.fill();
         assert!(known.reserve(11, 100).is_none() && known.reserve(10, 100).is_some());
+    }
+
+    #[test]
+    fn what_other_servers_store_takes_room_and_is_not_this_server_s() {
+        let known = StoredBytes::default();
+        known.reserve(10, 100).expect("room").fill();
+        known.count_begins();
+        known.added_by_others(50);
+        known.counted(20);
+        assert!(known.reserve(31, 100).is_none() && known.reserve(30, 100).is_some());
+        assert_eq!(known.added_since_start(), 10);
     }
 }

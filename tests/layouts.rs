@@ -393,7 +393,7 @@ fn a_schema_without_a_version_is_upgraded_by_init_db() {
     init_db(&database);
     assert_eq!(
         database.number("SELECT version::int8 FROM schema_version"),
-        2
+        3
     );
     Server::start(&database);
 }

@@ -35,7 +35,7 @@ fn files_database_and_versions_are_told_to_people_and_programs() {
         "(2 days ago)\n",
         "(in 59 minutes)\n",
         &format!("database     {name}, "),
-        ", schema version 2\n",
+        ", schema version 3\n",
         "desktop      never checked\n",
         "ios          stable 1.9.0, prerelease 2.0.0-beta.1, checked 10 minutes ago\n",
     ] {
@@ -45,7 +45,7 @@ fn files_database_and_versions_are_told_to_people_and_programs() {
     assert_eq!(found["files"]["count"], 2);
     assert_eq!(found["files"]["bytes"], 13);
     assert_eq!(found["database"]["name"], json!(name));
-    assert_eq!(found["database"]["schema_version"], 2);
+    assert_eq!(found["database"]["schema_version"], 3);
     assert!(found["database"]["bytes"].as_u64() > Some(1_000_000));
     let times = ["oldest", "next_expiry"].map(|key| found["files"][key].as_f64().expect("a time"));
     let apart = times[1] - times[0];

@@ -121,3 +121,24 @@ fn a_server_that_has_not_counted_yet_takes_nothing_beyond_the_bound() {
             .assert_error(507);
     }
 }
+
+#[test]
+fn servers_on_one_database_share_the_bound() {
+    let database = Database::new();
+    let servers = [bounded(&database), bounded(&database), bounded(&database)];
+    let taken = "SELECT coalesce(sum(bytes), 0)::int8 FROM stored_bytes";
+    // Each takes what fits, and the others know of it soon: not by their counts, which come once a
+    // minute.
+    for (number, server) in servers.iter().enumerate() {
+        server.upload(&bytes(number as u64, 1_500_000));
+        let written = (number as i64 + 1) * 1_500_000;
+        eventually("it tells", || database.number(taken) == written);
+        std::thread::sleep(Duration::from_millis(2_500));
+    }
+    for (number, server) in servers.iter().enumerate() {
+        let answer = server.post("/file", &bytes(10 + number as u64, 1_500_000));
+        answer.assert_error(507);
+    }
+    assert_eq!(stored(&database), 4_500_000);
+    servers[0].upload(&bytes(20, 400_000));
+}

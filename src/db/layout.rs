@@ -5,7 +5,7 @@ use super::error::Error;
 use super::older;
 
 /// The version of the schema, which `schema.pgsql` writes into `schema_version`.
-pub const SCHEMA_VERSION: i32 = 2;
+pub const SCHEMA_VERSION: i32 = 3;
 
 const SELECT_VERSION: &str = "SELECT version FROM schema_version";
 
@@ -32,7 +32,7 @@ const ANY_NUMBER_TYPE: &[&str] = &["integer", "bigint", "numeric"];
 type Column = (&'static str, &'static [&'static str]);
 
 /// The tables and columns that the server needs.
-const NEEDED: [(&str, &[Column]); 11] = [
+const NEEDED: [(&str, &[Column]); 12] = [
     (
         "files",
         &[
@@ -106,6 +106,14 @@ const NEEDED: [(&str, &[Column]); 11] = [
         ],
     ),
     ("removed_files", &[("id", ID_TYPE), ("removed", TIME_TYPE)]),
+    (
+        "stored_bytes",
+        &[
+            ("server", TEXT_TYPE),
+            ("bytes", COUNT_TYPE),
+            ("noted", TIME_TYPE),
+        ],
+    ),
     (
         "servers",
         &[

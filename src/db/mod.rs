@@ -28,6 +28,7 @@ mod rebuild;
 mod retry;
 mod servers;
 mod settings;
+mod stored_bytes;
 mod text;
 mod tls;
 mod token_info;

@@ -6,6 +6,7 @@ mod expiry;
 mod failures;
 pub mod github;
 pub mod github_list;
+mod other_servers;
 pub mod proxy;
 mod refresher;
 mod removals;

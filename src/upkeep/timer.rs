@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::expiry::{delete_expired, delete_old_version_checks};
 use super::failures::log_failure;
+use super::other_servers::OtherServers;
 use super::refresher::Refresher;
 use super::removals::{RemovalWatch, finish_removals};
 use crate::cache::files::FileCache;
@@ -53,6 +54,7 @@ pub fn run(
     let mut note = Timer::every(SERVER_ROW_INTERVAL);
     let mut checks = Timer::every(CHECKS_INTERVAL);
     let mut last_checks = Timer::every(LAST_CHECKS_INTERVAL);
+    let mut others = OtherServers::new();
     let mut refresher = Refresher::new(config, cache);
     loop {
         watch.tick(&mut db);
@@ -62,8 +64,8 @@ pub fn run(
         if removals.is_due() {
             finish_removals(&mut db);
         }
-        if config.files.max_total_size.is_some() && count.is_due() {
-            count_bytes(&mut db, statistics);
+        if config.files.max_total_size.is_some() {
+            add_up(&mut db, &mut others, &mut count, statistics);
         }
         // The work above may have waited for a lock.
         watch.tick(&mut db);
@@ -136,6 +138,19 @@ fn log_totals(db: &mut Connection, statistics: &Statistics) {
             );
         }
         Err(error) => log_failure("count the files", &error),
+    }
+}
+
+/// Keeps up with the bytes of all files.
+fn add_up(
+    db: &mut Connection,
+    others: &mut OtherServers,
+    count: &mut Timer,
+    statistics: &Statistics,
+) {
+    others.tick(db, &statistics.stored_bytes);
+    if count.is_due() {
+        count_bytes(db, statistics);
     }
 }
 

@@ -1,0 +1,90 @@
+//! What other servers on the same database store, for `files.max_total_size`: each counts all files
+//! once a minute only, and without this as many servers could store as many times the bound.
+
+use std::collections::HashMap;
+
+use super::failures::log_failure;
+use crate::db::Connection;
+use crate::statistics::StoredBytes;
+
+/// The exchange with the other servers.
+pub struct OtherServers {
+    /// The random name of this process. `None` without random numbers.
+    name: Option<String>,
+    /// What this server has stored, bytes, as it last wrote it.
+    noted: u64,
+    observed: Observed,
+}
+
+impl OtherServers {
+    /// Nothing is known yet.
+    pub fn new() -> OtherServers {
+        let mut random = [0; 16];
+        let name = getrandom::getrandom(&mut random);
+        OtherServers {
+            name: name.ok().map(|()| hex::encode(random)),
+            noted: 0,
+            observed: Observed::default(),
+        }
+    }
+
+    /// Writes what this server has stored since the last time, and adds what the others have. To be
+    /// called about once a second.
+    pub fn tick(&mut self, db: &mut Connection, stored: &StoredBytes) {
+        let Some(name) = &self.name else { return };
+        let own = stored.added_since_start();
+        if own != self.noted {
+            match db.note_stored_bytes(name, own) {
+                Ok(()) => self.noted = own,
+                Err(error) => return log_failure("note how many bytes were stored", &error),
+            }
+        }
+        match db.bytes_stored_by_others(name) {
+            Ok(others) => stored.added_by_others(self.observed.added(others)),
+            Err(error) => log_failure("read what other servers have stored", &error),
+        }
+    }
+}
+
+/// What was last seen of each server.
+#[derive(Default)]
+struct Observed {
+    /// The bytes that each had stored; `None` before the first look.
+    bytes: Option<HashMap<String, u64>>,
+}
+
+impl Observed {
+    /// How many bytes were stored since the last look, of which the first count has those before
+    /// the first one.
+    fn added(&mut self, others: Vec<(String, u64)>) -> u64 {
+        let before = self.bytes.take();
+        let added = others.iter().map(|(name, bytes)| match &before {
+            Some(before) => bytes.saturating_sub(before.get(name).copied().unwrap_or(0)),
+            None => 0,
+        });
+        let added = added.sum();
+        self.bytes = Some(others.into_iter().collect());
+        added
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_have_stored_since_the_last_look_is_added() {
+        let look = |observed: &mut Observed, others: &[(&str, u64)]| {
+            let others = others
+                .iter()
+                .map(|(name, bytes)| (name.to_string(), *bytes));
+            observed.added(others.collect())
+        };
+        let mut observed = Observed::default();
+        assert_eq!(look(&mut observed, &[("a", 100)]), 0, "it is counted");
+        assert_eq!(look(&mut observed, &[("a", 130)]), 30);
+        assert_eq!(look(&mut observed, &[("a", 130), ("new", 7)]), 7);
+        assert_eq!(look(&mut observed, &[("new", 9)]), 2);
+        assert_eq!(look(&mut observed, &[]), 0);
+    }
+}
