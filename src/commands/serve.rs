@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::app::App;
+use super::check_system;
 use crate::config::{Config, ConfigSource};
 use crate::handover::{Handover, ListeningSocket};
+use crate::machine::Limits;
 use crate::server::{self, Ended, Listener};
 use crate::signals::Signals;
 use crate::stop::Stop;
-use crate::{allocator, output, systemd};
+use crate::{allocator, buffer, output, quantity, systemd};
 
 /// How often the server checks whether it still receives requests, unless systemd's watchdog needs
 /// it more often.
@@ -68,6 +70,12 @@ fn serve(
     let workers = server::affordable_workers(config.workers, config.listen.len())?;
     let no_signals = |error| format!("cannot wait for signals: {error}");
     let signals = Signals::catch().map_err(no_signals)?;
+    let limits = Limits::read();
+    let shares = config.shares(&limits);
+    if let Err(misfit) = check_system::own_memory(&shares, &limits) {
+        log::warn!("{misfit}");
+    }
+    buffer::limit_spare(shares.spare);
     let listeners = Listener::open_all(&config, inherited)?;
     let withdraw = || listeners.iter().for_each(Listener::withdraw);
     let metrics = Listener::open_metrics(&config).inspect_err(|_| withdraw())?;
@@ -83,12 +91,14 @@ fn serve(
         log::info!("metrics are served on {}", metrics.address());
     }
     log::info!(
-        "listening on {}, with {workers} workers",
-        addresses.join(" and ")
+        "listening on {}, with {workers} workers and {} of memory for files",
+        addresses.join(" and "),
+        quantity::bytes(shares.total() as u64),
     );
     systemd::ready();
     let pause = systemd::watchdog().map_or(SELF_CHECK, |patience| SELF_CHECK.min(patience / 3));
-    let outcome = server::run(listeners, metrics, workers, pause, Arc::new(app), &stop);
+    let service = Arc::new(app);
+    let outcome = server::run(listeners, metrics, workers, &shares, pause, service, &stop);
     let ended = outcome.map_err(|error| format!("no more requests can be accepted: {error}"))?;
     match ended {
         // After a stop signal the server doesn't restart itself.
