@@ -232,7 +232,8 @@ fn measure(postgresql: &str, settings: &str, work: Work, seconds: f64) -> io::Re
     let lines = postgresql
         .lines()
         .filter(|line| line.contains(" = ") && !line.starts_with('#'));
-    let lines: Vec<&str> = lines.collect();
+    let lines: Vec<String> = lines.map(|line| line.replace(" = ", "=")).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     let mut cluster = machine.within(1, || Cluster::with(true, &lines))?;
     let database = cluster.database();
     let server = machine.within(0, || start(&database, settings))?;
@@ -315,7 +316,10 @@ fn large_files(number: usize, address: &str, key: &Transport, seconds: f64, answ
         let counter = match &answer {
             Ok(_) => &answers.good,
             Err(error) if error.to_string() == "status 503" => &answers.unavailable,
-            Err(_) => &answers.other,
+            Err(error) => {
+                eprintln!("failed: {error}");
+                &answers.other
+            }
         };
         counter.fetch_add(1, Ordering::Relaxed);
         match answer {
