@@ -63,9 +63,10 @@ fn machine() -> Option<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok();
     meminfo.and_then(|text| total_of(&text)).or_else(|| {
         let info = rustix::system::sysinfo();
+        // Its type depends on the processor.
         #[allow(clippy::useless_conversion)]
-        let pages = u64::from(info.totalram);
-        Some(pages.saturating_mul(u64::from(info.mem_unit))).filter(|bytes| *bytes > 0)
+        let units = u64::from(info.totalram);
+        Some(units.saturating_mul(u64::from(info.mem_unit))).filter(|bytes| *bytes > 0)
     })
 }
 
