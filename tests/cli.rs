@@ -132,6 +132,8 @@ fn check_config_with_system_tells_what_does_not_fit_and_exits_1() {
     assert!(told.contains("connections: 4 workers"), "{told}");
     let output = check("workers = 4\nfiles.max_total_size = 1_000_000_000_000_000_000");
     assert!(errors(&output).contains("make room"), "{output:?}");
+    let wrong = run(Path::new("."), &["status", "--system"]);
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
     let away = check("database.url = 'host=/nowhere dbname=x'").status;
     assert_eq!(away.code(), Some(1));
 }
@@ -162,7 +164,6 @@ fn wrong_usage_exits_2_and_help_lists_the_commands() {
         &["files", "delete", "--json", "12"],
         &["files", "show", "--reason", "spam", "12"],
         &["files", "blocked", "12"],
-        &["status", "--system"],
     ] {
         let output = run(folder.path(), wrong);
         assert_eq!(output.status.code(), Some(2), "{wrong:?}");
