@@ -120,8 +120,7 @@ fn what_was_deleted_by_hand_is_noticed_when_it_is_confirmed() {
     let mut config = Config::default();
     config.keys.ed25519 = folder.path().join("key");
     config.keys.x25519 = folder.path().join("none");
-    let settings = Settings::parse(&database.url).expect("valid");
-    let shared = db::Database::new(settings);
+    let shared = db::Database::new(Settings::parse(&database.url).expect("valid"));
     let fresh = Duration::from_millis(300);
     let (statistics, cached) = (Statistics::default(), Arc::<ReleaseCache>::default());
     let mut context = Context {

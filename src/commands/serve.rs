@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::app::App;
 use super::check_system;
-use crate::config::{Config, ConfigSource};
+use crate::config::{Config, ConfigSource, Shares};
 use crate::handover::{Handover, ListeningSocket};
 use crate::machine::Limits;
 use crate::server::{self, Ended, Listener};
@@ -70,12 +70,7 @@ fn serve(
     let workers = server::affordable_workers(config.workers, config.listen.len())?;
     let no_signals = |error| format!("cannot wait for signals: {error}");
     let signals = Signals::catch().map_err(no_signals)?;
-    let limits = Limits::read();
-    let shares = config.shares(&limits);
-    if let Err(misfit) = check_system::own_memory(&shares, &limits) {
-        log::warn!("{misfit}");
-    }
-    buffer::limit_spare(shares.spare);
+    let shares = divide_memory(&config);
     let listeners = Listener::open_all(&config, inherited)?;
     let withdraw = || listeners.iter().for_each(Listener::withdraw);
     let metrics = Listener::open_metrics(&config).inspect_err(|_| withdraw())?;
@@ -91,9 +86,8 @@ fn serve(
         log::info!("metrics are served on {}", metrics.address());
     }
     log::info!(
-        "listening on {}, with {workers} workers and {} of memory for files",
-        addresses.join(" and "),
-        quantity::bytes(shares.total() as u64),
+        "listening on {}, with {workers} workers",
+        addresses.join(" and ")
     );
     systemd::ready();
     let pause = systemd::watchdog().map_or(SELF_CHECK, |patience| SELF_CHECK.min(patience / 3));
@@ -112,6 +106,19 @@ fn serve(
         return Err("the database can't be used as it is; see above".into());
     }
     Ok(())
+}
+
+/// Divides the memory for files, and warns if it is more than this process may have.
+fn divide_memory(config: &Config) -> Shares {
+    let limits = Limits::read();
+    let shares = config.shares(&limits);
+    if let Err(misfit) = check_system::own_memory(&shares, &limits) {
+        log::warn!("{misfit}");
+    }
+    let memory = quantity::bytes(shares.total() as u64);
+    log::info!("the memory for files is {memory}");
+    buffer::limit_spare(shares.spare);
+    shares
 }
 
 /// Restarts the program (`exec`). Hands over the listening sockets, and the configuration's text,
