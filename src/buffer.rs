@@ -16,9 +16,9 @@ pub const LARGE: usize = 4 * 1024 * 1024;
 /// up to its capacity, so that a small file never holds the memory of a much larger one.
 const CAPACITY_STEP: usize = 1024 * 1024;
 
-/// The most memory that spare buffers take, bytes. This is enough for two files of 10 MB, which
-/// suffices as long as buffers are freed as often as they are requested.
-const MAX_SPARE_BYTES: usize = 24 * 1024 * 1024;
+/// The most memory that spare buffers take, bytes, if the machine has enough. This is enough for two
+/// files of 10 MB, which suffices as long as buffers are freed as often as they are requested.
+pub const MAX_SPARE_BYTES: usize = 24 * 1024 * 1024;
 
 /// The time without a request or a return of a large buffer, after which spare ones are freed.
 const SPARE_LIFETIME: Duration = Duration::from_secs(1);
@@ -92,6 +92,11 @@ impl fmt::Debug for Buffer {
     }
 }
 
+/// Lets spare buffers take at most so much memory, bytes, instead of [`MAX_SPARE_BYTES`].
+pub fn limit_spare(bytes: usize) {
+    lock(&SPARE_BUFFERS).limit = bytes;
+}
+
 /// Frees the spare buffers if none was needed for a while. Must be called regularly.
 pub fn release_unused() {
     let released = lock(&SPARE_BUFFERS).release(SPARE_LIFETIME);
@@ -101,12 +106,15 @@ pub fn release_unused() {
 
 /// Large buffers that wait to be reused. They still hold their last content.
 struct SpareBuffers {
+    /// The most memory that they take, bytes.
+    limit: usize,
     buffers: Vec<Vec<u8>>,
     /// When a large buffer was last requested or returned.
     used: Option<Instant>,
 }
 
 static SPARE_BUFFERS: Mutex<SpareBuffers> = Mutex::new(SpareBuffers {
+    limit: MAX_SPARE_BYTES,
     buffers: Vec::new(),
     used: None,
 });
@@ -127,7 +135,7 @@ impl SpareBuffers {
     fn put(&mut self, buffer: Vec<u8>) -> Option<Vec<u8>> {
         self.used = Some(Instant::now());
         let kept: usize = self.buffers.iter().map(Vec::capacity).sum();
-        if kept + buffer.capacity() > MAX_SPARE_BYTES {
+        if kept + buffer.capacity() > self.limit {
             return Some(buffer);
         }
         self.buffers.push(buffer);
@@ -166,6 +174,7 @@ mod tests {
         let capacities =
             |spare: &SpareBuffers| spare.buffers.iter().map(Vec::capacity).sum::<usize>();
         let mut spare = SpareBuffers {
+            limit: MAX_SPARE_BYTES,
             buffers: Vec::new(),
             used: None,
         };
@@ -183,5 +192,8 @@ mod tests {
         assert!(spare.release(SPARE_LIFETIME * 60).is_empty());
         assert_eq!(spare.release(Duration::ZERO).len(), 1);
         assert_eq!(capacities(&spare), 0);
+        spare.limit = 2 * LARGE;
+        assert!(spare.put(vec![7; 3 * LARGE]).is_some());
+        assert!(spare.put(vec![7; 2 * LARGE]).is_none());
     }
 }

@@ -16,9 +16,10 @@
 //! 7. [`db`]: every SQL statement, and a connection for each worker.
 //! 8. [`protocol`]: the formats on the wire, without I/O: requests and responses, file ids,
 //!    keys, signatures, versions, and onion requests.
-//! 9. The modules that all others may use: [`buffer`]s for bodies, [`lock`]s, the [`stop`]
-//!    flag, [`signals`], [`descriptors`], the [`handover`] at a restart, [`output`],
-//!    [`statistics`] with its [`request_counts`], the [`exposition`] of metrics, [`quantity`] for readable numbers, [`systemd`], and the settings of the
+//! 9. The modules that all others may use: [`buffer`]s for bodies, [`lock`]s, what memory the
+//!    [`machine`] has, the [`stop`] flag, [`signals`], [`descriptors`], the [`handover`] at a
+//!    restart, [`output`], [`statistics`] with its [`request_counts`], the [`exposition`] of
+//!    metrics, [`quantity`] for readable numbers, [`systemd`], and the settings of the
 //!    [`allocator`].
 //!
 //! `ARCHITECTURE.md` follows single requests through these modules.
@@ -39,6 +40,7 @@ pub mod descriptors;
 pub mod exposition;
 pub mod handover;
 pub mod lock;
+pub mod machine;
 pub mod output;
 pub mod protocol;
 pub mod quantity;

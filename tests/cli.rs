@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 use std::process::Output;
 
-use common::{Database, Server, eventually, run};
+use common::{Cluster, Database, Server, eventually, run};
 
 fn check(folder: &Path, config: &str) -> Output {
     std::fs::write(folder.join("config.toml"), config).expect("writable");
@@ -106,6 +106,39 @@ fn check_config_refuses_a_database_that_can_never_be_reached_and_warns_of_doubts
 }
 
 #[test]
+fn check_config_with_system_tells_what_does_not_fit_and_exits_1() {
+    let cluster = Cluster::with(false, &["max_connections=10"]);
+    let database = cluster.database();
+    let check = |settings: &str| {
+        let url = database.url.clone();
+        let config = format!("database.url = \"{url}\"\n{settings}\n");
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("config.toml"), config).expect("writable");
+        run(folder.path(), &["check-config", "--system"])
+    };
+    let output = check("workers = 8");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(
+        errors(&output).contains(
+            "8 workers and 3 others need 11, but PostgreSQL has 7 for this user \
+             (max_connections = 10, of which 3 are reserved); set workers to 4"
+        ),
+        "{output:?}"
+    );
+    // What else is checked depends on the machine.
+    let output = check("workers = 4");
+    assert!(!errors(&output).contains("connections:"), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(told.contains("connections: 4 workers"), "{told}");
+    let output = check("workers = 4\nfiles.max_total_size = 1_000_000_000_000_000_000");
+    assert!(errors(&output).contains("make room"), "{output:?}");
+    let wrong = run(Path::new("."), &["status", "--system"]);
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+    let away = check("database.url = 'host=/nowhere dbname=x'").status;
+    assert_eq!(away.code(), Some(1));
+}
+
+#[test]
 fn serve_refuses_a_config_with_mistakes_and_a_missing_one() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("config.toml"), "workers = 0").expect("writable");
@@ -165,7 +198,7 @@ fn wrong_usage_exits_2_and_help_lists_the_commands() {
         commands.chain(options).map(str::to_string).collect()
     };
     let man = include_str!("../packaging/session-file-server.1").replace("\\-", "-");
-    assert_eq!(words(&help).len(), 14 + 9, "{:?}", words(&help));
+    assert_eq!(words(&help).len(), 14 + 10, "{:?}", words(&help));
     assert_eq!(words(&man), words(&help));
 }
 
@@ -193,7 +226,7 @@ fn commands_and_options() -> Vec<String> {
 #[test]
 fn the_completions_have_every_command_and_option_of_help() {
     let words = commands_and_options();
-    assert_eq!(words.len(), 8 + 8 + 9, "{words:?}");
+    assert_eq!(words.len(), 8 + 8 + 10, "{words:?}");
     let bash = include_str!("../packaging/completions/bash/session-file-server");
     let fish = include_str!("../packaging/completions/fish/session-file-server.fish");
     let is_part = |c: char| !(c.is_ascii_alphanumeric() || c == '-');

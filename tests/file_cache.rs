@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{Database, Server, bytes, eventually};
-use session_file_server::api::context::Context;
+use session_file_server::api::context::{Context, Wrapping};
 use session_file_server::api::routes;
 use session_file_server::cache::files::FileCache;
 use session_file_server::cache::releases::ReleaseCache;
 use session_file_server::config::Config;
 use session_file_server::db::{self, Probe, Settings};
 use session_file_server::protocol::http::{Headers, Method, Request, Response};
+use session_file_server::server::{AnswerMemory, Room};
 use session_file_server::statistics::Statistics;
 
 const CACHE: &str = "files.cache_size = 16_000_000";
@@ -119,13 +120,14 @@ fn what_was_deleted_by_hand_is_noticed_when_it_is_confirmed() {
     let mut config = Config::default();
     config.keys.ed25519 = folder.path().join("key");
     config.keys.x25519 = folder.path().join("none");
-    let settings = Settings::parse(&database.url).expect("valid");
-    let shared = db::Database::new(settings);
+    let shared = db::Database::new(Settings::parse(&database.url).expect("valid"));
     let fresh = Duration::from_millis(300);
     let (statistics, cached) = (Statistics::default(), Arc::<ReleaseCache>::default());
     let mut context = Context {
         config: &config,
         db: &mut shared.connection(),
+        room: &mut Room::new(&Arc::new(AnswerMemory::new(1_000_000, 1))),
+        wrapping: Wrapping::None,
         probe: &Probe::start(&shared).expect("a thread"),
         keys: &config.keys.load_or_create().expect("a key"),
         cache: &FileCache::new(1_000_000, fresh),

@@ -29,6 +29,7 @@ const GROUND: &[&str] = &[
     "exposition",
     "handover",
     "lock",
+    "machine",
     "output",
     "quantity",
     "request_counts",

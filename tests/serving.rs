@@ -13,8 +13,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use common::{Cluster, Connection, Database, Server, bytes, eventually, run};
 use session_file_server::config::{Config, Listen};
+use session_file_server::machine::Limits;
 use session_file_server::protocol::http::{BodyRule, Incoming, Method, Response};
-use session_file_server::server::{self, Listener, Service};
+use session_file_server::server::{self, Listener, Room, Service};
 use session_file_server::stop::Stop;
 
 #[test]
@@ -306,7 +307,7 @@ impl Service for Panicking {
 
     fn alive(&self) {}
 
-    fn answer(&self, incoming: Incoming, answered: &mut usize) -> Response {
+    fn answer(&self, incoming: Incoming, answered: &mut usize, _: &mut Room) -> Response {
         *answered += 1;
         assert!(incoming.target != "/panic", "on purpose");
         Response::text(200, &answered.to_string())
@@ -325,9 +326,9 @@ fn a_panic_is_a_500_for_its_request_and_the_worker_goes_on() {
     let running = {
         let stop = stop.clone();
         let hour = Duration::from_secs(3600);
-        std::thread::spawn(move || {
-            server::run(listeners, None, 1, hour, Arc::new(Panicking), &stop)
-        })
+        let memory = config.shares(&Limits::default());
+        let service = Arc::new(Panicking);
+        std::thread::spawn(move || server::run(listeners, None, 1, &memory, hour, service, &stop))
     };
     let mut connection = Connection::open(&address);
     let mut get = |path| connection.request("GET", path, &[], b"");

@@ -9,6 +9,7 @@ mod growth;
 mod mix;
 mod peers;
 mod process;
+mod small;
 mod table;
 mod web;
 mod work;
@@ -42,6 +43,9 @@ cargo bench --bench load -- rows|connections [--seconds N]
 cargo bench --bench load -- days [--files N] [--only ours]
     Days on which a tenth of N files (5,000, of 100 KB) expire and as many come: the size of
     the table with PostgreSQL's settings for vacuuming it, and with those of schema.pgsql.
+cargo bench --bench load -- small [--seconds N]
+    Everything but the clients in one core and 512 MB, through nginx. For root, on a machine
+    with control groups; as the package has it and with larger settings.
 Each starts a PostgreSQL of its own, which waits for the disk, and the server.
 ";
 
@@ -137,6 +141,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         ),
         "rows" => print!("{}", growth::rows(seconds.unwrap_or(3.0))),
         "connections" => print!("{}", growth::connections(seconds.unwrap_or(2.0))),
+        "small" => {
+            let table = small::run(seconds.unwrap_or(20.0))?;
+            println!("\n{table}");
+        }
         "days" => print!("{}", growth::days(asked.files, &asked.only)),
         other => return Err(format!("there is no {other}; see --help").into()),
     }

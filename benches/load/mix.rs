@@ -33,7 +33,7 @@ pub struct Options {
 }
 
 /// An uploaded file that further recipients will fetch.
-struct Wanted {
+pub struct Wanted {
     id: String,
     size: usize,
     /// The number of recipients to come.
@@ -93,7 +93,7 @@ pub fn run(options: &Options) -> String {
 }
 
 /// A client that mostly fetches, and uploads if too few files are wanted.
-fn step<'a>(
+pub fn step<'a>(
     mut client: Client,
     transport: &'a Transport,
     wanted: &'a Mutex<Vec<Wanted>>,

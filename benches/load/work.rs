@@ -223,13 +223,14 @@ impl Prepared {
     pub fn fetch(&self, client: &mut Client) -> io::Result<Vec<u8>> {
         let answer = client.ask(&[&self.bytes])?;
         let body = match &self.onion {
-            None => (answer.status, answer.body.to_vec()),
-            Some(onion) => {
+            Some(onion) if answer.status == 200 => {
                 let reply = onion.open(answer.body.to_vec());
                 let reply = reply.ok_or_else(|| io::Error::other("not for us"))?;
                 let (status, _, body) = read_v4_reply(&reply).unwrap_or_default();
                 (status, body.to_vec())
             }
+            // What is refused before it is decrypted isn't encrypted either.
+            _ => (answer.status, answer.body.to_vec()),
         };
         match body {
             (200, body) => Ok(body),

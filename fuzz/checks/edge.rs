@@ -7,8 +7,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use session_file_server::config::{Config, Listen};
+use session_file_server::machine::Limits;
 use session_file_server::protocol::http::{BodyRule, Incoming, Method, Response};
-use session_file_server::server::{self, Listener, Service};
+use session_file_server::server::{self, Listener, Room, Service};
 use session_file_server::stop::Stop;
 
 /// The largest body that the test's service accepts, bytes.
@@ -30,7 +31,7 @@ impl Service for Echo {
 
     fn alive(&self) {}
 
-    fn answer(&self, incoming: Incoming, _: &mut ()) -> Response {
+    fn answer(&self, incoming: Incoming, _: &mut (), _: &mut Room) -> Response {
         assert!(incoming.body.len() <= MAX_BODY);
         Response::text(200, &incoming.target)
     }
@@ -46,8 +47,17 @@ fn address() -> &'static str {
         let listeners = Listener::open_all(&config, None).expect("a free port");
         let address = listeners[0].address().to_string();
         let hour = Duration::from_secs(3600);
+        let memory = config.shares(&Limits::default());
         std::thread::spawn(move || {
-            let ended = server::run(listeners, None, 2, hour, Arc::new(Echo), &Stop::default());
+            let ended = server::run(
+                listeners,
+                None,
+                2,
+                &memory,
+                hour,
+                Arc::new(Echo),
+                &Stop::default(),
+            );
             panic!("the server ended: {ended:?}");
         });
         address

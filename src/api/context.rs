@@ -4,9 +4,10 @@ use crate::cache::files::FileCache;
 use crate::cache::releases::ReleaseCache;
 use crate::config::Config;
 use crate::db;
-use crate::protocol::http::{Request, Response};
+use crate::protocol::http::{Request, Response, base64_length};
 use crate::protocol::keys::ServerKeys;
 use crate::request_counts::RequestCount;
+use crate::server::Room;
 use crate::statistics::Statistics;
 
 /// A handler: answers the requests to one endpoint.
@@ -18,6 +19,10 @@ pub struct Context<'a> {
     pub config: &'a Config,
     /// The worker's own connection to the database.
     pub db: &'a mut db::Connection,
+    /// The memory for the answer.
+    pub room: &'a mut Room,
+    /// What becomes of the answer before it is sent.
+    pub wrapping: Wrapping,
     /// The probe that tells whether the database answers.
     pub probe: &'a db::Probe,
     /// The server's keys.
@@ -32,6 +37,38 @@ pub struct Context<'a> {
     pub count: RequestCount<'a>,
 }
 
+/// What a reply has around an answer at most, bytes: status and header fields as JSON, and what the
+/// encryption adds.
+const REPLY_FRAME: usize = 1024;
+
+/// What becomes of an answer before it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrapping {
+    /// Nothing: the request was direct.
+    None,
+    /// It is copied into the reply of a v4 onion request.
+    V4,
+    /// It is copied into the reply of a v3 onion request, which is then encoded in base64.
+    V3,
+}
+
+impl Wrapping {
+    /// The most bytes that are in memory at once for an answer with a file: `fetched` bytes that
+    /// were fetched for it, and `encoded` bytes of the same file in the encoding of old clients,
+    /// either of which may be 0. The answer has `body` bytes.
+    pub fn most_at_once(self, fetched: usize, encoded: usize, body: usize) -> usize {
+        // A file is dropped when it is encoded, and an answer when it is wrapped.
+        let answer = if encoded > 0 { encoded } else { fetched };
+        let reply = body + REPLY_FRAME;
+        let wrapping = match self {
+            Wrapping::None => answer,
+            Wrapping::V4 => answer + reply,
+            Wrapping::V3 => (answer + reply).max(reply + base64_length(reply)),
+        };
+        wrapping.max(fetched + encoded)
+    }
+}
+
 /// The response when a statement failed: 503 while the database is away, else 500 with a line in
 /// the log.
 pub fn database_error(error: &db::Error) -> Response {
@@ -43,6 +80,43 @@ pub fn database_error(error: &db::Error) -> Response {
         other => {
             log::error!("answered 500: {other}");
             Response::error(500)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::largest_answer;
+
+    #[test]
+    fn what_is_fetched_encoded_and_wrapped_lies_in_memory_together() {
+        for (wrapping, fetched, encoded, body, most) in [
+            (Wrapping::None, 0, 0, 90, 0),
+            (Wrapping::None, 90, 0, 90, 90),
+            (Wrapping::V4, 90, 0, 90, 180),
+            (Wrapping::V4, 0, 0, 90, 90),
+            (Wrapping::V3, 90, 0, 90, 210),
+            (Wrapping::None, 90, 120, 120, 210),
+            (Wrapping::V4, 90, 120, 120, 240),
+            (Wrapping::V3, 0, 120, 120, 280),
+        ] {
+            let mb = |number: usize| number * 1_000_000;
+            let found = wrapping.most_at_once(mb(fetched), mb(encoded), mb(body));
+            let frames = found - mb(most);
+            assert!(frames < 3 * REPLY_FRAME, "{wrapping:?} {fetched} {encoded}");
+        }
+    }
+
+    #[test]
+    fn no_answer_takes_more_than_the_least_memory_has_for_one() {
+        for size in [1, 10_223_616, 256 * 1024 * 1024] {
+            let encoded = base64_length(size) + 100;
+            for wrapping in [Wrapping::None, Wrapping::V4, Wrapping::V3] {
+                let new = wrapping.most_at_once(size, 0, size);
+                let old = wrapping.most_at_once(size, encoded, encoded);
+                assert!(new.max(old) <= largest_answer(size), "{size} {wrapping:?}");
+            }
         }
     }
 }

@@ -1,11 +1,13 @@
 //! The table of endpoints, and the dispatch of requests to their handlers.
 
-use super::context::{Context, Handler};
+use super::context::{Context, Handler, Wrapping};
 use super::{files, health, token_info, versions};
 use crate::buffer::Buffer;
 use crate::config::Config;
 use crate::protocol::file_id::FileId;
-use crate::protocol::http::{Body, BodyRule, Incoming, Method, Request, Response, path_of};
+use crate::protocol::http::{
+    Body, BodyRule, Incoming, Method, Request, Response, base64_json_limit, path_of,
+};
 use crate::protocol::onion::{self, cipher::FreshNonce};
 use crate::request_counts::Way;
 
@@ -124,7 +126,15 @@ fn answer_onion(version: OnionVersion, body: Buffer, context: &mut Context) -> R
         log::error!("no random numbers: {error}");
         return Response::error(500);
     }
-    let (keys, nonce) = (context.keys, FreshNonce(nonce));
+    // Bytes beside the body: its copy for a further key, and its sub-request, which v3 has as a
+    // text of JSON.
+    let (keys, is_v3) = (context.keys, matches!(version, OnionVersion::V3));
+    let has_copy = is_v3 || keys.pairs().len() > 1;
+    if has_copy && !context.room.take(body.len()) {
+        return Response::unavailable();
+    }
+    context.wrapping = if is_v3 { Wrapping::V3 } else { Wrapping::V4 };
+    let nonce = FreshNonce(nonce);
     let router = |sub_request: &Request| dispatch(sub_request, context);
     match version {
         OnionVersion::V3 => onion::v3(keys, body, nonce, router),
@@ -195,13 +205,6 @@ pub fn body_rule(method: Method, target: &str, config: &Config) -> BodyRule {
         BodyLimit::File => BodyRule::Required(config.files.max_size),
         BodyLimit::Base64File => BodyRule::Required(base64_json_limit(config.files.max_size)),
     }
-}
-
-/// The largest JSON document with a file of `max_size` bytes in base64, bytes: 4/3 for the base64,
-/// an eighth more for characters that some encoders escape and lines that they wrap, and 4 KiB
-/// for other fields.
-fn base64_json_limit(max_size: usize) -> usize {
-    max_size.div_ceil(3) * 4 * 9 / 8 + 4096
 }
 
 fn route_of(method: Method, path: &str) -> Option<&'static Route> {

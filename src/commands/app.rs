@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::explain::explain;
 use super::metrics::Sources;
-use crate::api::context::Context;
+use crate::api::context::{Context, Wrapping};
 use crate::api::routes;
 use crate::cache::files::{self, FileCache};
 use crate::cache::releases::ReleaseCache;
@@ -18,7 +18,7 @@ use crate::exposition::Exposition;
 use crate::handover;
 use crate::protocol::http::{BodyRule, Incoming, Method, Response};
 use crate::protocol::keys::ServerKeys;
-use crate::server::Service;
+use crate::server::{Room, Service};
 use crate::statistics::Statistics;
 use crate::stop::Stop;
 use crate::{buffer, systemd, upkeep};
@@ -173,12 +173,14 @@ impl Service for App {
         buffer::release_unused();
     }
 
-    fn answer(&self, incoming: Incoming, db: &mut db::Connection) -> Response {
+    fn answer(&self, incoming: Incoming, db: &mut db::Connection, room: &mut Room) -> Response {
         let mut count = self.statistics.requests.begin(incoming.received);
         count.bytes_up = incoming.body.len();
         let mut context = Context {
             config: &self.config,
             db,
+            room,
+            wrapping: Wrapping::None,
             probe: &self.probe,
             keys: &self.keys,
             cache: &self.cache,

@@ -21,7 +21,7 @@ Commands:
   init-db        create what is missing in the database, or upgrade an older layout;
                  safe to repeat
   check-config   read the config, report every mistake, exit 1 if there is one; warn of
-                 what loses files
+                 what loses files; with --system say also what doesn't fit this machine
   keys           print the public keys, and the ending of the URLs that clients need
   health         ask the server that listens where the config says whether it is well:
                  exit 0 if it is
@@ -54,6 +54,8 @@ Options:
                  database
   --table NAME   the older server's table, written as in SQL; default: files
   --json         let status, files show and files blocked print JSON
+  --system       let check-config look at the database's connections, at memory,
+                 descriptors and disk space, and exit 1 if something doesn't fit
   --reason TEXT  why files block blocks, for files show and files blocked
   --rebuild-ids  let init-db sort the ids of files as bytes, while they are served: for
                  databases whose collation has changed with the operating system
@@ -79,7 +81,10 @@ pub enum Command {
         rebuild_ids: bool,
     },
     /// `check-config`: checks the configuration.
-    CheckConfig,
+    CheckConfig {
+        /// `--system`: check also whether it fits the machine and the database.
+        system: bool,
+    },
     /// `keys`: prints the public keys.
     Keys,
     /// `health`: asks a running server how it is.
@@ -127,6 +132,7 @@ impl Arguments {
                 Long("config") => config = Some(PathBuf::from(parser.value()?)),
                 Long("allow-root") => options.allow_root = true,
                 Long("json") => options.json = true,
+                Long("system") => options.system = true,
                 Long("rebuild-ids") => options.rebuild_ids = true,
                 Long("reason") => options.reason = Some(reason(&parser.value()?)?),
                 Long("from") => options.from = Some(database_url(&parser.value()?)?),
@@ -148,6 +154,7 @@ struct Options {
     allow_root: bool,
     json: bool,
     rebuild_ids: bool,
+    system: bool,
     from: Option<Settings>,
     table: Option<String>,
     reason: Option<String>,
@@ -169,7 +176,9 @@ impl Options {
             Some("init-db") => Command::InitDb {
                 rebuild_ids: std::mem::take(&mut self.rebuild_ids),
             },
-            Some("check-config") => Command::CheckConfig,
+            Some("check-config") => Command::CheckConfig {
+                system: std::mem::take(&mut self.system),
+            },
             Some("keys") => Command::Keys,
             Some("health") => Command::Health,
             Some("status") => Command::Status {
@@ -184,6 +193,7 @@ impl Options {
             (Some(word), _, _) => Err(Value(word).unexpected()),
             (_, true, _) => Err("--json is for status, files show and files blocked".into()),
             _ if self.reason.is_some() => Err("--reason is for files block alone".into()),
+            _ if self.system => Err("--system is for check-config alone".into()),
             _ if self.rebuild_ids => Err("--rebuild-ids is for init-db alone".into()),
             (_, _, true) => {
                 Err("--from and --table are for import pools and import database".into())

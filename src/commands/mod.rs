@@ -3,6 +3,7 @@
 mod app;
 pub mod arguments;
 mod check_config;
+mod check_system;
 mod explain;
 pub mod files;
 mod health;
@@ -34,7 +35,9 @@ pub fn run(arguments: Arguments) -> Result<(), String> {
         Command::InitDb { rebuild_ids: false } => init_db::run(&config(file)?),
         Command::InitDb { rebuild_ids: true } => rebuild_ids::run(&config(file)?),
         // Without the log, because what it reports must not depend on a level.
-        Command::CheckConfig => check_config::run(&ConfigSource::read(file)?.config()?),
+        Command::CheckConfig { system } => {
+            check_config::run(&ConfigSource::read(file)?.config()?, system)
+        }
         Command::Keys => keys::run(&config(file)?),
         // Without the log, because a container asks every half minute.
         Command::Health => health::run(&ConfigSource::read(file)?.config()?),

@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::app::App;
-use crate::config::{Config, ConfigSource};
+use super::check_system;
+use crate::config::{Config, ConfigSource, Shares};
 use crate::handover::{Handover, ListeningSocket};
+use crate::machine::Limits;
 use crate::server::{self, Ended, Listener};
 use crate::signals::Signals;
 use crate::stop::Stop;
-use crate::{allocator, output, systemd};
+use crate::{allocator, buffer, output, quantity, systemd};
 
 /// How often the server checks whether it still receives requests, unless systemd's watchdog needs
 /// it more often.
@@ -68,6 +70,7 @@ fn serve(
     let workers = server::affordable_workers(config.workers, config.listen.len())?;
     let no_signals = |error| format!("cannot wait for signals: {error}");
     let signals = Signals::catch().map_err(no_signals)?;
+    let shares = divide_memory(&config);
     let listeners = Listener::open_all(&config, inherited)?;
     let withdraw = || listeners.iter().for_each(Listener::withdraw);
     let metrics = Listener::open_metrics(&config).inspect_err(|_| withdraw())?;
@@ -88,7 +91,8 @@ fn serve(
     );
     systemd::ready();
     let pause = systemd::watchdog().map_or(SELF_CHECK, |patience| SELF_CHECK.min(patience / 3));
-    let outcome = server::run(listeners, metrics, workers, pause, Arc::new(app), &stop);
+    let service = Arc::new(app);
+    let outcome = server::run(listeners, metrics, workers, &shares, pause, service, &stop);
     let ended = outcome.map_err(|error| format!("no more requests can be accepted: {error}"))?;
     match ended {
         // After a stop signal the server doesn't restart itself.
@@ -102,6 +106,19 @@ fn serve(
         return Err("the database can't be used as it is; see above".into());
     }
     Ok(())
+}
+
+/// Divides the memory for files, and warns if it is more than this process may have.
+fn divide_memory(config: &Config) -> Shares {
+    let limits = Limits::read();
+    let shares = config.shares(&limits);
+    if let Err(misfit) = check_system::own_memory(&shares, &limits) {
+        log::warn!("{misfit}");
+    }
+    let memory = quantity::bytes(shares.total() as u64);
+    log::info!("the memory for files is {memory}");
+    buffer::limit_spare(shares.spare);
+    shares
 }
 
 /// Restarts the program (`exec`). Hands over the listening sockets, and the configuration's text,

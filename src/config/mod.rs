@@ -7,6 +7,7 @@
 
 mod files;
 mod key_files;
+mod memory;
 mod metrics;
 mod reader;
 mod source;
@@ -23,6 +24,7 @@ use values::{WORKERS, database_url, integer, listen, log_level, socket_mode};
 
 pub use files::Files;
 pub use key_files::KeyFiles;
+pub use memory::{Shares, largest_answer};
 pub use metrics::Metrics;
 pub use reader::Mistake;
 pub use source::{ConfigSource, DEFAULT_PATHS};
@@ -47,6 +49,9 @@ pub struct Config {
     pub socket_mode: u32,
     /// `workers`: threads that answer requests, each with a database connection.
     pub workers: usize,
+    /// `memory`: the most memory for bodies, answers and the file cache, bytes. `None` if the
+    /// machine decides ([`Config::shares`]).
+    pub memory: Option<usize>,
     /// `log_level`: the level of the program's own log lines.
     pub log_level: log::LevelFilter,
     /// `database.url`: how to reach the database.
@@ -82,8 +87,11 @@ impl Config {
             vec![Listen::Tcp(DEFAULT_LISTEN.into())],
             |value| listen(value, folder),
         );
+        let files = Files::take(&mut keys);
+        let least = memory::least(files.max_size, files.cache_size);
         let config = Config {
-            files: Files::take(&mut keys),
+            memory: keys.take("memory", None, |value| memory::setting(value, least)),
+            files,
             metrics: Metrics::take(&mut keys, folder, &listen),
             listen,
             socket_mode: keys.take("socket_mode", DEFAULT_SOCKET_MODE, socket_mode),
@@ -136,6 +144,7 @@ mod tests {
         assert_eq!(config.listen, [Listen::Tcp("127.0.0.1:8000".into())]);
         assert_eq!(config.socket_mode, 0o660);
         assert_eq!(config.workers, 8);
+        assert_eq!(config.memory, None);
         assert_eq!(config.files.max_size, 10_223_616);
         assert_eq!(config.files.expiry, Duration::from_secs(21 * 86_400));
         assert_eq!(config.files.max_ttl, Some(config.files.expiry));

@@ -53,6 +53,17 @@ pub struct StoredFile {
     pub remaining: Duration,
 }
 
+/// The result of reading a file.
+#[derive(Debug)]
+pub enum Fetched {
+    /// The file.
+    File(StoredFile),
+    /// There is no such file.
+    Absent,
+    /// There is no memory for it.
+    NoRoom,
+}
+
 /// The result of refreshing a file.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Refreshed {
@@ -124,16 +135,24 @@ const EXTEND_FILE: &str = "UPDATE files \
      RETURNING length(data), uploaded, expiry, now()";
 
 impl Connection {
-    /// Reads a file that has not expired.
+    /// Reads a file that has not expired. `take_room` is called with its length before memory is
+    /// taken for it, and again if it must be read again; the file isn't read if that returns false.
     ///
     /// # Errors
     /// Those of the database.
-    pub fn file(&mut self, id: &FileId) -> Result<Option<StoredFile>, Error> {
+    pub fn file(
+        &mut self,
+        id: &FileId,
+        take_room: impl Fn(usize) -> bool,
+    ) -> Result<Fetched, Error> {
         self.repeatable(|open| {
             let Some(row) = open.query_opt(SELECT_START, &[&id.as_str()])? else {
-                return Ok(None);
+                return Ok(Fetched::Absent);
             };
             let length = row.try_get::<_, i32>(1)? as usize;
+            if !take_room(length) {
+                return Ok(Fetched::NoRoom);
+            }
             let mut bytes = Buffer::with_capacity(length);
             bytes.extend_from_slice(row.try_get(0)?);
             if bytes.len() < length {
@@ -144,7 +163,10 @@ impl Connection {
             // A file that was deleted before its rest was read counts as absent. If its id were
             // a random one that was given to another file of the same length meanwhile, the bytes
             // would be mixed; within a millisecond this is practically impossible.
-            Ok((bytes.len() == length).then_some(StoredFile {
+            if bytes.len() != length {
+                return Ok(Fetched::Absent);
+            }
+            Ok(Fetched::File(StoredFile {
                 bytes,
                 expires,
                 remaining,

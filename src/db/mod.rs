@@ -10,6 +10,7 @@ pub mod older_files;
 pub mod schema;
 
 mod blocked;
+mod capacity;
 mod cleanup;
 mod collation;
 mod connection;
@@ -38,10 +39,11 @@ mod verifier;
 mod versions;
 
 pub use blocked::{Block, KnownFile, Removed};
+pub use capacity::Capacity;
 pub use collation::IdOrder;
 pub use connection::{Connection, Database};
 pub use error::Error;
-pub use files::{FileInfo, Refreshed, StoredFile};
+pub use files::{Fetched, FileInfo, Refreshed, StoredFile};
 pub use layout::SCHEMA_VERSION;
 pub use older::Leftovers;
 pub use probe::Probe;

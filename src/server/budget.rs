@@ -43,46 +43,35 @@ impl Budget {
         }
     }
 
-    /// All bytes, taken or not.
-    pub fn total(&self) -> usize {
-        self.total
-    }
-
     /// The bytes that are taken.
     pub fn taken(&self) -> usize {
         self.total - *lock(&self.shared.available)
     }
 
-    /// Takes the bytes of a buffer, once for all who send it. Each must keep the buffer for as long
+    /// All bytes, taken or not.
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
+    /// The reservation of a buffer that others send already.
+    pub fn find(&self, buffer: &Arc<Buffer>) -> Option<Arc<Reservation>> {
+        let buffers = lock(&self.buffers);
+        let found = buffers.get(&(Arc::as_ptr(buffer) as usize));
+        found.and_then(Weak::upgrade)
+    }
+
+    /// Lets all who send a buffer have this reservation of it. Each must keep the buffer for as long
     /// as the reservation, because a later buffer may have its address.
-    pub fn reserve_buffer(
-        &self,
-        buffer: &Arc<Buffer>,
-        patience: Duration,
-    ) -> Option<Arc<Reservation>> {
-        let address = Arc::as_ptr(buffer) as usize;
-        let find = || {
-            let buffers = lock(&self.buffers);
-            buffers.get(&address).and_then(Weak::upgrade)
-        };
-        if let Some(reserved) = find() {
-            return Some(reserved);
-        }
-        let reserved = Arc::new(self.reserve(buffer.len(), patience)?);
+    pub fn share(&self, buffer: &Arc<Buffer>, reserved: &Arc<Reservation>) {
         let mut buffers = lock(&self.buffers);
         buffers.retain(|_, reservation| reservation.strong_count() > 0);
-        buffers.insert(address, Arc::downgrade(&reserved));
-        Some(reserved)
+        buffers.insert(Arc::as_ptr(buffer) as usize, Arc::downgrade(reserved));
     }
 
     /// Takes `bytes`, and waits for `patience` until others have given back enough. A request for
     /// more than the whole budget takes all of it.
     pub fn reserve(&self, bytes: usize, patience: Duration) -> Option<Reservation> {
-        let bytes = if bytes <= FREE {
-            0
-        } else {
-            bytes.min(self.total)
-        };
+        let bytes = counted(bytes).min(self.total);
         let available = lock(&self.shared.available);
         let waited = self
             .shared
@@ -97,11 +86,41 @@ impl Budget {
     }
 }
 
+impl Reservation {
+    /// The bytes that are taken.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether it is enough for a buffer of so many bytes.
+    pub fn covers(&self, bytes: usize) -> bool {
+        self.bytes >= counted(bytes)
+    }
+
+    /// Gives back what a buffer of so many bytes doesn't need.
+    pub fn shrink(&mut self, bytes: usize) {
+        let rest = self.bytes.saturating_sub(counted(bytes));
+        self.bytes -= rest;
+        self.shared.give_back(rest);
+    }
+}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
-        *lock(&self.shared.available) += self.bytes;
-        self.shared.given_back.notify_all();
+        self.shared.give_back(self.bytes);
     }
+}
+
+impl Shared {
+    fn give_back(&self, bytes: usize) {
+        *lock(&self.available) += bytes;
+        self.given_back.notify_all();
+    }
+}
+
+/// What counts of a buffer of so many bytes.
+fn counted(bytes: usize) -> usize {
+    if bytes <= FREE { 0 } else { bytes }
 }
 
 #[cfg(test)]
@@ -133,16 +152,15 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_is_counted_once_however_many_hold_it() {
+    fn a_reservation_shrinks_to_what_a_buffer_needs() {
         let budget = Budget::new(10 * FREE);
-        let buffer = Arc::new(Buffer::to_overwrite(6 * FREE));
-        let other = Arc::new(Buffer::to_overwrite(6 * FREE));
-        let reserve = |buffer| budget.reserve_buffer(buffer, Duration::ZERO);
-        let held = [reserve(&buffer), reserve(&buffer)];
-        assert!(held.iter().all(Option::is_some) && budget.taken() == 6 * FREE);
-        assert!(reserve(&other).is_none());
-        drop(held);
+        let mut reserved = budget.reserve(9 * FREE, Duration::ZERO).expect("free");
+        assert!(reserved.covers(9 * FREE) && !reserved.covers(9 * FREE + 1));
+        reserved.shrink(4 * FREE);
+        assert_eq!((reserved.bytes(), budget.taken()), (4 * FREE, 4 * FREE));
+        reserved.shrink(FREE);
         assert_eq!(budget.taken(), 0);
-        assert!(reserve(&other).is_some());
+        drop(reserved);
+        assert_eq!(budget.taken(), 0);
     }
 }

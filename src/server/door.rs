@@ -24,15 +24,13 @@ use super::receive::{self, Failure};
 use super::refusals::Refusal;
 use super::send::{self, Senders};
 use crate::buffer::Buffer;
+use crate::config::Shares;
 use crate::protocol::http::{Incoming, Method, Response};
 
 /// Clients whose bodies are received at once.
 const MAX_RECEIVERS: usize = 256;
 /// Refused clients who are listened to until they stop sending.
 const MAX_LINGERERS: usize = 128;
-/// Bytes of large bodies, and of large answers, that are held at once: with 512 MB of
-/// memory the operator's database and system need the other half.
-const BYTES_IN_FLIGHT: usize = 96 * 1024 * 1024;
 /// Complete requests that may wait for a worker, per worker. A worker answers thousands
 /// of small requests in a second, so that waiting longer means that the database is stuck.
 const QUEUE_PER_WORKER: usize = 32;
@@ -70,13 +68,15 @@ pub struct Job {
 }
 
 impl<S: Service> Door<S> {
-    /// For requests to `addresses`, which `workers` threads answer with `service`.
+    /// For requests to `addresses`, which `workers` threads answer with `service`. Bodies and
+    /// answers take their shares of the memory.
     ///
     /// # Errors
     /// When the system has no thread to spare.
     pub fn new(
         addresses: &[Address],
         workers: usize,
+        memory: &Shares,
         service: Arc<S>,
         self_check: SelfCheck,
     ) -> io::Result<Door<S>> {
@@ -84,11 +84,11 @@ impl<S: Service> Door<S> {
             service,
             guard: Arc::new(Guard::new(addresses)),
             jobs: Queue::new(workers * QUEUE_PER_WORKER),
-            senders: Senders::new(workers, BYTES_IN_FLIGHT),
+            senders: Senders::new(workers, memory.answers),
             workers,
             busy: AtomicUsize::new(0),
             receivers: Elastic::new("receive", MAX_RECEIVERS),
-            received: Budget::new(BYTES_IN_FLIGHT),
+            received: Budget::new(memory.bodies),
             lingerers: Elastic::new("linger", MAX_LINGERERS),
             unread: unread::start_dropping()?,
             self_check,

@@ -5,10 +5,10 @@
 //! [`front`] takes each [`arrival`]. The [`door`] makes an [`exchange`] of it, which remembers who
 //! must be answered, and looks at what the head says of the body ([`framing`]). A body is
 //! received ([`receive`]) by an [`elastic`] set of threads, within a [`budget`] of bytes. The
-//! complete request waits in the [`queue`] for one of the fixed pool of [`workers`]. A worker
-//! writes a small answer itself and hands a large one to an elastic set of sending threads
-//! ([`send`]). So a worker waits for the database and for nothing else, and a client who is
-//! slower than [`pace`] allows costs its own connection.
+//! complete request waits in the [`queue`] for one of the fixed pool of [`workers`]. A worker takes
+//! [`room`] for a large answer before it makes it. It writes a small answer itself and hands a
+//! large one to an elastic set of sending threads ([`send`]). So a worker waits for the database
+//! and for nothing else, and a client who is slower than [`pace`] allows costs its own connection.
 //!
 //! Apart from all that, a thread of its own serves the [`metrics`], for which the [`gauges`] are read
 //! and the [`refusals`] are counted.
@@ -31,6 +31,7 @@ mod pace;
 mod queue;
 mod receive;
 mod refusals;
+mod room;
 mod send;
 mod workers;
 
@@ -39,6 +40,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::config::Shares;
 use crate::exposition::Exposition;
 use crate::handover::ListeningSocket;
 use crate::protocol::http::{BodyRule, Incoming, Method, Response};
@@ -49,7 +51,9 @@ use guard::{nudge, watch};
 
 pub use guard::panics::quieten_tiny_http;
 pub use guard::threads::affordable_workers;
+pub use guard::{ENOUGH_DESCRIPTORS, affordable_connections};
 pub use listener::Listener;
+pub use room::{AnswerMemory, Room};
 
 /// What answers the requests.
 pub trait Service: Send + Sync + 'static {
@@ -76,8 +80,9 @@ pub trait Service: Send + Sync + 'static {
     /// Called when it was seen that requests come in, every `pause` of [`run`].
     fn alive(&self);
 
-    /// Answers a request. A panic is a 500 for this request and nothing more.
-    fn answer(&self, incoming: Incoming, worker: &mut Self::Worker) -> Response;
+    /// Answers a request. The memory for a large answer is taken from `room` before the answer is
+    /// made. A panic is a 500 for this request and nothing more.
+    fn answer(&self, incoming: Incoming, worker: &mut Self::Worker, room: &mut Room) -> Response;
 }
 
 /// How serving has ended.
@@ -91,8 +96,8 @@ pub enum Ended {
 }
 
 /// Serves until `stop` is requested; then accepts no more connections, finishes what is in
-/// flight, 30 seconds at most, and returns. Every `pause` it sees whether requests still
-/// come in. Whoever connects to `metrics` gets the metrics.
+/// flight, 30 seconds at most, and returns. Bodies and answers take their shares of `memory`. Every
+/// `pause` it sees whether requests still come in. Whoever connects to `metrics` gets the metrics.
 ///
 /// # Errors
 /// When threads can't be started, or when no requests come in any more.
@@ -100,13 +105,20 @@ pub fn run<S: Service>(
     listeners: Vec<Listener>,
     metrics: Option<Listener>,
     workers: usize,
+    memory: &Shares,
     pause: Duration,
     service: Arc<S>,
     stop: &Stop,
 ) -> io::Result<Ended> {
     let addresses: Vec<_> = listeners.iter().map(|l| l.address().clone()).collect();
     let self_check = SelfCheck::new(&addresses)?;
-    let door = Door::new(&addresses, workers, service.clone(), self_check.clone())?;
+    let door = Door::new(
+        &addresses,
+        workers,
+        memory,
+        service.clone(),
+        self_check.clone(),
+    )?;
     let door = Arc::new(door);
     let pool = workers::start(workers, &door)?;
     front::serve_late(&door, stop)?;

@@ -2,8 +2,8 @@
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Instant, SystemTime};
 
 use tiny_http::{HTTPVersion, StatusCode};
 
@@ -12,7 +12,8 @@ use super::elastic::Elastic;
 use super::exchange::Exchange;
 use super::pace::Progress;
 use super::refusals::Refusal;
-use crate::protocol::http::{Body, Response, http_date};
+use super::room::{AnswerMemory, Room};
+use crate::protocol::http::{Response, http_date};
 
 /// Answers up to this size fit a socket's buffer, bytes: writing one waits for no client.
 const SMALL: usize = 32 * 1024;
@@ -20,41 +21,38 @@ const SMALL: usize = 32 * 1024;
 const CHUNK: usize = 256 * 1024;
 /// Clients to whom large answers are sent at once.
 const MAX_SENDERS: usize = 256;
-/// How long a worker with a large answer waits for others to arrive.
-const BUDGET_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The sending threads, and the bytes that they hold.
 pub struct Senders {
     threads: Elastic,
-    budget: Budget,
-    /// Workers that wait for the budget.
-    waiting: AtomicUsize,
-    /// Workers that may wait for the budget; the others stay there for small answers.
-    may_wait: usize,
+    memory: Arc<AnswerMemory>,
     /// Whether clients are told to send no further request on their connections.
     closes: AtomicBool,
 }
 
 impl Senders {
-    /// For answers of `workers` threads, with a budget of `bytes`.
+    /// For answers of `workers` threads, which take `bytes` at once.
     pub fn new(workers: usize, bytes: usize) -> Senders {
         Senders {
             threads: Elastic::new("send", MAX_SENDERS),
-            budget: Budget::new(bytes),
-            waiting: AtomicUsize::new(0),
-            may_wait: workers / 2,
+            memory: Arc::new(AnswerMemory::new(bytes, workers)),
             closes: AtomicBool::new(false),
         }
     }
 
-    /// Bytes of large answers that are held.
+    /// Bytes that large answers take, those that are being made included.
     pub fn bytes(&self) -> usize {
-        self.budget.taken()
+        self.memory.taken()
+    }
+
+    /// The memory for an answer, which has taken nothing yet.
+    pub fn room(&self) -> Room {
+        Room::new(&self.memory)
     }
 
     /// The bytes of large answers, taken or not.
     pub fn budget(&self) -> &Budget {
-        &self.budget
+        self.memory.budget()
     }
 
     /// Tells clients from now on to send no further requests.
@@ -62,13 +60,18 @@ impl Senders {
         self.closes.store(true, Ordering::SeqCst);
     }
 
-    /// Sends an answer: a small one at once, a large one from a sending thread.
-    pub fn send(&self, exchange: Exchange, response: Response) {
+    /// Sends an answer, for which `room` was taken: a small one at once, a large one from a sending
+    /// thread.
+    pub fn send(&self, exchange: Exchange, response: Response, room: Room) {
+        if room.was_refused() {
+            exchange.ticket.note(Refusal::NoMemoryToSend);
+        }
         let is_small = response.body.as_slice().len() <= SMALL;
         if is_small || exchange.request.method() == &tiny_http::Method::Head {
+            drop(room);
             return self.send_at_once(exchange, &response);
         }
-        match self.reserve(&response.body) {
+        match room.keep(&response.body) {
             Some(reserved) => self.hand_over(exchange, response, Some(reserved)),
             None => {
                 exchange.ticket.note(Refusal::NoMemoryToSend);
@@ -82,26 +85,6 @@ impl Senders {
         self.hand_over(exchange, Response::unavailable(), None);
     }
 
-    /// Takes the bytes of a large answer. When many are on their way, some of the workers
-    /// wait a moment for others to arrive.
-    fn reserve(&self, body: &Body) -> Option<Arc<Reservation>> {
-        let reserve = |patience| match body {
-            // What many want at once is in memory once.
-            Body::Shared(buffer) => self.budget.reserve_buffer(buffer, patience),
-            body => {
-                let reserved = self.budget.reserve(body.as_slice().len(), patience);
-                reserved.map(Arc::new)
-            }
-        };
-        reserve(Duration::ZERO).or_else(|| {
-            let others = self.waiting.fetch_add(1, Ordering::SeqCst);
-            let may_wait = others < self.may_wait;
-            let reserved = may_wait.then(|| reserve(BUDGET_PATIENCE)).flatten();
-            self.waiting.fetch_sub(1, Ordering::SeqCst);
-            reserved
-        })
-    }
-
     fn hand_over(
         &self,
         exchange: Exchange,
@@ -112,8 +95,7 @@ impl Senders {
         let task = move |exchange: Exchange| {
             let pace = Some(Progress::start(Instant::now()));
             send(exchange, &response, closes, pace);
-            // Before the response, whose bytes it counts.
-            drop(reserved);
+            drop((reserved, response));
         };
         if let Err(exchange) = self.threads.run(exchange, task) {
             exchange.ticket.note(Refusal::NoThread);
@@ -276,6 +258,7 @@ fn head(request: &tiny_http::Request, response: &Response, closes: bool) -> Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
     use tiny_http::{Header, TestRequest};
 
     #[test]

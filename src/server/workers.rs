@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::Service;
 use super::door::{Door, Job};
+use super::room::Room;
 use crate::protocol::http::{Incoming, Response};
 
 /// How long the workers may take to close their database connections at the end.
@@ -39,17 +40,25 @@ fn serve<S: Service>(door: &Door<S>) {
             reserved,
         } = job;
         door.busy.fetch_add(1, Ordering::Relaxed);
-        let response = answer(&*door.service, incoming, &mut state);
+        let mut room = door.senders.room();
+        let response = answer(&*door.service, incoming, &mut state, &mut room);
         drop(reserved);
-        door.senders.send(exchange, response);
+        door.senders.send(exchange, response, room);
         door.busy.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Runs the handler. A panic in it is a 500, and the worker's state is made anew.
-fn answer<S: Service>(service: &S, incoming: Incoming, state: &mut S::Worker) -> Response {
+fn answer<S: Service>(
+    service: &S,
+    incoming: Incoming,
+    state: &mut S::Worker,
+    room: &mut Room,
+) -> Response {
     // What a panic may leave half done is `state` alone, which is thrown away then.
-    let outcome = catch_unwind(AssertUnwindSafe(|| service.answer(incoming, &mut *state)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        service.answer(incoming, &mut *state, room)
+    }));
     outcome.unwrap_or_else(|_| {
         log::error!("a handler panicked; its request is answered 500");
         *state = service.worker();

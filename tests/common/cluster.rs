@@ -30,6 +30,8 @@ pub struct Cluster {
     durable: bool,
     /// Its port on this machine's own address, if it listens there.
     port: Option<u16>,
+    /// Further settings, each as `name=value`.
+    settings: Vec<String>,
 }
 
 impl Cluster {
@@ -66,11 +68,17 @@ impl Cluster {
         cluster
     }
 
-    fn make(durable: bool) -> Cluster {
+    /// A cluster with settings of its own, each as `name=value`.
+    pub fn with(durable: bool, settings: &[&str]) -> Cluster {
         let mut cluster = Cluster::initialised();
         cluster.durable = durable;
+        cluster.settings = settings.iter().map(ToString::to_string).collect();
         cluster.resume();
         cluster
+    }
+
+    fn make(durable: bool) -> Cluster {
+        Cluster::with(durable, &[])
     }
 
     fn initialised() -> Cluster {
@@ -120,6 +128,7 @@ impl Cluster {
             keeper: None,
             durable: false,
             port: None,
+            settings: Vec::new(),
         }
     }
 
@@ -162,6 +171,9 @@ impl Cluster {
             "max_connections=300",
             "shared_buffers=64MB",
         ] {
+            keeper.args(["-c", setting]);
+        }
+        for setting in &self.settings {
             keeper.args(["-c", setting]);
         }
         keeper.stdin(Stdio::piped()).stdout(Stdio::piped());

@@ -21,6 +21,7 @@ complete -c session-file-server -n $none -a files -d 'Deal with reported files'
 
 complete -c session-file-server -n "$none; or __fish_seen_subcommand_from serve" -l allow-root -d 'Serve also as root'
 complete -c session-file-server -n '__fish_seen_subcommand_from init-db' -l rebuild-ids -d 'Sort the ids of files as bytes'
+complete -c session-file-server -n '__fish_seen_subcommand_from check-config' -l system -d 'Also look at machine and database'
 complete -c session-file-server -n '__fish_seen_subcommand_from status show blocked' -l json -d 'Print JSON'
 
 complete -c session-file-server -n "__fish_seen_subcommand_from files; and not __fish_seen_subcommand_from $actions" -a "$actions"

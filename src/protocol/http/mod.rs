@@ -17,3 +17,15 @@ pub const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
+
+/// The length of so many bytes in padded base64, bytes.
+pub fn base64_length(bytes: usize) -> usize {
+    bytes.div_ceil(3) * 4
+}
+
+/// The largest JSON document with a file of `max_size` bytes in base64, bytes: 4/3 for the base64,
+/// an eighth more for characters that some encoders escape and lines that they wrap, and 4 KiB
+/// for other fields.
+pub fn base64_json_limit(max_size: usize) -> usize {
+    base64_length(max_size) * 9 / 8 + 4096
+}

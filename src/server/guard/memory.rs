@@ -23,9 +23,9 @@ const MARGIN: u64 = 48 * 1024 * 1024;
 const SETTLED: u64 = 2 * 1024 * 1024;
 /// Memory that has settled for this long is what the server has anyway.
 const SETTLING: Duration = Duration::from_secs(1);
-/// What a byte in flight may take: the file, the reply around it, for old clients that in base64,
-/// what the file cache keeps of it, and a spare buffer.
-const COPIES: u64 = 5;
+/// What a byte in flight may take: itself, and what the file cache or a spare buffer keeps of it.
+/// Bytes that a worker copies are in flight, too.
+const COPIES: u64 = 2;
 
 /// The memory that the process had lately.
 pub struct Memory {
@@ -83,8 +83,8 @@ mod tests {
         assert!(!memory.is_short(58 * MIB, 0, start));
         assert!(memory.is_short(59 * MIB, 0, start));
         let file = MIB as usize;
-        assert!(!memory.is_short(63 * MIB, file, start));
-        assert!(memory.is_short(64 * MIB, file, start));
+        assert!(!memory.is_short(60 * MIB, file, start));
+        assert!(memory.is_short(61 * MIB, file, start));
     }
 
     #[test]

@@ -56,6 +56,14 @@ const DESCRIPTORS: usize = 3;
 /// Descriptors for everything else.
 const OTHER_DESCRIPTORS: usize = 64;
 
+/// The descriptors for as many connections as there may be.
+pub const ENOUGH_DESCRIPTORS: usize = DESCRIPTORS * MAX_CONNECTIONS + OTHER_DESCRIPTORS;
+
+/// The connections for which so many descriptors are enough.
+pub fn affordable_connections(descriptors: usize) -> usize {
+    descriptors.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS
+}
+
 /// What is known of the connections to us and their requests.
 ///
 /// Where the system shows no descriptors, nothing can be shut down. A connection is bounded there
@@ -97,7 +105,7 @@ impl Guard {
     pub fn new(addresses: &[Address]) -> Guard {
         let descriptors = sockets::raise_descriptor_limit();
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-        let affordable = descriptors.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS;
+        let affordable = affordable_connections(descriptors);
         let sockets = Sockets::open(addresses);
         if !sockets.are_visible() {
             // Nothing but the system bounds their number then.
