@@ -65,6 +65,7 @@ impl App {
             keys.url_ending()
         );
         let database = Database::new(config.database.clone());
+        database.start_deadlines().map_err(cannot_start)?;
         let app = App {
             config: config.clone(),
             keys,
@@ -139,7 +140,7 @@ impl Service for App {
     type Worker = db::Connection;
 
     fn worker(&self) -> db::Connection {
-        self.database.connection()
+        self.database.request_connection()
     }
 
     fn body_rule(&self, method: Method, target: &str) -> BodyRule {

@@ -4,16 +4,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postgres::error::DbError;
 use postgres::types::ToSql;
 use postgres::{Client, CopyInWriter, Row, RowIter, Statement};
 
+use super::deadline::{Deadlines, Overdue, Patience, Watched};
 use super::error::{Error, Remedy, describe};
 use super::outage::Outage;
 use super::retry::RetryState;
 use super::settings::Settings;
+use super::writes::{Refusal, Writes};
 
 /// How long a connection may take to prove, after an unknown error, that it still works.
 const VALIDITY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -27,6 +29,13 @@ const VALIDITY_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) const SERVER_SESSION_SETTINGS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '5s'; \
      SET enable_seqscan = off; SET jit = off";
 
+/// Selects whether the database takes no writes now.
+const SELECT_READ_ONLY: &str = "SELECT current_setting('transaction_read_only')::bool";
+/// Commits a transaction without any effect, which needs no privilege. It has an id and a record in
+/// the log of changes, without which the commit would wait for nothing.
+const COMMIT_NOTHING: &str =
+    "SELECT pg_logical_emit_message(true, 'session-file-server', ''::text)";
+
 /// The database, as all connections of the program share it.
 #[derive(Debug)]
 pub struct Database {
@@ -34,6 +43,8 @@ pub struct Database {
     /// The statements that each connection runs first.
     session: &'static str,
     outage: Outage,
+    writes: Writes,
+    deadlines: Arc<Deadlines>,
 }
 
 impl Database {
@@ -48,14 +59,75 @@ impl Database {
             settings,
             session,
             outage: Outage::new(),
+            writes: Writes::default(),
+            deadlines: Arc::default(),
         })
     }
 
-    /// A connection that opens itself when first needed.
+    /// Starts the threads that end statements without an answer. Without them statements may take
+    /// as long as the database allows.
+    ///
+    /// # Errors
+    /// When the system has no thread to spare.
+    pub fn start_deadlines(&self) -> std::io::Result<()> {
+        self.deadlines.start()
+    }
+
+    /// A connection that opens itself when first needed, for work without a client who waits.
     pub fn connection(self: &Arc<Database>) -> Connection {
+        self.patient_connection(Patience::Background)
+    }
+
+    /// The same for requests, of which each must say when it came ([`Connection::asked`]).
+    pub fn request_connection(self: &Arc<Database>) -> Connection {
+        self.patient_connection(Patience::Request)
+    }
+
+    pub(super) fn patient_connection(self: &Arc<Database>, patience: Patience) -> Connection {
         Connection {
             database: self.clone(),
             open: None,
+            patience,
+            asked: None,
+            refusal: None,
+        }
+    }
+
+    /// Whether the database takes writes, as far as the latest ones have shown.
+    pub fn takes_writes(&self) -> bool {
+        self.writes.refusal(Instant::now()).is_none()
+    }
+
+    /// Notes that a connection has failed.
+    fn lost(&self, error: &Error) {
+        if self.outage.began() {
+            log::warn!(
+                "the database can't be reached; requests are answered 503 until it can: {error}"
+            );
+        }
+    }
+
+    /// Notes that a write has succeeded.
+    fn took_write(&self) {
+        if self.writes.succeeded() {
+            log::info!("the database takes writes again");
+        }
+    }
+
+    /// Notes that a write was refused.
+    fn refused(&self, refusal: Refusal, error: &Error) {
+        if !self.writes.refused(refusal, Instant::now()) {
+            return;
+        }
+        if refusal == Refusal::ReadOnly {
+            log::warn!(
+                "the database is read-only, as a stand-by is; files are handed out, and uploads \
+                 are answered 503 until it takes writes"
+            );
+        } else {
+            log::warn!(
+                "the database takes no writes; uploads are answered 503 until it does: {error}"
+            );
         }
     }
 
@@ -74,7 +146,7 @@ impl Database {
         if !self.outage.may_connect() {
             return Err(Error::Unavailable("the database is away".into()));
         }
-        match OpenConnection::connect(&self.settings, self.session) {
+        match OpenConnection::connect(self) {
             Ok(open) => {
                 if self.outage.ended() {
                     log::info!("the database is back");
@@ -82,11 +154,7 @@ impl Database {
                 Ok(open)
             }
             Err(error) => {
-                if self.outage.began() {
-                    log::warn!(
-                        "the database can't be reached; requests are answered 503 until it can: {error}"
-                    );
-                }
+                self.lost(&error);
                 Err(error)
             }
         }
@@ -95,14 +163,52 @@ impl Database {
 
 /// A connection of one thread.
 pub struct Connection {
-    database: Arc<Database>,
+    pub(super) database: Arc<Database>,
     open: Option<OpenConnection>,
+    /// How long statements may go without an answer.
+    pub(super) patience: Patience,
+    /// When the request at hand came.
+    asked: Option<Instant>,
+    /// Whether the last work was refused as a write.
+    refusal: Option<Refusal>,
 }
 
 impl Connection {
     /// The settings with which the connection is made.
     pub(super) fn settings(&self) -> &Settings {
         &self.database.settings
+    }
+
+    /// Says when the request came for which the next statements are.
+    pub fn asked(&mut self, at: Instant) {
+        self.asked = Some(at);
+    }
+
+    /// Runs `work`, which writes, as [`repeatable`](Self::repeatable) does; at once without it
+    /// while the database takes no writes and another one is tried.
+    pub(super) fn writing<T>(
+        &mut self,
+        work: impl Fn(&mut OpenConnection) -> Result<T, postgres::Error>,
+    ) -> Result<T, Error> {
+        let database = self.database.clone();
+        let Some(trial) = database.writes.begin(Instant::now()) else {
+            return Err(Error::Unavailable("the database takes no writes".into()));
+        };
+        if trial.refusal == Some(Refusal::ReadOnly) && self.is_read_only()? {
+            // A new connection may lead to another database, which takes writes.
+            self.open = None;
+            let error = Error::Unavailable("the database is read-only".into());
+            database.refused(Refusal::ReadOnly, &error);
+            return Err(error);
+        }
+        self.refusal = None;
+        let done = self.repeatable(work);
+        match (&done, self.refusal.take()) {
+            (Ok(_), _) => database.took_write(),
+            (Err(error), Some(refusal)) => database.refused(refusal, error),
+            (Err(_), None) => {}
+        }
+        done
     }
 
     /// Runs `work`, and tries again as [`Remedy`] says. `work` must be idempotent: if the
@@ -135,23 +241,93 @@ impl Connection {
                 Some(open) => open,
                 None => self.open.insert(self.database.connect()?),
             };
-            open.is_unreplicated.store(false, Ordering::SeqCst);
-            let error = match work(open) {
-                Ok(_) if open.is_unreplicated.load(Ordering::SeqCst) => return Err(unreplicated()),
+            let (result, overdue) = open.run(work, self.patience, self.asked);
+            let is_unreplicated = open.is_unreplicated.load(Ordering::SeqCst);
+            if overdue != Overdue::No {
+                // A cancellation that comes late must not meet the next statement.
+                self.open = None;
+            }
+            let error = match result {
+                _ if is_unreplicated => return Err(self.unreplicated()),
                 Ok(result) => return Ok(result),
+                Err(_) if overdue != Overdue::No => return Err(self.gave_up(overdue)),
                 Err(error) => error,
             };
-            let remedy = open.remedy(&error);
-            if remedy == Remedy::Reconnect || open.is_out_of_sync || open.client.is_closed() {
-                self.open = None;
-            } else if remedy == Remedy::PrepareAgain {
-                open.statements.clear();
-            }
+            let remedy = self.prepare_for_another_try(&error);
             if !retries.may_retry(remedy) {
+                self.refusal = Refusal::of(&error);
                 return Err(Error::of_statement(&error));
             }
             log::debug!("a statement is tried again: {}", describe(&error));
         }
+    }
+
+    /// The remedy for an error. The connection is closed, or its prepared statements are
+    /// forgotten, if the remedy needs it.
+    fn prepare_for_another_try(&mut self, error: &postgres::Error) -> Remedy {
+        let Some(open) = &mut self.open else {
+            return Remedy::None;
+        };
+        let remedy = open.remedy(error);
+        if remedy == Remedy::Reconnect || open.is_out_of_sync || open.client.is_closed() {
+            self.open = None;
+        } else if remedy == Remedy::PrepareAgain {
+            open.statements.clear();
+        }
+        remedy
+    }
+
+    /// The error for work that may be missing on a standby, and must not be acknowledged. A client
+    /// that repeats its request stores the same again.
+    fn unreplicated(&mut self) -> Error {
+        let error = Error::Unavailable(
+            "the wait for a synchronous stand-by was cancelled, so that what was stored may not \
+             be there"
+                .into(),
+        );
+        self.database.refused(Refusal::NoAnswer, &error);
+        error
+    }
+
+    /// The error for work that had no answer in time.
+    fn gave_up(&mut self, overdue: Overdue) -> Error {
+        self.refusal = Some(Refusal::NoAnswer);
+        let error = Error::Unavailable("the database gave no answer in time".into());
+        if overdue == Overdue::Closed {
+            self.database.lost(&error);
+        }
+        error
+    }
+
+    /// Whether the database takes no writes: it is a stand-by, or set to be read-only. Unlike a
+    /// write, the question leaves no error in the database's log.
+    fn is_read_only(&mut self) -> Result<bool, Error> {
+        self.repeatable(|open| {
+            let row = open.query_one(SELECT_READ_ONLY, &[])?;
+            row.try_get(0)
+        })
+    }
+
+    /// Asks whether the database is read-only, as at the start, and notes it.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn look_whether_read_only(&mut self) -> Result<bool, Error> {
+        let is_read_only = self.is_read_only()?;
+        if is_read_only {
+            let error = Error::Unavailable("the database is read-only".into());
+            self.database.refused(Refusal::ReadOnly, &error);
+        }
+        Ok(is_read_only)
+    }
+
+    /// Tries whether a database that took no writes takes them now, by a commit of nothing that
+    /// waits for the disk and the stand-by as any other does.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn try_to_write(&mut self) -> Result<(), Error> {
+        self.writing(|open| open.query_one(COMMIT_NOTHING, &[]).map(drop))
     }
 }
 
@@ -164,15 +340,6 @@ fn is_cancelled_wait(notice: &DbError) -> bool {
     file.rsplit('/').next() == Some("syncrep.c")
 }
 
-/// The error for work that may be missing on a standby, and must not be acknowledged. A client that
-/// repeats its request stores the same again.
-fn unreplicated() -> Error {
-    let text = "the wait for a synchronous stand-by was cancelled, so that what was stored may not \
-                be there";
-    log::warn!("answered 503: {text}");
-    Error::Unavailable(text.into())
-}
-
 /// An established connection, with its prepared statements.
 pub(super) struct OpenConnection {
     pub(super) client: Client,
@@ -181,23 +348,54 @@ pub(super) struct OpenConnection {
     is_out_of_sync: bool,
     /// Whether the last work may be missing on a synchronous standby.
     is_unreplicated: Arc<AtomicBool>,
+    /// Who ends statements that take too long.
+    pub(super) watched: Arc<Watched>,
 }
 
 impl OpenConnection {
-    fn connect(settings: &Settings, session: &str) -> Result<OpenConnection, Error> {
+    fn connect(database: &Database) -> Result<OpenConnection, Error> {
         let is_unreplicated = Arc::<AtomicBool>::default();
         let noted = is_unreplicated.clone();
-        let client = settings.connect_with(session, move |notice| {
+        let watched = database.deadlines.watch();
+        let settings = &database.settings;
+        let client = settings.connect_with(database.session, &watched, move |notice| {
             if is_cancelled_wait(&notice) {
                 noted.store(true, Ordering::SeqCst);
             }
         })?;
+        let (token, settings) = (client.cancel_token(), settings.clone());
+        let deadlines = database.deadlines.clone();
+        watched.ready(move || {
+            // A frozen database may not answer this connection either.
+            let watched = deadlines.watch();
+            let cancelled = settings
+                .connector()
+                .map(|connector| token.cancel_query(connector.watched_by(watched)));
+            if !matches!(cancelled, Ok(Ok(()))) {
+                log::debug!("a statement could not be cancelled");
+            }
+        });
         Ok(OpenConnection {
             client,
             statements: HashMap::new(),
             is_out_of_sync: false,
             is_unreplicated,
+            watched,
         })
+    }
+
+    /// Runs `work` once, under watch.
+    fn run<T>(
+        &mut self,
+        work: &impl Fn(&mut OpenConnection) -> Result<T, postgres::Error>,
+        patience: Patience,
+        asked: Option<Instant>,
+    ) -> (Result<T, postgres::Error>, Overdue) {
+        self.is_unreplicated.store(false, Ordering::SeqCst);
+        self.watched
+            .begin(patience, asked.unwrap_or_else(Instant::now));
+        let result = work(self);
+        (result, self.watched.end())
     }
 
     /// The remedy for an error of a statement on this connection.
@@ -261,7 +459,7 @@ impl OpenConnection {
         self.client.execute(&statement, params)
     }
 
-    /// Runs a `COPY … FROM STDIN`, whose input comes from `write`. Errors of writing appear when
+    /// Runs a `COPY … FROM STDIN`, whose input comes from `write`, which tells of its progress. Errors of writing appear when
     /// the copy ends. The statement `before`, with an id as its parameter, runs first in the same
     /// transaction.
     ///
@@ -275,9 +473,10 @@ impl OpenConnection {
         &mut self,
         before: Option<(&str, &str)>,
         sql: &'static str,
-        write: impl FnOnce(&mut CopyInWriter),
+        write: impl FnOnce(&mut CopyInWriter, &Watched),
     ) -> Result<(), postgres::Error> {
         let statement = self.statement(sql)?;
+        let watched = self.watched.clone();
         let mut transaction = self.client.transaction()?;
         if let Some((sql, id)) = before {
             transaction.execute(sql, &[&id])?;
@@ -285,17 +484,20 @@ impl OpenConnection {
         let mut writer = transaction
             .copy_in(&statement)
             .inspect_err(|_| self.is_out_of_sync = true)?;
-        write(&mut writer);
+        write(&mut writer, &watched);
         writer.finish()?;
+        watched.progress();
         transaction.commit()
     }
 
     /// The prepared statement for `sql`, which is prepared at its first use on this connection.
     pub(super) fn statement(&mut self, sql: &'static str) -> Result<Statement, postgres::Error> {
+        self.watched.progress();
         if let Some(statement) = self.statements.get(sql) {
             return Ok(statement.clone());
         }
         let statement = self.client.prepare(sql)?;
+        self.watched.progress();
         self.statements.insert(sql, statement.clone());
         Ok(statement)
     }

@@ -14,6 +14,8 @@ mod capacity;
 mod cleanup;
 mod collation;
 mod connection;
+mod deadline;
+mod driver_socket;
 mod error;
 mod file_copy;
 mod fitness;
@@ -37,6 +39,7 @@ mod totals;
 mod url;
 mod verifier;
 mod versions;
+mod writes;
 
 pub use blocked::{Block, KnownFile, Removed};
 pub use capacity::Capacity;

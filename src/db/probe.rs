@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::time::Duration;
 
+use super::deadline::Patience;
 use super::{Connection, Database};
 
 /// The number of callers that may wait at once. Further ones get a negative answer at once.
@@ -23,7 +24,7 @@ impl Probe {
     /// When the system has no thread to spare.
     pub fn start(database: &Arc<Database>) -> std::io::Result<Probe> {
         let (askers, waiting) = mpsc::sync_channel(MAX_ASKERS);
-        let connection = database.connection();
+        let connection = database.patient_connection(Patience::Probe);
         std::thread::Builder::new()
             .name("probe".into())
             .spawn(move || run(connection, &waiting))?;

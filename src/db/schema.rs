@@ -5,6 +5,7 @@ use std::time::Duration;
 use postgres::error::SqlState;
 
 use super::connection::{Connection, OpenConnection};
+use super::deadline::Patience;
 use super::error::Error;
 use super::layout::{all_names, names};
 use super::locks;
@@ -54,8 +55,11 @@ impl Connection {
     fn prepare(&mut self) -> Result<SchemaState, Error> {
         let tables = self.tables()?;
         if tables.is_empty() {
-            self.apply()?;
-            return Ok(SchemaState::Created);
+            // What the statements there may take long for is said there.
+            let patience = std::mem::replace(&mut self.patience, Patience::Unlimited);
+            let applied = self.apply();
+            self.patience = patience;
+            return applied.map(|_| SchemaState::Created);
         }
         tables.refuse_others()?;
         self.refuse_unfit()?;

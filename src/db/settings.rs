@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use postgres::Client;
@@ -10,6 +11,7 @@ use postgres::config::{ChannelBinding, Host, SslMode};
 use postgres::error::DbError;
 use zeroize::Zeroizing;
 
+use super::deadline::Watched;
 use super::error::Error;
 use super::passwords::{self, Login};
 use super::tls::{self, Connector, TlsSettings};
@@ -108,16 +110,18 @@ impl Settings {
     /// # Errors
     /// Those of an attempt to connect.
     pub(super) fn connect(&self) -> Result<Client, Error> {
-        self.connect_with("", |_| ())
+        self.connect_with("", &Arc::default(), |_| ())
     }
 
-    /// Opens a connection with further session settings, given as statements. `notice` gets the
-    /// notices and warnings that the database sends.
+    /// Opens a connection with further session settings, given as statements. `watched` is told
+    /// when the database is there. `notice` gets the notices and warnings that it sends.
     pub(super) fn connect_with(
         &self,
         session: &str,
+        watched: &Arc<Watched>,
         notice: impl Fn(DbError) + Send + Sync + 'static,
     ) -> Result<Client, Error> {
+        let connector = || Ok(self.connector()?.watched_by(watched.clone()));
         let mut driver = self.driver.clone();
         driver.notice_callback(notice);
         if driver.get_password().is_none() {
@@ -125,11 +129,11 @@ impl Settings {
                 driver.password(password.as_bytes());
             }
         }
-        let mut connected = open(&driver, self.connector()?)?;
+        let mut connected = open(&driver, connector()?)?;
         if driver.get_ssl_mode() == SslMode::Prefer && connected.as_ref().is_err_and(is_of_tls) {
             // As libpq does: `prefer` means TLS only if it works.
             driver.ssl_mode(SslMode::Disable);
-            connected = open(&driver, self.connector()?)?;
+            connected = open(&driver, connector()?)?;
         }
         let begun = connected.and_then(|mut client| {
             client.batch_execute(&format!("{SESSION_SETTINGS}; {session}"))?;
