@@ -1,33 +1,18 @@
 //! Connections to the database. They open themselves when first needed, are replaced when they
 //! break, and try again what the database asks to be tried again.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
-use postgres::error::DbError;
-use postgres::types::ToSql;
-use postgres::{Client, CopyInWriter, Row, RowIter, Statement};
-
-use super::deadline::{Deadlines, Overdue, Patience, Watched};
+use super::deadline::{Overdue, Patience};
 use super::error::{Error, Remedy, describe};
-use super::outage::Outage;
 use super::retry::RetryState;
 use super::settings::Settings;
-use super::writes::{Refusal, Writes};
+use super::writes::Refusal;
 
-/// How long a connection may take to prove, after an unknown error, that it still works.
-const VALIDITY_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The session settings of a server's connections, in addition to those of [`Settings::connect`]:
-/// no statement may run for long, or wait for a lock for long. `enable_seqscan` is off, because a
-/// plan made while the table was empty would read the whole table when it has grown (measured:
-/// until autovacuum has analyzed the table, 1,200 files of 1 KB per second among 20,000, instead of
-/// 14,000). `jit` is off, because PostgreSQL believes that compiling pays where a table must be
-/// read as a whole all the same.
-pub(super) const SERVER_SESSION_SETTINGS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '5s'; \
-     SET enable_seqscan = off; SET jit = off";
+pub(super) use super::database::Database;
+pub(super) use super::open::OpenConnection;
 
 /// Selects whether the database takes no writes now.
 const SELECT_READ_ONLY: &str = "SELECT current_setting('transaction_read_only')::bool";
@@ -36,43 +21,7 @@ const SELECT_READ_ONLY: &str = "SELECT current_setting('transaction_read_only'):
 const COMMIT_NOTHING: &str =
     "SELECT pg_logical_emit_message(true, 'session-file-server', ''::text)";
 
-/// The database, as all connections of the program share it.
-#[derive(Debug)]
-pub struct Database {
-    settings: Settings,
-    /// The statements that each connection runs first.
-    session: &'static str,
-    outage: Outage,
-    writes: Writes,
-    deadlines: Arc<Deadlines>,
-}
-
 impl Database {
-    /// The database of a server. It isn't connected yet.
-    pub fn new(settings: Settings) -> Arc<Database> {
-        Database::with_session(settings, SERVER_SESSION_SETTINGS)
-    }
-
-    /// A database whose connections run the statements `session` first.
-    pub(super) fn with_session(settings: Settings, session: &'static str) -> Arc<Database> {
-        Arc::new(Database {
-            settings,
-            session,
-            outage: Outage::new(),
-            writes: Writes::default(),
-            deadlines: Arc::default(),
-        })
-    }
-
-    /// Starts the threads that end statements without an answer. Without them statements may take
-    /// as long as the database allows.
-    ///
-    /// # Errors
-    /// When the system has no thread to spare.
-    pub fn start_deadlines(&self) -> std::io::Result<()> {
-        self.deadlines.start()
-    }
-
     /// A connection that opens itself when first needed, for work without a client who waits.
     pub fn connection(self: &Arc<Database>) -> Connection {
         self.patient_connection(Patience::Background)
@@ -89,74 +38,7 @@ impl Database {
             open: None,
             patience,
             asked: None,
-            refusal: None,
-        }
-    }
-
-    /// Whether the database takes writes, as far as the latest ones have shown.
-    pub fn takes_writes(&self) -> bool {
-        self.writes.refusal(Instant::now()).is_none()
-    }
-
-    /// Notes that a connection has failed.
-    fn lost(&self, error: &Error) {
-        if self.outage.began() {
-            log::warn!(
-                "the database can't be reached; requests are answered 503 until it can: {error}"
-            );
-        }
-    }
-
-    /// Notes that a write has succeeded.
-    fn took_write(&self) {
-        if self.writes.succeeded() {
-            log::info!("the database takes writes again");
-        }
-    }
-
-    /// Notes that a write was refused.
-    fn refused(&self, refusal: Refusal, error: &Error) {
-        if !self.writes.refused(refusal, Instant::now()) {
-            return;
-        }
-        if refusal == Refusal::ReadOnly {
-            log::warn!(
-                "the database is read-only, as a stand-by is; files are handed out, and uploads \
-                 are answered 503 until it takes writes"
-            );
-        } else {
-            log::warn!(
-                "the database takes no writes; uploads are answered 503 until it does: {error}"
-            );
-        }
-    }
-
-    /// Whether the database could not be reached when it was last tried.
-    pub fn is_away(&self) -> bool {
-        self.outage.is_on()
-    }
-
-    /// The outages of the database so far, with the present one.
-    pub fn outages(&self) -> u64 {
-        self.outage.count()
-    }
-
-    /// Opens a connection, unless the database is away and it is too early to try again.
-    fn connect(&self) -> Result<OpenConnection, Error> {
-        if !self.outage.may_connect() {
-            return Err(Error::Unavailable("the database is away".into()));
-        }
-        match OpenConnection::connect(self) {
-            Ok(open) => {
-                if self.outage.ended() {
-                    log::info!("the database is back");
-                }
-                Ok(open)
-            }
-            Err(error) => {
-                self.lost(&error);
-                Err(error)
-            }
+            had_no_answer: false,
         }
     }
 }
@@ -169,8 +51,8 @@ pub struct Connection {
     pub(super) patience: Patience,
     /// When the request at hand came.
     asked: Option<Instant>,
-    /// Whether the last work was refused as a write.
-    refusal: Option<Refusal>,
+    /// Whether some work had no answer in time.
+    had_no_answer: bool,
 }
 
 impl Connection {
@@ -182,6 +64,11 @@ impl Connection {
     /// Says when the request came for which the next statements are.
     pub fn asked(&mut self, at: Instant) {
         self.asked = Some(at);
+    }
+
+    /// Whether the database takes writes, as far as the latest ones have shown.
+    pub fn takes_writes(&self) -> bool {
+        self.database.takes_writes()
     }
 
     /// Runs `work`, which writes, as [`repeatable`](Self::repeatable) does; at once without it
@@ -197,16 +84,15 @@ impl Connection {
         if trial.refusal == Some(Refusal::ReadOnly) && self.is_read_only()? {
             // A new connection may lead to another database, which takes writes.
             self.open = None;
-            let error = Error::Unavailable("the database is read-only".into());
-            database.refused(Refusal::ReadOnly, &error);
-            return Err(error);
+            database.refused(Refusal::ReadOnly, &read_only());
+            return Err(read_only());
         }
-        self.refusal = None;
+        self.had_no_answer = false;
         let done = self.repeatable(work);
-        match (&done, self.refusal.take()) {
-            (Ok(_), _) => database.took_write(),
-            (Err(error), Some(refusal)) => database.refused(refusal, error),
-            (Err(_), None) => {}
+        match &done {
+            Ok(_) => database.took_write(),
+            Err(error) if self.had_no_answer => database.refused(Refusal::NoAnswer, error),
+            Err(_) => {}
         }
         done
     }
@@ -235,6 +121,10 @@ impl Connection {
         work: &impl Fn(&mut OpenConnection) -> Result<T, postgres::Error>,
         may_reconnect: bool,
     ) -> Result<T, Error> {
+        let is_for_clients = matches!(self.patience, Patience::Request | Patience::Probe);
+        if is_for_clients && self.database.has_no_tables.load(Ordering::Relaxed) {
+            return Err(Error::Unavailable("the database has no tables yet".into()));
+        }
         let mut retries = RetryState::new(may_reconnect);
         loop {
             let open = match &mut self.open {
@@ -242,7 +132,7 @@ impl Connection {
                 None => self.open.insert(self.database.connect()?),
             };
             let (result, overdue) = open.run(work, self.patience, self.asked);
-            let is_unreplicated = open.is_unreplicated.load(Ordering::SeqCst);
+            let is_unreplicated = open.is_unreplicated();
             if overdue != Overdue::No {
                 // A cancellation that comes late must not meet the next statement.
                 self.open = None;
@@ -255,8 +145,12 @@ impl Connection {
             };
             let remedy = self.prepare_for_another_try(&error);
             if !retries.may_retry(remedy) {
-                self.refusal = Refusal::of(&error);
-                return Err(Error::of_statement(&error));
+                let refusal = Refusal::of(&error);
+                let error = Error::of_statement(&error);
+                if let Some(refusal) = refusal {
+                    self.database.refused(refusal, &error);
+                }
+                return Err(error);
             }
             log::debug!("a statement is tried again: {}", describe(&error));
         }
@@ -269,10 +163,10 @@ impl Connection {
             return Remedy::None;
         };
         let remedy = open.remedy(error);
-        if remedy == Remedy::Reconnect || open.is_out_of_sync || open.client.is_closed() {
+        if remedy == Remedy::Reconnect || open.has_ended() {
             self.open = None;
         } else if remedy == Remedy::PrepareAgain {
-            open.statements.clear();
+            open.forget_statements();
         }
         remedy
     }
@@ -291,7 +185,7 @@ impl Connection {
 
     /// The error for work that had no answer in time.
     fn gave_up(&mut self, overdue: Overdue) -> Error {
-        self.refusal = Some(Refusal::NoAnswer);
+        self.had_no_answer = true;
         let error = Error::Unavailable("the database gave no answer in time".into());
         if overdue == Overdue::Closed {
             self.database.lost(&error);
@@ -308,15 +202,14 @@ impl Connection {
         })
     }
 
-    /// Asks whether the database is read-only, as at the start, and notes it.
+    /// Asks whether the database is read-only, and notes it if it is.
     ///
     /// # Errors
     /// Those of the database.
     pub fn look_whether_read_only(&mut self) -> Result<bool, Error> {
         let is_read_only = self.is_read_only()?;
         if is_read_only {
-            let error = Error::Unavailable("the database is read-only".into());
-            self.database.refused(Refusal::ReadOnly, &error);
+            self.database.refused(Refusal::ReadOnly, &read_only());
         }
         Ok(is_read_only)
     }
@@ -327,178 +220,18 @@ impl Connection {
     /// # Errors
     /// Those of the database.
     pub fn try_to_write(&mut self) -> Result<(), Error> {
-        self.writing(|open| open.query_one(COMMIT_NOTHING, &[]).map(drop))
+        if !self.database.writes.may_be_tried() {
+            return Err(Error::Unavailable(
+                "only an upload shows whether there is space".into(),
+            ));
+        }
+        let patience = std::mem::replace(&mut self.patience, Patience::Probe);
+        let tried = self.writing(|open| open.query_one(COMMIT_NOTHING, &[]).map(drop));
+        self.patience = patience;
+        tried
     }
 }
 
-/// Whether a notice says that the wait for a synchronous standby was cancelled: the transaction is
-/// committed here, but may be missing on the standby. Such a notice is recognised by its place in
-/// PostgreSQL's source, because its text depends on the language, and its code (01000) is that of
-/// any warning.
-fn is_cancelled_wait(notice: &DbError) -> bool {
-    let file = notice.file().unwrap_or_default();
-    file.rsplit('/').next() == Some("syncrep.c")
-}
-
-/// An established connection, with its prepared statements.
-pub(super) struct OpenConnection {
-    pub(super) client: Client,
-    statements: HashMap<&'static str, Statement>,
-    /// Whether the driver no longer assigns the database's answers to the right statements.
-    is_out_of_sync: bool,
-    /// Whether the last work may be missing on a synchronous standby.
-    is_unreplicated: Arc<AtomicBool>,
-    /// Who ends statements that take too long.
-    pub(super) watched: Arc<Watched>,
-}
-
-impl OpenConnection {
-    fn connect(database: &Database) -> Result<OpenConnection, Error> {
-        let is_unreplicated = Arc::<AtomicBool>::default();
-        let noted = is_unreplicated.clone();
-        let watched = database.deadlines.watch();
-        let settings = &database.settings;
-        let client = settings.connect_with(database.session, &watched, move |notice| {
-            if is_cancelled_wait(&notice) {
-                noted.store(true, Ordering::SeqCst);
-            }
-        })?;
-        let (token, settings) = (client.cancel_token(), settings.clone());
-        let deadlines = database.deadlines.clone();
-        watched.ready(move || {
-            // A frozen database may not answer this connection either.
-            let watched = deadlines.watch();
-            let cancelled = settings
-                .connector()
-                .map(|connector| token.cancel_query(connector.watched_by(watched)));
-            if !matches!(cancelled, Ok(Ok(()))) {
-                log::debug!("a statement could not be cancelled");
-            }
-        });
-        Ok(OpenConnection {
-            client,
-            statements: HashMap::new(),
-            is_out_of_sync: false,
-            is_unreplicated,
-            watched,
-        })
-    }
-
-    /// Runs `work` once, under watch.
-    fn run<T>(
-        &mut self,
-        work: &impl Fn(&mut OpenConnection) -> Result<T, postgres::Error>,
-        patience: Patience,
-        asked: Option<Instant>,
-    ) -> (Result<T, postgres::Error>, Overdue) {
-        self.is_unreplicated.store(false, Ordering::SeqCst);
-        self.watched
-            .begin(patience, asked.unwrap_or_else(Instant::now));
-        let result = work(self);
-        (result, self.watched.end())
-    }
-
-    /// The remedy for an error of a statement on this connection.
-    fn remedy(&mut self, error: &postgres::Error) -> Remedy {
-        match Remedy::of(error) {
-            // Poolers have errors of their own, and some of them close the connection.
-            Remedy::None
-                if !self.is_out_of_sync
-                    && matches!(Error::of(error), Error::Failed(_))
-                    && self.client.is_valid(VALIDITY_TIMEOUT).is_err() =>
-            {
-                Remedy::Reconnect
-            }
-            remedy => remedy,
-        }
-    }
-
-    pub(super) fn query_opt(
-        &mut self,
-        sql: &'static str,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Option<Row>, postgres::Error> {
-        let statement = self.statement(sql)?;
-        self.client.query_opt(&statement, params)
-    }
-
-    pub(super) fn query_one(
-        &mut self,
-        sql: &'static str,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Row, postgres::Error> {
-        let statement = self.statement(sql)?;
-        self.client.query_one(&statement, params)
-    }
-
-    pub(super) fn query(
-        &mut self,
-        sql: &'static str,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, postgres::Error> {
-        let statement = self.statement(sql)?;
-        self.client.query(&statement, params)
-    }
-
-    /// Runs a query whose rows are read one by one, so that they are not all in memory.
-    pub(super) fn query_raw(
-        &mut self,
-        sql: &'static str,
-        params: &[&str],
-    ) -> Result<RowIter<'_>, postgres::Error> {
-        let statement = self.statement(sql)?;
-        self.client.query_raw(&statement, params)
-    }
-
-    pub(super) fn execute(
-        &mut self,
-        sql: &'static str,
-        params: &[&(dyn ToSql + Sync)],
-    ) -> Result<u64, postgres::Error> {
-        let statement = self.statement(sql)?;
-        self.client.execute(&statement, params)
-    }
-
-    /// Runs a `COPY … FROM STDIN`, whose input comes from `write`, which tells of its progress. Errors of writing appear when
-    /// the copy ends. The statement `before`, with an id as its parameter, runs first in the same
-    /// transaction.
-    ///
-    /// This cures two faults of the driver. Without an explicit transaction it reports success when
-    /// the database has read the last row, without waiting for the commit (`copy_in.rs` in
-    /// tokio-postgres, `poll_finish`). And if the database refuses the `COPY` before it takes any
-    /// input, the driver sends two requests but expects one answer, so that the next statement
-    /// would get the other answer (rust-postgres pull request 1337); the connection is then
-    /// abandoned.
-    pub(super) fn copy_in(
-        &mut self,
-        before: Option<(&str, &str)>,
-        sql: &'static str,
-        write: impl FnOnce(&mut CopyInWriter, &Watched),
-    ) -> Result<(), postgres::Error> {
-        let statement = self.statement(sql)?;
-        let watched = self.watched.clone();
-        let mut transaction = self.client.transaction()?;
-        if let Some((sql, id)) = before {
-            transaction.execute(sql, &[&id])?;
-        }
-        let mut writer = transaction
-            .copy_in(&statement)
-            .inspect_err(|_| self.is_out_of_sync = true)?;
-        write(&mut writer, &watched);
-        writer.finish()?;
-        watched.progress();
-        transaction.commit()
-    }
-
-    /// The prepared statement for `sql`, which is prepared at its first use on this connection.
-    pub(super) fn statement(&mut self, sql: &'static str) -> Result<Statement, postgres::Error> {
-        self.watched.progress();
-        if let Some(statement) = self.statements.get(sql) {
-            return Ok(statement.clone());
-        }
-        let statement = self.client.prepare(sql)?;
-        self.watched.progress();
-        self.statements.insert(sql, statement.clone());
-        Ok(statement)
-    }
+fn read_only() -> Error {
+    Error::Unavailable("the database is read-only".into())
 }

@@ -13,6 +13,9 @@ use crate::lock::lock;
 /// The pause between two questions to a read-only database whether it takes writes now, of which
 /// each may need a new connection.
 const READ_ONLY_PAUSE: Duration = Duration::from_millis(250);
+/// If writes are in flight and none has ended for this long, they are taken to be stuck, before they
+/// are given up.
+const STILL_FOR: Duration = Duration::from_secs(4);
 /// How long a full disk is remembered. Nothing but an upload shows whether there is space again,
 /// and a load balancer may send none to a server that says that it takes none.
 const FULL_FOR: Duration = Duration::from_secs(60);
@@ -55,6 +58,10 @@ struct State {
     refused: Option<(Refusal, Instant)>,
     /// Whether a write is being tried while they are refused.
     is_trying: bool,
+    /// Writes that have begun and not ended.
+    in_flight: usize,
+    /// When the last one ended, or the first of those in flight began.
+    moved: Option<Instant>,
 }
 
 /// The permission to try a write. Whoever has it says how it went; otherwise the next one tries.
@@ -65,13 +72,19 @@ pub(super) struct Trial<'a> {
 }
 
 impl Writes {
-    /// Why writes were refused lately, if they were.
-    pub(super) fn refusal(&self, now: Instant) -> Option<Refusal> {
-        let refused = self.lock().refused?;
-        match refused {
-            (Refusal::Full, at) if now >= at + FULL_FOR => None,
-            (refusal, _) => Some(refusal),
+    /// Whether writes succeed, as far as the latest ones show.
+    pub(super) fn work(&self, now: Instant) -> bool {
+        let state = self.lock();
+        match state.refused {
+            Some((Refusal::Full, at)) => now >= at + FULL_FOR,
+            Some(_) => false,
+            None => state.in_flight == 0 || state.moved.is_none_or(|at| now < at + STILL_FOR),
         }
+    }
+
+    /// Whether a commit of nothing shows whether writes work. It needs no space.
+    pub(super) fn may_be_tried(&self) -> bool {
+        !matches!(self.lock().refused, Some((Refusal::Full, _)))
     }
 
     /// The permission for a write; `None` while writes are refused and another one is tried, or
@@ -84,6 +97,10 @@ impl Writes {
             Some(_) => state.is_trying = true,
             None => {}
         }
+        if state.in_flight == 0 {
+            state.moved = Some(now);
+        }
+        state.in_flight += 1;
         Some(Trial {
             writes: self,
             refusal: state.refused.map(|(refusal, _)| refusal),
@@ -108,8 +125,11 @@ impl Writes {
 
 impl Drop for Trial<'_> {
     fn drop(&mut self) {
+        let mut state = self.writes.lock();
+        state.in_flight -= 1;
+        state.moved = Some(Instant::now());
         if self.refusal.is_some() {
-            self.writes.lock().is_trying = false;
+            state.is_trying = false;
         }
     }
 }
@@ -125,7 +145,7 @@ mod tests {
         assert!(both.0.is_some() && both.1.is_some());
         assert!(writes.refused(Refusal::NoAnswer, now));
         assert!(!writes.refused(Refusal::NoAnswer, now), "reported once");
-        assert_eq!(writes.refusal(now), Some(Refusal::NoAnswer));
+        assert!(!writes.work(now));
         let trial = writes.begin(now);
         assert!(trial.is_some());
         drop(both);
@@ -135,7 +155,7 @@ mod tests {
         assert!(trial.is_some_and(|trial| trial.refusal == Some(Refusal::NoAnswer)));
         assert!(writes.succeeded());
         assert!(!writes.succeeded());
-        assert!(writes.refusal(now).is_none() && writes.begin(now).is_some());
+        assert!(writes.work(now) && writes.begin(now).is_some());
     }
 
     #[test]
@@ -144,18 +164,25 @@ mod tests {
         writes.refused(Refusal::ReadOnly, now);
         assert!(writes.begin(now).is_none());
         assert!(writes.begin(now + READ_ONLY_PAUSE).is_some());
-        assert_eq!(
-            writes.refusal(now + 2 * FULL_FOR),
-            Some(Refusal::ReadOnly),
-            "it is asked again without uploads"
-        );
+        // It is asked again without uploads.
+        assert!(!writes.work(now + 2 * FULL_FOR));
     }
 
     #[test]
     fn a_full_disk_is_forgotten_after_a_while() {
         let (writes, now) = (Writes::default(), Instant::now());
         writes.refused(Refusal::Full, now);
-        assert_eq!(writes.refusal(now), Some(Refusal::Full));
-        assert_eq!(writes.refusal(now + FULL_FOR), None);
+        assert!(!writes.work(now));
+        assert!(writes.work(now + FULL_FOR));
+    }
+
+    #[test]
+    fn writes_of_which_none_ends_are_stuck() {
+        let (writes, now) = (Writes::default(), Instant::now());
+        let long_ago = writes.begin(now);
+        assert!(long_ago.is_some() && writes.work(now));
+        assert!(!writes.work(now + STILL_FOR));
+        drop(long_ago);
+        assert!(writes.work(now + 2 * STILL_FOR));
     }
 }
