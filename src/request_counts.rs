@@ -216,6 +216,22 @@ impl Endpoint {
     }
 }
 
+impl RequestCount<'_> {
+    /// Notes what the client gets. An onion request's answer is always 200; the status of what is
+    /// inside stands.
+    pub fn answered(&mut self, status: u16, bytes: usize) {
+        if status != 200 {
+            self.status = status;
+        }
+        self.bytes_down = bytes;
+    }
+
+    /// Doesn't count the request, which is answered later.
+    pub fn forget(self) {
+        std::mem::forget(self);
+    }
+}
+
 impl Drop for RequestCount<'_> {
     fn drop(&mut self) {
         let endpoint = self.counts.endpoint(self.endpoint);

@@ -128,6 +128,7 @@ fn what_was_deleted_by_hand_is_noticed_when_it_is_confirmed() {
         db: &mut shared.connection(),
         room: &mut Room::new(&Arc::new(AnswerMemory::new(1_000_000, 1))),
         wrapping: Wrapping::None,
+        may_write: &mut || true,
         probe: &Probe::start(&shared).expect("a thread"),
         keys: &config.keys.load_or_create().expect("a key"),
         cache: &FileCache::new(1_000_000, fresh),
@@ -143,7 +144,7 @@ fn what_was_deleted_by_hand_is_noticed_when_it_is_confirmed() {
             headers: &headers,
             body,
         };
-        routes::dispatch(&request, &mut context)
+        routes::dispatch(&request, &mut context).expect("it may write")
     };
     let answer = ask(Method::Post, "/file", b"a file");
     let answer: serde_json::Value =

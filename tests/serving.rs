@@ -14,8 +14,8 @@ use base64::engine::general_purpose::STANDARD;
 use common::{Cluster, Connection, Database, Server, bytes, eventually, run};
 use session_file_server::config::{Config, Listen};
 use session_file_server::machine::Limits;
-use session_file_server::protocol::http::{BodyRule, Incoming, Method, Response};
-use session_file_server::server::{self, Listener, Room, Service};
+use session_file_server::protocol::http::{BodyRule, Method, Response};
+use session_file_server::server::{self, Listener, Outcome, Service, Turn, Work, Workers};
 use session_file_server::stop::Stop;
 
 #[test]
@@ -296,6 +296,7 @@ struct Panicking;
 
 impl Service for Panicking {
     type Worker = usize;
+    type Waiting = ();
 
     fn worker(&self) -> usize {
         0
@@ -307,10 +308,13 @@ impl Service for Panicking {
 
     fn alive(&self) {}
 
-    fn answer(&self, incoming: Incoming, answered: &mut usize, _: &mut Room) -> Response {
-        *answered += 1;
+    fn answer(&self, work: Work<()>, turn: Turn<usize>) -> Outcome<Panicking> {
+        let Work::New(incoming) = work else {
+            return Err(());
+        };
+        *turn.worker += 1;
         assert!(incoming.target != "/panic", "on purpose");
-        Response::text(200, &answered.to_string())
+        Ok(Response::text(200, &turn.worker.to_string()))
     }
 }
 
@@ -327,8 +331,10 @@ fn a_panic_is_a_500_for_its_request_and_the_worker_goes_on() {
         let stop = stop.clone();
         let hour = Duration::from_secs(3600);
         let memory = config.shares(&Limits::default());
-        let service = Arc::new(Panicking);
-        std::thread::spawn(move || server::run(listeners, None, 1, &memory, hour, service, &stop))
+        let (service, workers) = (Arc::new(Panicking), Workers { all: 1, writing: 1 });
+        std::thread::spawn(move || {
+            server::run(listeners, None, workers, &memory, hour, service, &stop)
+        })
     };
     let mut connection = Connection::open(&address);
     let mut get = |path| connection.request("GET", path, &[], b"");

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use session_file_server::config::{Config, Listen};
 use session_file_server::machine::Limits;
-use session_file_server::protocol::http::{BodyRule, Incoming, Method, Response};
-use session_file_server::server::{self, Listener, Room, Service};
+use session_file_server::protocol::http::{BodyRule, Method, Response};
+use session_file_server::server::{self, Listener, Outcome, Service, Turn, Work, Workers};
 use session_file_server::stop::Stop;
 
 /// The largest body that the test's service accepts, bytes.
@@ -19,6 +19,7 @@ struct Echo;
 
 impl Service for Echo {
     type Worker = ();
+    type Waiting = std::convert::Infallible;
 
     fn worker(&self) {}
 
@@ -31,9 +32,13 @@ impl Service for Echo {
 
     fn alive(&self) {}
 
-    fn answer(&self, incoming: Incoming, _: &mut (), _: &mut Room) -> Response {
+    fn answer(&self, work: Work<Self::Waiting>, _: Turn<()>) -> Outcome<Echo> {
+        let incoming = match work {
+            Work::New(incoming) => incoming,
+            Work::Waiting(never) => match never {},
+        };
         assert!(incoming.body.len() <= MAX_BODY);
-        Response::text(200, &incoming.target)
+        Ok(Response::text(200, &incoming.target))
     }
 }
 
@@ -49,15 +54,9 @@ fn address() -> &'static str {
         let hour = Duration::from_secs(3600);
         let memory = config.shares(&Limits::default());
         std::thread::spawn(move || {
-            let ended = server::run(
-                listeners,
-                None,
-                2,
-                &memory,
-                hour,
-                Arc::new(Echo),
-                &Stop::default(),
-            );
+            let (service, stop) = (Arc::new(Echo), Stop::default());
+            let workers = Workers { all: 2, writing: 1 };
+            let ended = server::run(listeners, None, workers, &memory, hour, service, &stop);
             panic!("the server ended: {ended:?}");
         });
         address

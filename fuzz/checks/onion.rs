@@ -5,7 +5,7 @@ use session_file_server::protocol::http::{Request, Response};
 use session_file_server::protocol::keys::ServerKeys;
 use session_file_server::protocol::onion::cipher::FreshNonce;
 use session_file_server::protocol::onion::{
-    self, MAX_META, bencode, v3_sub_request, v4_sub_request,
+    MAX_META, Opened, Version, bencode, v3_sub_request, v4_sub_request,
 };
 
 /// Panics if the target does what it must not do with `input`.
@@ -17,10 +17,18 @@ pub fn check(input: &[u8]) {
         &mut seed,
     );
     let keys = ServerKeys::from_secrets(&seed, Some(&[1; 32]));
-    let router = |_: &Request| Response::error(404);
-    let v3 = onion::v3(&keys, input.to_vec().into(), FreshNonce([0; 24]), router);
-    let v4 = onion::v4(&keys, input.to_vec().into(), FreshNonce([0; 24]), router);
-    assert!(matches!(v3.status, 200 | 400) && v3.status == v4.status);
+    let status = |version| match Opened::open(version, &keys, input.to_vec().into()) {
+        Ok(opened) => {
+            let router = |_: &Request| Some(Response::error(404));
+            let answered = opened.answer(FreshNonce([0; 24]), router);
+            answered
+                .unwrap_or_else(|_| panic!("it was answered"))
+                .status
+        }
+        Err(refusal) => refusal.status,
+    };
+    let (v3, v4) = (status(Version::V3), status(Version::V4));
+    assert!(matches!(v3, 200 | 400) && v3 == v4);
 
     if let Some((first, second)) = bencode::parse(input) {
         assert!(first.len() + second.map_or(0, <[u8]>::len) < input.len());

@@ -23,6 +23,8 @@ pub struct Context<'a> {
     pub room: &'a mut Room,
     /// What becomes of the answer before it is sent.
     pub wrapping: Wrapping,
+    /// Whether the handler may write to the database now.
+    pub may_write: &'a mut dyn FnMut() -> bool,
     /// The probe that tells whether the database answers.
     pub probe: &'a db::Probe,
     /// The server's keys.

@@ -2,13 +2,12 @@
 
 use super::context::{Context, Handler, Wrapping};
 use super::{files, health, token_info, versions};
-use crate::buffer::Buffer;
 use crate::config::Config;
 use crate::protocol::file_id::FileId;
 use crate::protocol::http::{
     Body, BodyRule, Incoming, Method, Request, Response, base64_json_limit, path_of,
 };
-use crate::protocol::onion::{self, cipher::FreshNonce};
+use crate::protocol::onion::{self, Opened, Version, cipher::FreshNonce};
 use crate::request_counts::Way;
 
 /// An endpoint.
@@ -19,6 +18,8 @@ struct Route {
     /// The limit of a request's body.
     body: BodyLimit,
     handler: Handler,
+    /// Whether it writes to the database, so that it must wait for its turn to.
+    writes: bool,
 }
 
 /// The kinds of bodies that endpoints take, each with its own limit.
@@ -38,37 +39,40 @@ const fn route(method: Method, path: &'static str, body: BodyLimit, handler: Han
         path,
         body,
         handler,
+        writes: false,
     }
 }
+
+impl Route {
+    const fn writing(mut self) -> Route {
+        self.writes = true;
+        self
+    }
+}
+
+const HEALTH: &str = "/health";
 
 /// All endpoints. A HEAD request is answered by the route for GET.
 #[rustfmt::skip]
 const ROUTES: &[Route] = &[
-    route(Method::Post, "/file",             BodyLimit::File,       files::upload),
+    route(Method::Post, "/file",             BodyLimit::File,       files::upload).writing(),
     route(Method::Get,  "/file/{id}",        BodyLimit::Unused,     files::download),
     route(Method::Get,  "/file/{id}/info",   BodyLimit::Unused,     files::info),
-    route(Method::Post, "/file/{id}/extend", BodyLimit::Unused,     files::extend),
-    route(Method::Post, "/files",            BodyLimit::Base64File, files::deprecated_upload),
+    route(Method::Post, "/file/{id}/extend", BodyLimit::Unused,     files::extend).writing(),
+    route(Method::Post, "/files",            BodyLimit::Base64File, files::deprecated_upload).writing(),
     route(Method::Get,  "/files/{id}",       BodyLimit::Unused,     files::deprecated_download),
     route(Method::Get,  "/session_version",  BodyLimit::Unused,     versions::session_version),
     route(Method::Get,  "/token_info",       BodyLimit::Unused,     token_info::show),
-    route(Method::Get,  "/health",           BodyLimit::Unused,     health::check),
+    route(Method::Get,  HEALTH,              BodyLimit::Unused,     health::check),
 ];
 
 /// The endpoints for onion requests. They are not in [`ROUTES`], so that sub-requests can't reach
 /// them: nested onion requests of ten megabytes would recurse fifty thousand times.
-const ONION_PATHS: &[(&str, OnionVersion)] = &[
-    ("/oxen/v4/lsrpc", OnionVersion::V4),
-    ("/oxen/v3/lsrpc", OnionVersion::V3),
-    ("/loki/v3/lsrpc", OnionVersion::V3),
+const ONION_PATHS: &[(&str, Version)] = &[
+    ("/oxen/v4/lsrpc", Version::V4),
+    ("/oxen/v3/lsrpc", Version::V3),
+    ("/loki/v3/lsrpc", Version::V3),
 ];
-
-/// The version of the onion protocol.
-#[derive(Clone, Copy)]
-enum OnionVersion {
-    V3,
-    V4,
-}
 
 /// The largest body of a request to an endpoint that takes none, bytes. The body is received and
 /// ignored, so that the connection stays usable.
@@ -95,67 +99,107 @@ pub fn endpoint_and_way(method: Method, target: &str) -> (Option<usize>, Way) {
     (number_of(method, path), Way::Direct)
 }
 
-/// Answers a request as it was received: an onion request, or a direct one.
-pub fn answer(incoming: Incoming, context: &mut Context) -> Response {
-    let response = match (onion_version(path_of(&incoming.target)), incoming.method) {
-        (Some(version), Method::Post) => {
-            context.count.way = Way::Onion;
-            // Stands if there is no sub-request in it, which the client is told in an answer of 200.
-            context.count.status = 400;
-            answer_onion(version, incoming.body, context)
-        }
-        (Some(_), _) => method_not_allowed(&["POST"]),
-        (None, _) => dispatch(&incoming.as_request(), context),
-    };
-    if response.status != 200 {
-        context.count.status = response.status;
-    }
-    response
+/// A request that is ready to be answered.
+pub enum Asked {
+    /// A direct one.
+    Direct(Incoming),
+    /// One that came through the onion network, decrypted.
+    Onion(Box<Opened>),
 }
 
-fn onion_version(path: &str) -> Option<OnionVersion> {
+/// Makes a request ready to be answered: decrypts it if it is an onion request.
+///
+/// # Errors
+/// The answer to one that can't be decrypted, or isn't allowed.
+pub fn open(incoming: Incoming, context: &mut Context) -> Result<Asked, Response> {
+    match (onion_version(path_of(&incoming.target)), incoming.method) {
+        (Some(version), Method::Post) => {
+            context.count.way = Way::Onion;
+            // Bytes beside the body: its copy for a further key, and its sub-request, which v3 has
+            // as a text of JSON.
+            let has_copy = version == Version::V3 || context.keys.pairs().len() > 1;
+            if has_copy && !context.room.take(incoming.body.len()) {
+                return Err(Response::unavailable());
+            }
+            let opened = Opened::open(version, context.keys, incoming.body);
+            opened.map(|opened| Asked::Onion(opened.into()))
+        }
+        (Some(_), _) => Err(method_not_allowed(&["POST"])),
+        (None, _) => Ok(Asked::Direct(incoming)),
+    }
+}
+
+/// Makes a request that has waited ready once more: what it took of the memory was given back.
+///
+/// # Errors
+/// The answer to one for which there is no memory now.
+pub fn take_up(asked: Asked, context: &mut Context) -> Result<Asked, Response> {
+    let copied = match &asked {
+        Asked::Onion(opened) if opened.version() == Version::V3 => opened.length(),
+        _ => return Ok(asked),
+    };
+    if context.room.take(copied) {
+        Ok(asked)
+    } else {
+        Err(Response::unavailable())
+    }
+}
+
+/// Answers a request.
+///
+/// # Errors
+/// The request itself, if it writes and it isn't its turn to.
+pub fn answer(asked: Asked, context: &mut Context) -> Result<Response, Asked> {
+    let opened = match asked {
+        Asked::Direct(incoming) => {
+            let response = dispatch(&incoming.as_request(), context);
+            return response.ok_or(Asked::Direct(incoming));
+        }
+        Asked::Onion(opened) => opened,
+    };
+    context.wrapping = match opened.version() {
+        Version::V3 => Wrapping::V3,
+        Version::V4 => Wrapping::V4,
+    };
+    context.count.way = Way::Onion;
+    // Stands if there is no sub-request in it, which the client is told in an answer of 200.
+    context.count.status = 400;
+    let mut nonce = [0; 24];
+    if let Err(error) = getrandom::getrandom(&mut nonce) {
+        log::error!("no random numbers: {error}");
+        return Ok(Response::error(500));
+    }
+    let router = |sub_request: &Request| dispatch(sub_request, context);
+    let answered = opened.answer(FreshNonce(nonce), router);
+    answered.map_err(|opened| Asked::Onion(opened.into()))
+}
+
+fn onion_version(path: &str) -> Option<Version> {
     let found = ONION_PATHS
         .iter()
         .find(|(onion_path, _)| *onion_path == path);
     found.map(|(_, version)| *version)
 }
 
-fn answer_onion(version: OnionVersion, body: Buffer, context: &mut Context) -> Response {
-    let mut nonce = [0; 24];
-    if let Err(error) = getrandom::getrandom(&mut nonce) {
-        log::error!("no random numbers: {error}");
-        return Response::error(500);
-    }
-    // Bytes beside the body: its copy for a further key, and its sub-request, which v3 has as a
-    // text of JSON.
-    let (keys, is_v3) = (context.keys, matches!(version, OnionVersion::V3));
-    let has_copy = is_v3 || keys.pairs().len() > 1;
-    if has_copy && !context.room.take(body.len()) {
-        return Response::unavailable();
-    }
-    context.wrapping = if is_v3 { Wrapping::V3 } else { Wrapping::V4 };
-    let nonce = FreshNonce(nonce);
-    let router = |sub_request: &Request| dispatch(sub_request, context);
-    match version {
-        OnionVersion::V3 => onion::v3(keys, body, nonce, router),
-        OnionVersion::V4 => onion::v4(keys, body, nonce, router),
-    }
-}
-
 /// Answers a direct request or a sub-request with the handler from [`ROUTES`]. The response is
-/// 404 for an unknown path, 405 for a known path with another method.
-pub fn dispatch(request: &Request, context: &mut Context) -> Response {
+/// 404 for an unknown path, 405 for a known path with another method. `None` if the request writes
+/// and it isn't its turn to.
+pub fn dispatch(request: &Request, context: &mut Context) -> Option<Response> {
     if request.method != Method::Head {
         return find_and_run(request.method, request, context);
     }
-    let mut response = find_and_run(Method::Get, request, context);
+    let mut response = find_and_run(Method::Get, request, context)?;
     response.body = Body::Omitted(response.body.content_length());
-    response
+    Some(response)
 }
 
-fn find_and_run(method: Method, request: &Request, context: &mut Context) -> Response {
+fn find_and_run(method: Method, request: &Request, context: &mut Context) -> Option<Response> {
     let path = request.path();
-    let response = match number_of(method, path) {
+    let number = number_of(method, path);
+    if number.is_some_and(|number| ROUTES[number].writes) && !(context.may_write)() {
+        return None;
+    }
+    let response = match number {
         Some(number) => {
             context.count.endpoint = number;
             (ROUTES[number].handler)(request, context)
@@ -163,7 +207,7 @@ fn find_and_run(method: Method, request: &Request, context: &mut Context) -> Res
         None => no_route(path),
     };
     context.count.status = response.status;
-    response
+    Some(response)
 }
 
 /// The response to a received request that no endpoint takes, which doesn't depend on its body:
@@ -220,6 +264,12 @@ fn number_of(method: Method, path: &str) -> Option<usize> {
 
 fn routes_of(path: &str) -> impl Iterator<Item = &'static Route> {
     ROUTES.iter().filter(move |route| matches(route.path, path))
+}
+
+/// Whether a received request asks how the server is, which must be answered while all workers wait
+/// for the database.
+pub fn is_about_health(method: Method, target: &str) -> bool {
+    matches!(method, Method::Get | Method::Head) && path_of(target) == HEALTH
 }
 
 /// Whether `path` has the form of `pattern`, in which `{id}` stands for a valid file id.

@@ -9,22 +9,24 @@ use std::time::{Duration, Instant, SystemTime};
 use super::explain::explain;
 use super::metrics::Sources;
 use crate::api::context::{Context, Wrapping};
-use crate::api::routes;
+use crate::api::routes::{self, Asked};
 use crate::cache::files::{self, FileCache};
 use crate::cache::releases::ReleaseCache;
 use crate::config::Config;
 use crate::db::{self, Database};
 use crate::exposition::Exposition;
 use crate::handover;
-use crate::protocol::http::{BodyRule, Incoming, Method, Response};
+use crate::protocol::http::{BodyRule, Method, Response};
 use crate::protocol::keys::ServerKeys;
-use crate::server::{Room, Service};
+use crate::server::{Outcome, Service, Turn, Work};
 use crate::statistics::Statistics;
 use crate::stop::Stop;
 use crate::{buffer, systemd, upkeep};
 
 /// The pause between two attempts to prepare a database that was away at the start.
 const SCHEMA_RETRY: Duration = Duration::from_secs(1);
+/// The same for a database that is empty and read-only.
+const READ_ONLY_RETRY: Duration = Duration::from_secs(5);
 /// How long the start waits for a database that accepts connections but doesn't answer.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the start checks, while it waits for the database, whether the server shall stop.
@@ -65,6 +67,7 @@ impl App {
             keys.url_ending()
         );
         let database = Database::new(config.database.clone());
+        database.start_deadlines().map_err(cannot_start)?;
         let app = App {
             config: config.clone(),
             keys,
@@ -137,9 +140,10 @@ impl App {
 
 impl Service for App {
     type Worker = db::Connection;
+    type Waiting = Waiting;
 
     fn worker(&self) -> db::Connection {
-        self.database.connection()
+        self.database.request_connection()
     }
 
     fn body_rule(&self, method: Method, target: &str) -> BodyRule {
@@ -173,13 +177,23 @@ impl Service for App {
         buffer::release_unused();
     }
 
-    fn answer(&self, incoming: Incoming, db: &mut db::Connection, room: &mut Room) -> Response {
-        let mut count = self.statistics.requests.begin(incoming.received);
-        count.bytes_up = incoming.body.len();
+    fn is_urgent(&self, method: Method, target: &str) -> bool {
+        routes::is_about_health(method, target)
+    }
+
+    fn answer(&self, work: Work<Waiting>, turn: Turn<db::Connection>) -> Outcome<App> {
+        let bytes_up = match &work {
+            Work::New(incoming) => incoming.body.len(),
+            Work::Waiting(waiting) => waiting.bytes_up,
+        };
+        let mut count = self.statistics.requests.begin(turn.came);
+        count.bytes_up = bytes_up;
+        turn.worker.asked(turn.came);
         let mut context = Context {
             config: &self.config,
-            db,
-            room,
+            db: turn.worker,
+            may_write: turn.may_write,
+            room: turn.room,
             wrapping: Wrapping::None,
             probe: &self.probe,
             keys: &self.keys,
@@ -188,10 +202,30 @@ impl Service for App {
             statistics: &self.statistics,
             count,
         };
-        let response = routes::answer(incoming, &mut context);
-        context.count.bytes_down = response.body.as_slice().len();
-        response
+        let asked = match work {
+            Work::New(incoming) => routes::open(incoming, &mut context),
+            Work::Waiting(waiting) => routes::take_up(waiting.asked, &mut context),
+        };
+        let answered = asked.map_or_else(Ok, |asked| routes::answer(asked, &mut context));
+        let mut count = context.count;
+        match answered {
+            Ok(response) => {
+                count.answered(response.status, response.body.as_slice().len());
+                Ok(response)
+            }
+            Err(asked) => {
+                count.forget();
+                Err(Waiting { asked, bytes_up })
+            }
+        }
     }
+}
+
+/// A request that waits for its turn to write.
+pub struct Waiting {
+    asked: Asked,
+    /// The bytes that were received.
+    bytes_up: usize,
 }
 
 /// Runs the timer's work until the server stops. After a panic the work is restarted.
@@ -222,7 +256,9 @@ fn prepare_database(
     statistics: &Statistics,
 ) -> Result<bool, String> {
     let mut db = database.connection();
-    let prepared = db.prepare_schema().and_then(|state| {
+    // Said before anything else is: a stand-by is served, too.
+    let looked = db.look_whether_read_only();
+    let prepared = looked.and_then(|_| db.prepare_schema()).and_then(|state| {
         // The limit must hold before the files are counted for the first time.
         if config.files.max_total_size.is_some() {
             statistics.stored_bytes.estimated(db.files_disk_size()?);
@@ -260,14 +296,21 @@ fn prepare_when_back(
     stop: &Stop,
     unusable: &AtomicBool,
 ) -> bool {
-    while !stop.wait(SCHEMA_RETRY) {
+    loop {
+        let pause = if database.takes_writes() {
+            SCHEMA_RETRY
+        } else {
+            READ_ONLY_RETRY
+        };
+        if stop.wait(pause) {
+            return false;
+        }
         match prepare_database(database, config, statistics) {
             Ok(true) => return true,
             Ok(false) => {}
             Err(error) => give_up_database(&error, stop, unusable),
         }
     }
-    false
 }
 
 /// Stops the server, because its database is unusable.

@@ -14,17 +14,27 @@ use crate::output::print;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The answer is a status line, a few header fields and a word.
 const ANSWER_LIMIT: u64 = 4096;
+/// What a server's answer has while its database takes no writes.
+const NO_WRITES: &[u8] = b"\"write\":false";
 
 /// Asks the server for `/health` on each of its addresses, and prints a word if it is well.
 ///
 /// # Errors
 /// A sentence for the operator: nobody listens there, or the server can't use its database.
 pub fn run(config: &Config) -> Result<(), String> {
-    config.listen.iter().try_for_each(check)?;
-    print("the server is well\n")
+    let mut takes_uploads = true;
+    for listen in &config.listen {
+        takes_uploads &= check(listen)?;
+    }
+    print(if takes_uploads {
+        "the server is well\n"
+    } else {
+        "the server is well, and its database takes no uploads now\n"
+    })
 }
 
-fn check(listen: &Listen) -> Result<(), String> {
+/// Whether a server that is well takes uploads.
+fn check(listen: &Listen) -> Result<bool, String> {
     let answer = ask(listen, "/health", ANSWER_LIMIT).map_err(|error| {
         format!(
             "no server answers on {listen}: {error}; if it listens elsewhere than the \
@@ -32,7 +42,9 @@ fn check(listen: &Listen) -> Result<(), String> {
         )
     })?;
     match status(&answer) {
-        Some("200") => Ok(()),
+        Some("200") => Ok(!answer
+            .windows(NO_WRITES.len())
+            .any(|text| text == NO_WRITES)),
         Some("503") => Err(format!(
             "the server on {listen} answers 503: it can't use its database, or has too much to do"
         )),

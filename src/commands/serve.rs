@@ -13,7 +13,7 @@ use super::check_system;
 use crate::config::{Config, ConfigSource, Shares};
 use crate::handover::{Handover, ListeningSocket};
 use crate::machine::Limits;
-use crate::server::{self, Ended, Listener};
+use crate::server::{self, Ended, Listener, Workers};
 use crate::signals::Signals;
 use crate::stop::Stop;
 use crate::{allocator, buffer, output, quantity, systemd};
@@ -91,7 +91,7 @@ fn serve(
     );
     systemd::ready();
     let pause = systemd::watchdog().map_or(SELF_CHECK, |patience| SELF_CHECK.min(patience / 3));
-    let service = Arc::new(app);
+    let (service, workers) = (Arc::new(app), Workers::of(workers, config.writers));
     let outcome = server::run(listeners, metrics, workers, &shares, pause, service, &stop);
     let ended = outcome.map_err(|error| format!("no more requests can be accepted: {error}"))?;
     match ended {

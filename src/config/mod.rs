@@ -52,6 +52,8 @@ pub struct Config {
     /// `memory`: the most memory for bodies, answers and the file cache, bytes. `None` if the
     /// machine decides ([`Config::shares`]).
     pub memory: Option<usize>,
+    /// `writers`: how many of them may write to the database at once.
+    pub writers: usize,
     /// `log_level`: the level of the program's own log lines.
     pub log_level: log::LevelFilter,
     /// `database.url`: how to reach the database.
@@ -89,14 +91,19 @@ impl Config {
         );
         let files = Files::take(&mut keys);
         let least = memory::least(files.max_size, files.cache_size);
+        let workers = keys.take("workers", DEFAULT_WORKERS, |value| {
+            integer(value, WORKERS, "threads", "8")
+        });
         let config = Config {
             memory: keys.take("memory", None, |value| memory::setting(value, least)),
             files,
             metrics: Metrics::take(&mut keys, folder, &listen),
             listen,
             socket_mode: keys.take("socket_mode", DEFAULT_SOCKET_MODE, socket_mode),
-            workers: keys.take("workers", DEFAULT_WORKERS, |value| {
-                integer(value, WORKERS, "threads", "8")
+            workers,
+            writers: keys.take("writers", default_writers(workers), |value| {
+                let writers = 1..=(workers as i64 - 1).max(1);
+                integer(value, writers, "threads", "1")
             }),
             log_level: keys.take("log_level", log::LevelFilter::Info, log_level),
             database: keys.take("database.url", db::Settings::default(), database_url),
@@ -105,6 +112,12 @@ impl Config {
         };
         keys.finish().map(|()| config)
     }
+}
+
+/// The default of `writers`: three quarters of the workers. The rest is enough to hand out files
+/// while all of these wait for the database.
+fn default_writers(workers: usize) -> usize {
+    (workers - (workers / 4).max(1)).max(1)
 }
 
 /// An address on which the server listens.
@@ -143,7 +156,7 @@ mod tests {
         let config = Config::default();
         assert_eq!(config.listen, [Listen::Tcp("127.0.0.1:8000".into())]);
         assert_eq!(config.socket_mode, 0o660);
-        assert_eq!(config.workers, 8);
+        assert_eq!((config.workers, config.writers), (8, 6));
         assert_eq!(config.memory, None);
         assert_eq!(config.files.max_size, 10_223_616);
         assert_eq!(config.files.expiry, Duration::from_secs(21 * 86_400));
@@ -174,6 +187,7 @@ mod tests {
             "listen",
             "socket_mode",
             "workers",
+            "writers",
             "log_level",
             "database.url",
             "files.max_size",
@@ -285,6 +299,23 @@ mod tests {
             let found = mistakes(&format!("listen = {wrong}"));
             assert!(found.len() == 1 && found[0].contains(expected), "{found:?}");
         }
+    }
+
+    #[test]
+    fn not_all_workers_may_write_unless_there_is_one() {
+        let writers = |text: &str| {
+            let config = Config::parse(text, Path::new("c"));
+            config
+                .map(|config| config.writers)
+                .map_err(|found| found.len())
+        };
+        for (workers, expected) in [(1, 1), (2, 1), (3, 2), (8, 6), (256, 192)] {
+            assert_eq!(writers(&format!("workers = {workers}")), Ok(expected));
+        }
+        assert_eq!(writers("workers = 4\nwriters = 3"), Ok(3));
+        assert_eq!(writers("workers = 4\nwriters = 4"), Err(1));
+        assert_eq!(writers("workers = 1\nwriters = 1"), Ok(1));
+        assert_eq!(writers("writers = 0"), Err(1));
     }
 
     #[test]

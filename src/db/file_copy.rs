@@ -37,16 +37,17 @@ pub(super) fn copy_file(
     replace: bool,
 ) -> Result<(), postgres::Error> {
     let before = replace.then_some((DELETE_WITHOUT_BYTES, row.id.as_str()));
-    open.copy_in(before, COPY_FILE, |writer| {
+    open.copy_in(before, COPY_FILE, |writer, watched| {
         // An error here also ends the copy with an error: PostgreSQL accepts no incomplete row.
-        let _ = write_row(writer, row);
+        let _ = write_row(writer, row, || watched.progress());
     })
 }
 
 /// Writes a row in the binary format of COPY (PostgreSQL's documentation of it, "File Formats"): a
 /// signature, flags and an empty extension; the number of fields, and each field with its length;
 /// -1 as the end.
-fn write_row(mut writer: impl Write, row: &NewRow) -> io::Result<()> {
+/// `progress` is called after each piece.
+fn write_row(mut writer: impl Write, row: &NewRow, progress: impl Fn()) -> io::Result<()> {
     writer.write_all(b"PGCOPY\n\xff\r\n\0")?;
     writer.write_all(&[0; 8])?;
     writer.write_all(&4i16.to_be_bytes())?;
@@ -58,6 +59,7 @@ fn write_row(mut writer: impl Write, row: &NewRow) -> io::Result<()> {
     writer.write_all(&(row.data.len() as i32).to_be_bytes())?;
     for piece in row.data.chunks(COPY_CHUNK) {
         writer.write_all(piece)?;
+        progress();
     }
     writer.write_all(&(-1i16).to_be_bytes())
 }

@@ -194,7 +194,7 @@ impl Connection {
         data: &[u8],
         ttl: Duration,
     ) -> Result<Option<FileInfo>, Error> {
-        self.repeatable(|open| {
+        self.writing(|open| {
             if data.len() > INLINE_UPLOAD_MAX {
                 return refresh_or_send(open, id, data, ttl);
             }
@@ -213,7 +213,7 @@ impl Connection {
     /// # Errors
     /// Those of the database.
     pub fn refresh(&mut self, id: &FileId, ttl: Duration) -> Result<Refreshed, Error> {
-        self.repeatable(|open| {
+        self.writing(|open| {
             let row = open.query_one(REFRESH_FILE, &[&id.as_str(), &ttl.as_secs_f64()])?;
             read_refreshed(&row)
         })
@@ -231,7 +231,7 @@ impl Connection {
     ) -> Result<Option<FileInfo>, Error> {
         // Repeating is safe: if the first try has stored the file although its answer was lost,
         // the id is taken, and the caller chooses another one.
-        self.repeatable(|open| {
+        self.writing(|open| {
             if data.len() <= INLINE_UPLOAD_MAX {
                 let row = open.query_opt(INSERT_NEW, &[&id.as_str(), &data, &ttl.as_secs_f64()])?;
                 return info(row);
@@ -254,9 +254,7 @@ impl Connection {
     /// # Errors
     /// Those of the database.
     pub fn extend(&mut self, id: &FileId, ttl: Duration) -> Result<Option<FileInfo>, Error> {
-        self.repeatable(|open| {
-            info(open.query_opt(EXTEND_FILE, &[&id.as_str(), &ttl.as_secs_f64()])?)
-        })
+        self.writing(|open| info(open.query_opt(EXTEND_FILE, &[&id.as_str(), &ttl.as_secs_f64()])?))
     }
 }
 
@@ -294,8 +292,10 @@ fn read_rest(
     id: &FileId,
     bytes: &mut Vec<u8>,
 ) -> Result<(), postgres::Error> {
+    let watched = open.watched.clone();
     let mut rows = open.query_raw(SELECT_REST, &[id.as_str()])?;
     while let Some(row) = rows.next()? {
+        watched.progress();
         // The rows come in the order of the series. If that ever changed, the file would count as
         // absent rather than be served with its parts mixed up.
         if row.try_get::<_, i32>(0)? as usize == bytes.len() + 1 {

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 /// The pause between two attempts to reach a database that is away. Meanwhile all other attempts
 /// fail at once.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// How long an attempt may take during which all others fail. A database that takes connections
+/// but doesn't greet them holds up one thread, not all.
+const LONGEST_ATTEMPT: Duration = Duration::from_secs(30);
 
 /// Whether the database is away, and when it may be tried again.
 #[derive(Debug)]
@@ -29,16 +32,17 @@ impl Outage {
         }
     }
 
-    /// Whether the caller may try to connect. During an outage one caller in each [`RETRY_PAUSE`]
-    /// may.
+    /// Whether the caller may try to connect. During an outage one caller at a time may, with a
+    /// [`RETRY_PAUSE`] after each.
     pub(super) fn may_connect(&self) -> bool {
         let now = self.now();
         let next = self.next_attempt.load(Ordering::Relaxed);
+        let until = now + LONGEST_ATTEMPT.as_millis() as u64;
         next == 0
             || next <= now
                 && self
                     .next_attempt
-                    .compare_exchange(next, pause_after(now), Ordering::Relaxed, Ordering::Relaxed)
+                    .compare_exchange(next, until, Ordering::Relaxed, Ordering::Relaxed)
                     .is_ok()
     }
 

@@ -1,10 +1,12 @@
 //! The schema: creating, upgrading and checking the tables that the server needs.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use postgres::error::SqlState;
 
 use super::connection::{Connection, OpenConnection};
+use super::deadline::Patience;
 use super::error::Error;
 use super::layout::{all_names, names};
 use super::locks;
@@ -45,6 +47,8 @@ impl Connection {
     /// Creates the tables in an empty database. Checks those of any other, without changing it.
     ///
     /// # Errors
+    /// [`Error::Unavailable`] if it is empty and read-only, as a stand-by is: requests are answered
+    /// 503 from then on, until this has succeeded.
     /// [`Error::Layout`] if it holds tables that the server can't run on as they are.
     pub fn prepare_schema(&mut self) -> Result<SchemaState, Error> {
         let prepared = self.prepare();
@@ -53,9 +57,22 @@ impl Connection {
 
     fn prepare(&mut self) -> Result<SchemaState, Error> {
         let tables = self.tables()?;
+        if tables.is_empty() && self.look_whether_read_only()? {
+            if !self.database.has_no_tables.swap(true, Ordering::Relaxed) {
+                log::warn!(
+                    "the database is empty; its tables are made when it takes writes, and all \
+                     requests are answered 503 until then"
+                );
+            }
+            return Err(Error::Unavailable("it is empty and read-only".into()));
+        }
+        self.database.has_no_tables.store(false, Ordering::Relaxed);
         if tables.is_empty() {
-            self.apply()?;
-            return Ok(SchemaState::Created);
+            // What the statements there may take long for is said there.
+            let patience = std::mem::replace(&mut self.patience, Patience::Unlimited);
+            let applied = self.apply();
+            self.patience = patience;
+            return applied.map(|_| SchemaState::Created);
         }
         tables.refuse_others()?;
         self.refuse_unfit()?;

@@ -3,14 +3,18 @@
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use postgres::Client;
-use postgres::config::{ChannelBinding, Host, SslMode};
+use postgres::config::{ChannelBinding, Host, SslMode, TargetSessionAttrs};
 use postgres::error::DbError;
 use zeroize::Zeroizing;
 
+use super::deadline::Watched;
 use super::error::Error;
+use super::hosts;
+use super::lineage::{Lineage, Position};
 use super::passwords::{self, Login};
 use super::tls::{self, Connector, TlsSettings};
 use super::url;
@@ -49,8 +53,23 @@ pub struct Settings {
     tls: TlsSettings,
     /// `passfile`: the password file for a login without a password.
     password_file: Option<PathBuf>,
+    /// Whether several hosts may be tried one by one. A setting of theirs that not every version of
+    /// the driver tells would be lost.
+    may_split: bool,
 }
 
+/// How a connection begins.
+pub(super) struct Begin {
+    /// Further session settings, given as statements.
+    pub(super) session: &'static str,
+    /// Who is told when the database is there.
+    pub(super) watched: Arc<Watched>,
+    /// What gets the notices and warnings that the database sends.
+    pub(super) notice: Arc<dyn Fn(DbError) + Send + Sync>,
+}
+
+/// The parameters that the driver supports, and of which it matters whether they are given.
+const GIVEN: [&str; 2] = ["target_session_attrs", "sslnegotiation"];
 /// The parameter of libpq that names a password file.
 const PASSWORD_FILE: &str = "passfile";
 /// PostgreSQL's port, which is used if the URL names none.
@@ -65,6 +84,8 @@ impl Settings {
         if url.trim().is_empty() {
             return Err("it is empty".into());
         }
+        let given = url::take(url, &GIVEN).taken;
+        let is_given = |name: &str| given.iter().any(|(given, _)| *given == name);
         let names: Vec<&str> = tls::PARAMETERS.into_iter().chain([PASSWORD_FILE]).collect();
         let url = url::take(url, &names);
         let tls = TlsSettings::parse(&url.taken)?;
@@ -96,10 +117,15 @@ impl Settings {
         }
         set_tls(&mut config, &tls)?;
         set_defaults(&mut config);
+        if config.get_hosts().len() > 1 && !is_given(GIVEN[0]) {
+            // Several hosts are a primary and its stand-bys.
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
         Ok(Settings {
             driver: config,
             tls,
             password_file,
+            may_split: !is_given(GIVEN[1]),
         })
     }
 
@@ -108,31 +134,74 @@ impl Settings {
     /// # Errors
     /// Those of an attempt to connect.
     pub(super) fn connect(&self) -> Result<Client, Error> {
-        self.connect_with("", |_| ())
+        let begin = Begin {
+            session: "",
+            watched: Arc::default(),
+            notice: Arc::new(|_| ()),
+        };
+        self.connect_to(self.with_password()?, &begin)
     }
 
-    /// Opens a connection with further session settings, given as statements. `notice` gets the
-    /// notices and warnings that the database sends.
-    pub(super) fn connect_with(
-        &self,
-        session: &str,
-        notice: impl Fn(DbError) + Send + Sync + 'static,
-    ) -> Result<Client, Error> {
+    /// Opens a connection to the first host that takes it and isn't refused by `lineage`.
+    pub(super) fn connect_with(&self, begin: &Begin, lineage: &Lineage) -> Result<Client, Error> {
+        let driver = self.with_password()?;
+        let hosts = self.may_split.then(|| hosts::single(&driver)).flatten();
+        let Some(hosts) = hosts else {
+            return self.connect_to(driver, begin);
+        };
+        if lineage.is_unknown() {
+            self.look_at_all(&hosts, begin, lineage);
+        }
+        let mut last = Error::Unavailable("there is no host".into());
+        for (name, host) in hosts {
+            let admitted = self.connect_to(host, begin).and_then(|mut client| {
+                let position = Position::of(&mut client);
+                let admitted = position.map_or(Ok(()), |at| lineage.admit(&name, at));
+                admitted.map(|()| client).map_err(Error::Unavailable)
+            });
+            match admitted {
+                Ok(client) => return Ok(client),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Asks all hosts for their positions, stand-bys too, before the first one is used: an old
+    /// primary may be among them.
+    fn look_at_all(&self, hosts: &[(String, postgres::Config)], begin: &Begin, lineage: &Lineage) {
+        for (_, host) in hosts {
+            let mut any = host.clone();
+            any.target_session_attrs(TargetSessionAttrs::Any);
+            let client = self.connect_to(any, begin).ok();
+            if let Some(position) = client.and_then(|mut client| Position::of(&mut client)) {
+                lineage.saw(position);
+            }
+        }
+    }
+
+    fn with_password(&self) -> Result<postgres::Config, Error> {
         let mut driver = self.driver.clone();
-        driver.notice_callback(notice);
         if driver.get_password().is_none() {
             if let Some(password) = self.password().map_err(Error::Refused)? {
                 driver.password(password.as_bytes());
             }
         }
-        let mut connected = open(&driver, self.connector()?)?;
+        Ok(driver)
+    }
+
+    fn connect_to(&self, mut driver: postgres::Config, begin: &Begin) -> Result<Client, Error> {
+        let notice = begin.notice.clone();
+        driver.notice_callback(move |received| notice(received));
+        let connector = || Ok(self.connector()?.watched_by(begin.watched.clone()));
+        let mut connected = open(&driver, connector()?)?;
         if driver.get_ssl_mode() == SslMode::Prefer && connected.as_ref().is_err_and(is_of_tls) {
             // As libpq does: `prefer` means TLS only if it works.
             driver.ssl_mode(SslMode::Disable);
-            connected = open(&driver, self.connector()?)?;
+            connected = open(&driver, connector()?)?;
         }
         let begun = connected.and_then(|mut client| {
-            client.batch_execute(&format!("{SESSION_SETTINGS}; {session}"))?;
+            client.batch_execute(&format!("{SESSION_SETTINGS}; {}", begin.session))?;
             Ok(client)
         });
         begun.map_err(|error| Error::of_connecting(&error))

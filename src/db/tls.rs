@@ -26,6 +26,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
+use super::deadline::Watched;
 use super::verifier::Verifier;
 
 /// The parameters of libpq that this module reads.
@@ -158,6 +159,7 @@ impl TlsSettings {
         };
         Ok(Connector {
             config: Arc::new(config),
+            watched: None,
         })
     }
 
@@ -201,6 +203,16 @@ fn unreadable(parameter: &str, file: &Path, reason: &dyn fmt::Display) -> String
 #[derive(Clone)]
 pub struct Connector {
     config: Arc<ClientConfig>,
+    /// Who is told of the connection that is made.
+    watched: Option<Arc<Watched>>,
+}
+
+impl Connector {
+    /// The same, which tells `watched` of the connection.
+    pub(super) fn watched_by(mut self, watched: Arc<Watched>) -> Connector {
+        self.watched = Some(watched);
+        self
+    }
 }
 
 impl MakeTlsConnect<Socket> for Connector {
@@ -209,6 +221,10 @@ impl MakeTlsConnect<Socket> for Connector {
     type Error = rustls::pki_types::InvalidDnsNameError;
 
     fn make_tls_connect(&mut self, host: &str) -> Result<ConnectorTo, Self::Error> {
+        // The driver calls this for each connection, with TLS or without.
+        if let Some(watched) = &self.watched {
+            watched.connected();
+        }
         // The host is empty for a Unix socket, on which TLS is never started.
         let host = if host.is_empty() { "localhost" } else { host };
         Ok(ConnectorTo {

@@ -207,7 +207,7 @@ impl Connection {
         channel: Channel,
     ) -> Result<(), Error> {
         let (signer, channel) = (signer.to_string(), channel.as_str());
-        self.repeatable(|open| {
+        self.writing(|open| {
             open.execute(RECORD_CHECK, &[&signer, &platform, &channel, &MAX_CHECKS])
         })?;
         Ok(())

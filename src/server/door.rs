@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
-use super::Service;
 use super::address::Address;
 use super::arrival::Arrival;
 use super::budget::{Budget, Reservation};
@@ -23,9 +22,10 @@ use super::queue::Queue;
 use super::receive::{self, Failure};
 use super::refusals::Refusal;
 use super::send::{self, Senders};
+use super::{Service, Work, Workers};
 use crate::buffer::Buffer;
 use crate::config::Shares;
-use crate::protocol::http::{Incoming, Method, Response};
+use crate::protocol::http::{Method, Response};
 
 /// Clients whose bodies are received at once.
 const MAX_RECEIVERS: usize = 256;
@@ -34,15 +34,19 @@ const MAX_LINGERERS: usize = 128;
 /// Complete requests that may wait for a worker, per worker. A worker answers thousands
 /// of small requests in a second, so that waiting longer means that the database is stuck.
 const QUEUE_PER_WORKER: usize = 32;
+/// Questions how the server is that may wait: more than there are monitors.
+const MAX_URGENT: usize = 256;
 
 /// What the accept loop, the workers and the elastic threads share.
-pub struct Door<S> {
+pub struct Door<S: Service> {
     /// What answers the requests.
     pub service: Arc<S>,
     /// What is known of the connections.
     pub guard: Arc<Guard>,
     /// Where complete requests wait for a worker.
-    pub jobs: Queue<Job>,
+    pub jobs: Queue<Job<S::Waiting>>,
+    /// Where those wait that must be answered while all workers are busy.
+    pub urgent: Queue<Job<S::Waiting>>,
     /// Where answers go.
     pub senders: Senders,
     /// How many workers there are.
@@ -58,24 +62,24 @@ pub struct Door<S> {
 }
 
 /// A complete request on its way to a worker.
-pub struct Job {
+pub struct Job<W> {
     /// What its answer goes to.
     pub exchange: Exchange,
     /// The request.
-    pub incoming: Incoming,
+    pub work: Work<W>,
     /// The bytes of its body.
     pub reserved: Option<Reservation>,
 }
 
 impl<S: Service> Door<S> {
-    /// For requests to `addresses`, which `workers` threads answer with `service`. Bodies and
-    /// answers take their shares of the memory.
+    /// For requests to `addresses`, which `workers` answer with `service`. Bodies and answers take
+    /// their shares of the memory.
     ///
     /// # Errors
     /// When the system has no thread to spare.
     pub fn new(
         addresses: &[Address],
-        workers: usize,
+        workers: Workers,
         memory: &Shares,
         service: Arc<S>,
         self_check: SelfCheck,
@@ -83,9 +87,10 @@ impl<S: Service> Door<S> {
         Ok(Door {
             service,
             guard: Arc::new(Guard::new(addresses)),
-            jobs: Queue::new(workers * QUEUE_PER_WORKER),
-            senders: Senders::new(workers, memory.answers),
-            workers,
+            jobs: Queue::new(workers.all * QUEUE_PER_WORKER, workers.writing),
+            urgent: Queue::new(MAX_URGENT, 0),
+            senders: Senders::new(workers.all, memory.answers),
+            workers: workers.all,
             busy: AtomicUsize::new(0),
             receivers: Elastic::new("receive", MAX_RECEIVERS),
             received: Budget::new(memory.bodies),
@@ -189,18 +194,20 @@ impl<S: Service> Door<S> {
     /// Hands a complete request to the pool, or answers 503 if too many wait already.
     fn enqueue(&self, exchange: Exchange, body: Buffer, reserved: Option<Reservation>) {
         let incoming = receive::incoming(&exchange.request, body);
+        let is_urgent = self.service.is_urgent(incoming.method, &incoming.target);
         let job = Job {
             exchange,
-            incoming,
+            work: Work::New(incoming),
             reserved,
         };
-        if let Err(job) = self.jobs.push(job) {
+        let queue = if is_urgent { &self.urgent } else { &self.jobs };
+        if let Err(job) = queue.push(job) {
             self.turn_away(job, Refusal::QueueFull);
         }
     }
 
     /// Answers 503 to a request that finds no worker.
-    pub fn turn_away(&self, job: Job, cause: Refusal) {
+    pub fn turn_away(&self, job: Job<S::Waiting>, cause: Refusal) {
         drop(job.reserved);
         self.count_refused(&job.exchange, 503, cause);
         self.senders.turn_away(job.exchange);

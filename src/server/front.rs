@@ -31,8 +31,10 @@ const REPORT_PAUSE: Duration = Duration::from_secs(60);
 /// A request that has waited for a worker for this long is answered 503: all workers wait for a
 /// database that hangs.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(10);
+/// The same for requests that wait for their turn to write, when none of those that have it ends.
+const STUCK_PATIENCE: Duration = Duration::from_secs(4);
 /// How often the queue is searched for such requests.
-const QUEUE_TICK: Duration = Duration::from_secs(1);
+const QUEUE_TICK: Duration = Duration::from_millis(500);
 /// A server that stops for a restart waits this long for the requests in flight, while new
 /// clients wait: those in flight had time before ([`super::guard::stuck`]).
 const RESTART_PATIENCE: Duration = Duration::from_secs(3);
@@ -141,7 +143,7 @@ pub fn serve_late<S: Service>(door: &Arc<Door<S>>, stop: &Stop) -> io::Result<()
             requests.in_turn.into_iter().for_each(|r| door.begin(r));
             // While the server stops, that has a time limit of its own.
             if !stop.is_requested() {
-                let overdue = door.jobs.take_overdue(QUEUE_PATIENCE);
+                let overdue = door.jobs.take_overdue(QUEUE_PATIENCE, STUCK_PATIENCE);
                 for job in overdue {
                     door.turn_away(job, Refusal::QueueTimeout);
                 }

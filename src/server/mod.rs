@@ -38,7 +38,7 @@ mod workers;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::Shares;
 use crate::exposition::Exposition;
@@ -60,6 +60,9 @@ pub trait Service: Send + Sync + 'static {
     /// What each worker keeps between requests, as its database connection.
     type Worker: 'static;
 
+    /// A request that waits for its turn to write.
+    type Waiting: Send + 'static;
+
     /// Makes what a worker keeps: once for each, and anew after a panic.
     fn worker(&self) -> Self::Worker;
 
@@ -80,9 +83,58 @@ pub trait Service: Send + Sync + 'static {
     /// Called when it was seen that requests come in, every `pause` of [`run`].
     fn alive(&self);
 
-    /// Answers a request. The memory for a large answer is taken from `room` before the answer is
-    /// made. A panic is a 500 for this request and nothing more.
-    fn answer(&self, incoming: Incoming, worker: &mut Self::Worker, room: &mut Room) -> Response;
+    /// Whether a request must be answered while all workers are busy. It must take little more than
+    /// a second.
+    fn is_urgent(&self, _method: Method, _target: &str) -> bool {
+        false
+    }
+
+    /// Answers a request. The memory for a large answer is taken from `turn.room` before the answer
+    /// is made. A panic is a 500 for this request and nothing more.
+    ///
+    /// # Errors
+    /// The request, if it is one that writes and `turn.may_write` says that it isn't its turn to.
+    fn answer(&self, work: Work<Self::Waiting>, turn: Turn<Self::Worker>) -> Outcome<Self>;
+}
+
+/// A request, as a worker gets it.
+pub enum Work<W> {
+    /// As it came in.
+    New(Incoming),
+    /// One that has waited for its turn to write, which it has now.
+    Waiting(W),
+}
+
+/// An answer, or the request if it must wait for its turn to write.
+pub type Outcome<S> = Result<Response, <S as Service>::Waiting>;
+
+/// How a request is answered.
+pub struct Turn<'a, S> {
+    /// When it came.
+    pub came: Instant,
+    /// What the worker keeps.
+    pub worker: &'a mut S,
+    /// The memory for the answer.
+    pub room: &'a mut Room,
+    /// Whether it may write. From then on it counts among those that do.
+    pub may_write: &'a mut dyn FnMut() -> bool,
+}
+
+/// The threads that answer requests.
+#[derive(Clone, Copy, Debug)]
+pub struct Workers {
+    /// All of them.
+    pub all: usize,
+    /// How many may write at once, so that the others answer while the database takes no writes.
+    pub writing: usize,
+}
+
+impl Workers {
+    /// So many, of which `writing` may write, but not all if there are several.
+    pub fn of(all: usize, writing: usize) -> Workers {
+        let writing = writing.min(all.saturating_sub(1)).max(1);
+        Workers { all, writing }
+    }
 }
 
 /// How serving has ended.
@@ -104,7 +156,7 @@ pub enum Ended {
 pub fn run<S: Service>(
     listeners: Vec<Listener>,
     metrics: Option<Listener>,
-    workers: usize,
+    workers: Workers,
     memory: &Shares,
     pause: Duration,
     service: Arc<S>,
@@ -120,7 +172,7 @@ pub fn run<S: Service>(
         self_check.clone(),
     )?;
     let door = Arc::new(door);
-    let pool = workers::start(workers, &door)?;
+    let pool = workers::start(workers.all, &door)?;
     front::serve_late(&door, stop)?;
     let (guard, counted) = (door.guard.clone(), door.clone());
     watch::start(&door.guard, stop, move || counted.bytes_in_flight())?;

@@ -31,6 +31,9 @@ const SERVER_ROW_INTERVAL: Duration = Duration::from_secs(60);
 const REMOVALS_INTERVAL: Duration = Duration::from_secs(60);
 /// How often it is read when GitHub was last checked, which another server may have done.
 const LAST_CHECKS_INTERVAL: Duration = Duration::from_secs(60);
+/// How often it is tried whether a database takes writes again that took none. Until then nothing is
+/// written here.
+const TRIAL_INTERVAL: Duration = Duration::from_secs(5);
 /// How often old version checks are deleted.
 const CHECKS_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -55,16 +58,18 @@ pub fn run(
     let mut checks = Timer::every(CHECKS_INTERVAL);
     let mut last_checks = Timer::every(LAST_CHECKS_INTERVAL);
     let mut others = OtherServers::new();
+    let mut trial = Timer::every(TRIAL_INTERVAL);
     let mut refresher = Refresher::new(config, cache);
     loop {
         watch.tick(&mut db);
-        if expiry.is_due() {
+        let may_write = db.takes_writes() || trial.is_due() && db.try_to_write().is_ok();
+        if may_write && expiry.is_due() {
             delete_expired(&mut db, statistics, &mut watch, stop);
         }
-        if removals.is_due() {
-            finish_removals(&mut db);
+        if may_write {
+            tidy(&mut db, &mut removals, &mut checks);
         }
-        if config.files.max_total_size.is_some() {
+        if may_write && config.files.max_total_size.is_some() {
             add_up(&mut db, &mut others, &mut count, statistics);
         }
         // The work above may have waited for a lock.
@@ -72,18 +77,26 @@ pub fn run(
         if totals.is_due() {
             log_totals(&mut db, statistics);
         }
-        if note.is_due() {
+        if may_write && note.is_due() {
             note_server(&mut db, &mut row, statistics);
         }
-        if checks.is_due() {
-            delete_old_version_checks(&mut db);
-        }
-        if config.versions.enabled && (refresher.tick(&mut db) || last_checks.is_due()) {
+        let refreshes = may_write && config.versions.enabled;
+        if refreshes && refresher.tick(&mut db) || last_checks.is_due() {
             note_last_checks(&mut db, config, statistics);
         }
         if stop.wait(POLL_INTERVAL.min(config.files.cleanup_interval)) {
             return;
         }
+    }
+}
+
+/// Deletes what removals and version checks have left.
+fn tidy(db: &mut Connection, removals: &mut Timer, checks: &mut Timer) {
+    if removals.is_due() {
+        finish_removals(db);
+    }
+    if checks.is_due() {
+        delete_old_version_checks(db);
     }
 }
 
@@ -167,6 +180,9 @@ fn count_bytes(db: &mut Connection, statistics: &Statistics) {
 
 /// Reads when each project was last checked, for the metrics.
 fn note_last_checks(db: &mut Connection, config: &Config, statistics: &Statistics) {
+    if !config.versions.enabled {
+        return;
+    }
     match db.last_checks(&config.versions.projects.all()) {
         Ok(checks) => *lock(&statistics.last_checks) = checks,
         Err(error) => log::debug!("it wasn't read when GitHub was last checked: {error}"),

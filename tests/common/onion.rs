@@ -17,6 +17,11 @@ pub struct Onion {
 
 impl Onion {
     pub fn start(settings: &str) -> Onion {
+        Onion::on(&Database::new(), settings)
+    }
+
+    /// The same on that database.
+    pub fn on(database: &Database, settings: &str) -> Onion {
         let keys = ServerKeys::from_secrets(&[5; 32], Some(&[6; 32]));
         let files = tempfile::tempdir().expect("a folder");
         let file = |name: &str, byte: u8| {
@@ -29,7 +34,7 @@ impl Onion {
             file("ed", 5),
             file("x", 6)
         );
-        let server = Server::with(&Database::new(), &settings);
+        let server = Server::with(database, &settings);
         let public_keys = keys.pairs().iter().map(|pair| *pair.public()).collect();
         Onion {
             server,

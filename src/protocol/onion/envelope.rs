@@ -45,6 +45,16 @@ impl Envelope {
     /// The cipher wipes a ciphertext that it can't decrypt, so a copy is made for each further key.
     /// There is a further key only if the operator has the key of an older server.
     pub fn open<'a>(&self, request: &'a mut [u8], keys: &ServerKeys) -> Option<(Cipher, &'a [u8])> {
+        let (cipher, plaintext) = self.open_in_place(request, keys)?;
+        Some((cipher, request.get(plaintext)?))
+    }
+
+    /// The same, with where the plaintext lies in the request's bytes.
+    pub(super) fn open_in_place(
+        &self,
+        request: &mut [u8],
+        keys: &ServerKeys,
+    ) -> Option<(Cipher, Range<usize>)> {
         let ciphertext = request.get_mut(self.ciphertext.clone())?;
         let mut pairs = keys.pairs().iter().peekable();
         let cipher = loop {
@@ -58,9 +68,9 @@ impl Envelope {
                 (None, None) => return None,
             }
         };
-        let end = ciphertext.len() - TAG_LENGTH;
-        let plaintext = ciphertext.get(cipher.nonce_length()..end)?;
-        Some((cipher, plaintext))
+        let start = self.ciphertext.start + cipher.nonce_length();
+        let end = self.ciphertext.end - TAG_LENGTH;
+        Some((cipher, start..end))
     }
 }
 

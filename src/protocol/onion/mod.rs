@@ -2,7 +2,7 @@
 //!
 //! A service node forwards an encrypted request. [`envelope`] finds its parts, [`cipher`]
 //! decrypts it, and [`sub_request`] reads the request inside. The caller's router answers that,
-//! and the response is encrypted here. Nothing is copied on the way: the plaintext is used in
+//! at once or when it is asked again, and the response is encrypted here. Nothing is copied on the way: the plaintext is used in
 //! the buffer that was received, and the reply is encrypted in the buffer that is sent.
 
 pub mod bencode;
@@ -10,6 +10,8 @@ pub mod cipher;
 pub mod client;
 pub mod envelope;
 mod sub_request;
+
+use std::ops::Range;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -34,69 +36,100 @@ pub fn body_limit(max_file_size: usize) -> usize {
     MIN_BODY_LIMIT.max(max_file_size + FRAME + envelope::MAX_JSON + MAX_META)
 }
 
-/// Answers `POST /oxen/v4/lsrpc`: decrypts `body`, lets `router` answer the sub-request, and
-/// encrypts the response.
-pub fn v4(
-    keys: &ServerKeys,
+/// The version of the onion protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// `POST /oxen/v3/lsrpc` and `POST /loki/v3/lsrpc`, which old clients use.
+    V3,
+    /// `POST /oxen/v4/lsrpc`
+    V4,
+}
+
+/// A decrypted request, which waits for its answer.
+pub struct Opened {
+    version: Version,
+    cipher: Cipher,
+    /// What was received, decrypted in place.
     body: Buffer,
-    nonce: FreshNonce,
-    router: impl FnOnce(&Request) -> Response,
-) -> Response {
-    decrypt_and_reply(keys, body, OCTET_STREAM, |plaintext, cipher| {
-        let response = match v4_sub_request(plaintext) {
-            Some(sub_request) => router(&sub_request.as_request()),
-            None => Response::text(400, "Invalid v4 onion request"),
+    /// Where the plaintext lies in it.
+    plaintext: Range<usize>,
+}
+
+impl Opened {
+    /// Decrypts the body of an onion request.
+    ///
+    /// # Errors
+    /// What can't be decrypted is answered 400 without an explanation.
+    pub fn open(version: Version, keys: &ServerKeys, mut body: Buffer) -> Result<Opened, Response> {
+        let envelope = Envelope::parse(&body);
+        let opened = envelope.and_then(|envelope| envelope.open_in_place(&mut body, keys));
+        let (cipher, plaintext) = opened.ok_or_else(|| Response::error(400))?;
+        Ok(Opened {
+            version,
+            cipher,
+            body,
+            plaintext,
+        })
+    }
+
+    /// The version of the protocol.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The length of the body that was received, bytes.
+    pub fn length(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Lets `router` answer the sub-request, and encrypts the response.
+    ///
+    /// # Errors
+    /// The request itself, if the router can't answer it now.
+    pub fn answer(
+        self,
+        nonce: FreshNonce,
+        router: impl FnOnce(&Request) -> Option<Response>,
+    ) -> Result<Response, Opened> {
+        let plaintext = self.body.get(self.plaintext.clone()).unwrap_or_default();
+        let response = match self.version {
+            Version::V3 => v3_sub_request(plaintext).map_or_else(
+                || Some(Response::error(400)),
+                |sub| router(&sub.as_request()),
+            ),
+            Version::V4 => v4_sub_request(plaintext).map_or_else(
+                || Some(Response::text(400, "Invalid v4 onion request")),
+                |sub| router(&sub.as_request()),
+            ),
         };
-        let mut reply = v4_reply(&response, cipher.nonce_length());
+        match response {
+            Some(response) => Ok(self.reply(response, nonce)),
+            None => Err(self),
+        }
+    }
+
+    /// 200 with the encrypted response.
+    fn reply(&self, response: Response, nonce: FreshNonce) -> Response {
+        let room = self.cipher.nonce_length();
+        let (mut reply, content_type) = match self.version {
+            Version::V3 => (v3_reply(&response, room), PLAIN_TEXT),
+            Version::V4 => (v4_reply(&response, room), OCTET_STREAM),
+        };
         // Dropped early, so that another thread can reuse its buffer.
         drop(response);
-        cipher.seal(&mut reply, nonce)?;
-        Some(reply)
-    })
-}
-
-/// Answers `POST /oxen/v3/lsrpc` and `POST /loki/v3/lsrpc`, which old clients use.
-pub fn v3(
-    keys: &ServerKeys,
-    body: Buffer,
-    nonce: FreshNonce,
-    router: impl FnOnce(&Request) -> Response,
-) -> Response {
-    decrypt_and_reply(keys, body, PLAIN_TEXT, |plaintext, cipher| {
-        let response = match v3_sub_request(plaintext) {
-            Some(sub_request) => router(&sub_request.as_request()),
-            None => Response::error(400),
+        if self.cipher.seal(&mut reply, nonce).is_none() {
+            return Response::error(500);
+        }
+        let sealed = match self.version {
+            Version::V3 => STANDARD.encode(&*reply).into_bytes().into(),
+            Version::V4 => reply,
         };
-        let mut reply = v3_reply(&response, cipher.nonce_length());
-        // Dropped early, because the encoding takes memory too.
-        drop(response);
-        cipher.seal(&mut reply, nonce)?;
-        Some(STANDARD.encode(&*reply).into_bytes().into())
-    })
-}
-
-/// The common part of both versions: 400 without an explanation for what can't be decrypted, 200
-/// with the encrypted reply for everything else.
-fn decrypt_and_reply(
-    keys: &ServerKeys,
-    mut body: Buffer,
-    content_type: &'static str,
-    reply: impl FnOnce(&[u8], &Cipher) -> Option<Buffer>,
-) -> Response {
-    let Some(envelope) = Envelope::parse(&body) else {
-        return Response::error(400);
-    };
-    let Some((cipher, plaintext)) = envelope.open(&mut body, keys) else {
-        return Response::error(400);
-    };
-    match reply(plaintext, &cipher) {
-        Some(sealed) => Response {
+        Response {
             status: 200,
             content_type,
             headers: Vec::new(),
             body: Body::Bytes(sealed),
-        },
-        None => Response::error(500),
+        }
     }
 }
 

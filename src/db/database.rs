@@ -1,0 +1,133 @@
+//! What all connections to the database share: its settings, and what is known of its state.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use super::deadline::Deadlines;
+use super::error::Error;
+use super::lineage::Lineage;
+use super::open::OpenConnection;
+use super::outage::Outage;
+use super::settings::Settings;
+use super::writes::{Refusal, Writes};
+
+/// The session settings of a server's connections, in addition to those of [`Settings::connect`]:
+/// no statement may run for long, or wait for a lock for long. `enable_seqscan` is off, because a
+/// plan made while the table was empty would read the whole table when it has grown (measured:
+/// until autovacuum has analyzed the table, 1,200 files of 1 KB per second among 20,000, instead of
+/// 14,000). `jit` is off, because PostgreSQL believes that compiling pays where a table must be
+/// read as a whole all the same.
+pub(super) const SERVER_SESSION_SETTINGS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '5s'; \
+     SET enable_seqscan = off; SET jit = off";
+
+/// The database, as all connections of the program share it.
+#[derive(Debug)]
+pub struct Database {
+    pub(super) settings: Settings,
+    /// The statements that each connection runs first.
+    session: &'static str,
+    outage: Outage,
+    pub(super) writes: Writes,
+    deadlines: Arc<Deadlines>,
+    lineage: Lineage,
+    /// Whether the tables are missing, which can't be made in a read-only database.
+    pub(super) has_no_tables: AtomicBool,
+}
+
+impl Database {
+    /// The database of a server. It isn't connected yet.
+    pub fn new(settings: Settings) -> Arc<Database> {
+        Database::with_session(settings, SERVER_SESSION_SETTINGS)
+    }
+
+    /// A database whose connections run the statements `session` first.
+    pub(super) fn with_session(settings: Settings, session: &'static str) -> Arc<Database> {
+        Arc::new(Database {
+            settings,
+            session,
+            outage: Outage::new(),
+            writes: Writes::default(),
+            deadlines: Arc::default(),
+            lineage: Lineage::default(),
+            has_no_tables: AtomicBool::new(false),
+        })
+    }
+
+    /// Starts the threads that end statements without an answer. Without them statements may take
+    /// as long as the database allows.
+    ///
+    /// # Errors
+    /// When the system has no thread to spare.
+    pub fn start_deadlines(&self) -> std::io::Result<()> {
+        self.deadlines.start()
+    }
+
+    /// Whether the database takes writes, as far as the latest ones have shown.
+    pub fn takes_writes(&self) -> bool {
+        self.writes.work(Instant::now())
+    }
+
+    /// Notes that a connection has failed.
+    pub(super) fn lost(&self, error: &Error) {
+        if self.outage.began() {
+            log::warn!(
+                "the database can't be reached; requests are answered 503 until it can: {error}"
+            );
+        }
+    }
+
+    /// Notes that a write has succeeded.
+    pub(super) fn took_write(&self) {
+        if self.writes.succeeded() {
+            log::info!("the database takes writes again");
+        }
+    }
+
+    /// Notes that a write was refused.
+    pub(super) fn refused(&self, refusal: Refusal, error: &Error) {
+        if !self.writes.refused(refusal, Instant::now()) {
+            return;
+        }
+        if refusal == Refusal::ReadOnly {
+            log::warn!(
+                "the database is read-only, as a stand-by is; files are handed out, and uploads \
+                 are answered 503 until it takes writes"
+            );
+        } else {
+            log::warn!(
+                "the database takes no writes; uploads are answered 503 until it does: {error}"
+            );
+        }
+    }
+
+    /// Whether the database could not be reached when it was last tried.
+    pub fn is_away(&self) -> bool {
+        self.outage.is_on()
+    }
+
+    /// The outages of the database so far, with the present one.
+    pub fn outages(&self) -> u64 {
+        self.outage.count()
+    }
+
+    /// Opens a connection, unless the database is away and it is too early to try again.
+    pub(super) fn connect(&self) -> Result<OpenConnection, Error> {
+        if !self.outage.may_connect() {
+            return Err(Error::Unavailable("the database is away".into()));
+        }
+        match OpenConnection::connect(&self.settings, self.session, &self.deadlines, &self.lineage)
+        {
+            Ok(open) => {
+                if self.outage.ended() {
+                    log::info!("the database is back");
+                }
+                Ok(open)
+            }
+            Err(error) => {
+                self.lost(&error);
+                Err(error)
+            }
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Deadlines for the database's answers.
+//!
+//! The database bounds its statements itself (`statement_timeout`), but not the wait for a
+//! synchronous stand-by, and a database that is frozen bounds nothing. The driver waits for ever.
+//! So a thread looks at all connections: work that gets no answer is cancelled, which ends a wait
+//! for a stand-by, and if that doesn't help its connection is shut down.
+
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use rustix::net::{Shutdown, shutdown};
+
+use super::driver_socket;
+use crate::lock::lock;
+
+/// How often the connections are looked at.
+const TICK: Duration = Duration::from_millis(250);
+/// How long after a client's request its statements may go on without an answer. With the time to
+/// cancel and the wait for a worker this is below the ten seconds after which clients repeat a
+/// request.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(7);
+/// What a statement gets at the least, if its request has waited for a worker, or has done a part
+/// of its work already: a busy disk may keep a commit waiting for seconds.
+const STATEMENT_PATIENCE: Duration = Duration::from_secs(4);
+/// How long a cancelled statement may take to end.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(1);
+/// The patience with statements in the background, which is above their `statement_timeout` of 30
+/// seconds.
+const BACKGROUND_PATIENCE: Duration = Duration::from_secs(33);
+/// The patience with a sign of life, after which its connection is taken for dead. Whoever asked
+/// for it waits for a second.
+const PROBE_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a database may take to greet a new connection.
+const GREETING_PATIENCE: Duration = Duration::from_secs(4);
+/// Statements that may wait to be cancelled; more than there may be connections.
+const MAX_CANCELLED: usize = 512;
+
+/// How long a connection's statements may go without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// As long as the database allows.
+    Unlimited,
+    /// For a client who waits.
+    Request,
+    /// For work in the background.
+    Background,
+    /// For a sign of life.
+    Probe,
+}
+
+impl Patience {
+    /// The deadlines of a statement that begins `now`, for a request that came at `asked`.
+    fn limits(self, asked: Instant, now: Instant) -> Option<Limits> {
+        let cancel = match self {
+            Patience::Unlimited => return None,
+            Patience::Request => (asked + REQUEST_PATIENCE).max(now + STATEMENT_PATIENCE),
+            Patience::Background => now + BACKGROUND_PATIENCE,
+            Patience::Probe => now + PROBE_PATIENCE,
+        };
+        Some(Limits {
+            cancel,
+            close: cancel + CANCEL_PATIENCE,
+        })
+    }
+}
+
+/// When work that has no answer yet is cancelled, and when its connection is shut down.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Limits {
+    cancel: Instant,
+    close: Instant,
+}
+
+/// What was done to work that took too long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Overdue {
+    /// Nothing: it has ended in time.
+    #[default]
+    No,
+    /// It was cancelled.
+    Cancelled,
+    /// Its connection was shut down.
+    Closed,
+}
+
+/// Asks the database to cancel what a connection is doing.
+type Cancel = Arc<dyn Fn() + Send + Sync>;
+
+/// A connection under watch.
+#[derive(Default)]
+pub(super) struct Watched {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The patience with the work at hand, and when that was asked for.
+    work: Option<(Patience, Instant)>,
+    limits: Option<Limits>,
+    overdue: Overdue,
+    socket: Option<OwnedFd>,
+    cancel: Option<Cancel>,
+}
+
+impl State {
+    /// What is due now; it counts as done from now on.
+    fn due(&mut self, now: Instant) -> Overdue {
+        let Some(limits) = self.limits else {
+            return Overdue::No;
+        };
+        let due = match self.overdue {
+            Overdue::No if now >= limits.cancel => Overdue::Cancelled,
+            Overdue::Cancelled if now >= limits.close => Overdue::Closed,
+            _ => return Overdue::No,
+        };
+        self.overdue = due;
+        due
+    }
+}
+
+impl Watched {
+    /// Called when the driver has connected, on its thread, before the database's greeting.
+    pub(super) fn connected(&self) {
+        let found = driver_socket::just_connected();
+        let socket = found.unwrap_or_else(|error| {
+            log::debug!("a connection's socket was not found: {error}");
+            None
+        });
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.socket = socket;
+        state.overdue = Overdue::No;
+        // There is nothing to cancel yet, so that the connection is shut down soon after.
+        state.limits = Some(Limits {
+            cancel: now + GREETING_PATIENCE - CANCEL_PATIENCE,
+            close: now + GREETING_PATIENCE,
+        });
+    }
+
+    /// Called when the connection is ready for work, which `cancel` can cancel.
+    pub(super) fn ready(&self, cancel: impl Fn() + Send + Sync + 'static) {
+        let mut state = self.lock();
+        (state.limits, state.overdue) = (None, Overdue::No);
+        state.cancel = Some(Arc::new(cancel));
+    }
+
+    /// Work begins that was asked for at that time.
+    pub(super) fn begin(&self, patience: Patience, asked: Instant) {
+        let mut state = self.lock();
+        state.work = Some((patience, asked));
+        state.overdue = Overdue::No;
+        state.limits = patience.limits(asked, Instant::now());
+    }
+
+    /// The database has answered, and is asked the next.
+    pub(super) fn progress(&self) {
+        let mut state = self.lock();
+        if let Some((patience, asked)) = state.work {
+            state.limits = patience.limits(asked, Instant::now());
+        }
+    }
+
+    /// The work has ended.
+    pub(super) fn end(&self) -> Overdue {
+        let mut state = self.lock();
+        (state.work, state.limits) = (None, None);
+        state.overdue
+    }
+
+    /// Cancels or closes what is overdue. Cancelling takes a connection, which may take long, so
+    /// that it is done elsewhere.
+    fn look(&self, now: Instant, cancelled: &SyncSender<Cancel>) {
+        let mut state = self.lock();
+        match (state.due(now), &state.cancel, &state.socket) {
+            (Overdue::Cancelled, Some(cancel), _) => {
+                // If so many wait already, the connection is shut down without it.
+                let _ = cancelled.try_send(cancel.clone());
+            }
+            (Overdue::Closed, _, Some(socket)) => {
+                if let Err(error) = shutdown(socket, Shutdown::ReadWrite) {
+                    log::debug!("a connection was not shut down: {error}");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+/// All connections under watch.
+#[derive(Default)]
+pub(super) struct Deadlines {
+    watched: Mutex<Vec<Weak<Watched>>>,
+}
+
+impl Deadlines {
+    /// Starts the threads that look at the connections and cancel statements. They run as long as
+    /// the program.
+    ///
+    /// # Errors
+    /// When the system has no thread to spare.
+    pub(super) fn start(self: &Arc<Deadlines>) -> io::Result<()> {
+        let (cancelled, waiting) = mpsc::sync_channel(MAX_CANCELLED);
+        let deadlines = self.clone();
+        let watch = move || {
+            loop {
+                thread::sleep(TICK);
+                deadlines.look(Instant::now(), &cancelled);
+            }
+        };
+        thread::Builder::new()
+            .name("cancel".into())
+            .spawn(move || cancel_all(&waiting))?;
+        thread::Builder::new()
+            .name("deadline".into())
+            .spawn(watch)?;
+        Ok(())
+    }
+
+    /// A new connection to watch, until it is dropped.
+    pub(super) fn watch(&self) -> Arc<Watched> {
+        let new = Arc::<Watched>::default();
+        let mut watched = lock(&self.watched);
+        watched.retain(|old| old.strong_count() > 0);
+        watched.push(Arc::downgrade(&new));
+        new
+    }
+
+    fn look(&self, now: Instant, cancelled: &SyncSender<Cancel>) {
+        let watched: Vec<_> = lock(&self.watched)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
+        watched
+            .iter()
+            .for_each(|watched| watched.look(now, cancelled));
+    }
+}
+
+impl std::fmt::Debug for Deadlines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Deadlines")
+    }
+}
+
+fn cancel_all(waiting: &Receiver<Cancel>) {
+    while let Ok(cancel) = waiting.recv() {
+        // The driver panics where its runtime can't have the descriptors that it needs.
+        if catch_unwind(AssertUnwindSafe(|| cancel())).is_err() {
+            log::debug!("no descriptor was left to cancel a statement by");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_request_s_time_runs_from_when_it_came_and_each_step_gets_some() {
+        let now = Instant::now();
+        let limit = |waited: Duration| {
+            let limits = Patience::Request.limits(now, now + waited);
+            limits.map(|limits| limits.cancel - now)
+        };
+        assert_eq!(limit(Duration::ZERO), Some(REQUEST_PATIENCE));
+        assert_eq!(limit(SECOND), Some(REQUEST_PATIENCE));
+        assert_eq!(limit(5 * SECOND), Some(5 * SECOND + STATEMENT_PATIENCE));
+        assert_eq!(Patience::Unlimited.limits(now, now), None);
+    }
+
+    #[test]
+    fn what_is_overdue_is_cancelled_once_and_then_closed_once() {
+        let now = Instant::now();
+        let mut state = State {
+            limits: Patience::Request.limits(now, now),
+            ..State::default()
+        };
+        let steps = [
+            (Duration::ZERO, Overdue::No),
+            (REQUEST_PATIENCE, Overdue::Cancelled),
+            (REQUEST_PATIENCE, Overdue::No),
+            (REQUEST_PATIENCE + CANCEL_PATIENCE, Overdue::Closed),
+            (10 * REQUEST_PATIENCE, Overdue::No),
+        ];
+        for (after, expected) in steps {
+            assert_eq!(state.due(now + after), expected, "after {after:?}");
+        }
+    }
+
+    #[test]
+    fn between_two_pieces_of_work_nothing_is_overdue() {
+        let watched = Watched::default();
+        watched.begin(Patience::Probe, Instant::now());
+        assert_eq!(watched.end(), Overdue::No);
+        let later = Instant::now() + 100 * SECOND;
+        assert_eq!(watched.lock().due(later), Overdue::No);
+        watched.progress();
+        assert_eq!(watched.lock().due(later), Overdue::No);
+    }
+}

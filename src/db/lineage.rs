@@ -1,0 +1,145 @@
+//! Which of several databases is the one that the others follow.
+//!
+//! After a fail-over the old primary may come back, writable, as the first host of `database.url`.
+//! What is written to it then is lost when it is made a stand-by. PostgreSQL numbers timelines: a
+//! promotion begins a new one. So the highest timeline that was seen is remembered, with the
+//! identifier that a cluster and its stand-bys share, and a primary of a lower one is refused.
+
+use std::sync::{Mutex, MutexGuard};
+
+use postgres::Client;
+
+use crate::lock::lock;
+
+/// Selects the identifier of the cluster and its timeline. On a primary the file of its log names
+/// the timeline; on a stand-by, the last checkpoint does. Every user may ask this.
+const SELECT_LINEAGE: &str = "SELECT (SELECT system_identifier FROM pg_control_system()), \
+     CASE WHEN pg_is_in_recovery() THEN \
+         (SELECT timeline_id::int8 FROM pg_control_checkpoint()) \
+     ELSE ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::int8 \
+     END, pg_is_in_recovery()";
+
+/// A cluster's identifier, and the timeline that it is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    system: i64,
+    timeline: i64,
+    /// Whether it only follows. It may be behind then, and is no rival.
+    is_stand_by: bool,
+}
+
+impl Position {
+    /// Asks a database. `None` if it doesn't tell, as one that isn't PostgreSQL itself.
+    pub(super) fn of(client: &mut Client) -> Option<Position> {
+        let row = client.query_one(SELECT_LINEAGE, &[]);
+        let read = row.and_then(|row| {
+            Ok(Position {
+                system: row.try_get(0)?,
+                timeline: row.try_get(1)?,
+                is_stand_by: row.try_get(2)?,
+            })
+        });
+        read.inspect_err(|error| log::debug!("the database doesn't tell its timeline: {error}"))
+            .ok()
+    }
+}
+
+/// What was seen of the databases.
+#[derive(Debug, Default)]
+pub(super) struct Lineage {
+    seen: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    highest: Option<Position>,
+    /// The host and the position that were refused last, which the log has told.
+    refused: Option<(String, Position)>,
+}
+
+impl Lineage {
+    /// Whether no database was seen yet.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.lock().highest.is_none()
+    }
+
+    /// Notes a database without using it.
+    pub(super) fn saw(&self, position: Position) {
+        let mut seen = self.lock();
+        let is_later = |highest: Position| {
+            position.system == highest.system && position.timeline > highest.timeline
+        };
+        if seen.highest.is_none_or(is_later) {
+            seen.highest = Some(position);
+        }
+    }
+
+    /// Whether a database may be used.
+    ///
+    /// # Errors
+    /// A sentence why it may not, which is logged if it is new.
+    pub(super) fn admit(&self, host: &str, position: Position) -> Result<(), String> {
+        self.saw(position);
+        let mut seen = self.lock();
+        let place = |position: Position| (position.system, position.timeline);
+        let is_elsewhere = |highest: &Position| place(*highest) != place(position);
+        let Some(highest) = seen.highest.filter(is_elsewhere) else {
+            return Ok(());
+        };
+        if position.is_stand_by && position.system == highest.system {
+            return Ok(());
+        }
+        let reason = if position.system == highest.system {
+            format!(
+                "the database on {host} is refused: it is on timeline {}, and timeline {} was \
+                 seen, so that it is an old primary; make it a stand-by of the new one",
+                position.timeline, highest.timeline
+            )
+        } else {
+            format!(
+                "the database on {host} is refused: it belongs to another cluster than the one \
+                 that was used before; correct database.url, or start the server anew"
+            )
+        };
+        let refused = Some((host.to_string(), position));
+        if seen.refused != refused {
+            log::error!("{reason}");
+            seen.refused = refused;
+        }
+        Err(reason)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        lock(&self.seen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_timeline_of_the_one_cluster_is_admitted() {
+        let lineage = Lineage::default();
+        let at = |system, timeline| Position {
+            system,
+            timeline,
+            is_stand_by: false,
+        };
+        assert!(lineage.is_unknown());
+        assert!(lineage.admit("a", at(7, 1)).is_ok());
+        assert!(lineage.admit("b", at(7, 1)).is_ok());
+        lineage.saw(at(7, 3));
+        lineage.saw(at(8, 9));
+        assert!(lineage.admit("a", at(7, 2)).is_err());
+        assert!(lineage.admit("b", at(7, 3)).is_ok());
+        assert!(lineage.admit("b", at(7, 4)).is_ok());
+        let behind = Position {
+            is_stand_by: true,
+            ..at(7, 1)
+        };
+        assert!(lineage.admit("d", behind).is_ok(), "it follows");
+        let other = lineage.admit("c", at(8, 9)).expect_err("another cluster");
+        assert!(other.contains("another cluster"));
+    }
+}

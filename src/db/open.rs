@@ -1,0 +1,219 @@
+//! An open connection to the database, with its prepared statements.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use postgres::error::DbError;
+use postgres::types::ToSql;
+use postgres::{Client, CopyInWriter, Row, RowIter, Statement};
+
+use super::deadline::{Deadlines, Overdue, Patience, Watched};
+use super::error::{Error, Remedy};
+use super::lineage::Lineage;
+use super::settings::{Begin, Settings};
+
+/// How long a connection may take to prove, after an unknown error, that it still works.
+const VALIDITY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Whether a notice says that the wait for a synchronous standby was cancelled: the transaction is
+/// committed here, but may be missing on the standby. Such a notice is recognised by its place in
+/// PostgreSQL's source, because its text depends on the language, and its code (01000) is that of
+/// any warning.
+fn is_cancelled_wait(notice: &DbError) -> bool {
+    let file = notice.file().unwrap_or_default();
+    file.rsplit('/').next() == Some("syncrep.c")
+}
+
+/// An established connection, with its prepared statements.
+pub(super) struct OpenConnection {
+    pub(super) client: Client,
+    statements: HashMap<&'static str, Statement>,
+    /// Whether the driver no longer assigns the database's answers to the right statements.
+    is_out_of_sync: bool,
+    /// Whether the last work may be missing on a synchronous standby.
+    is_unreplicated: Arc<AtomicBool>,
+    /// Who ends statements that take too long.
+    pub(super) watched: Arc<Watched>,
+}
+
+impl OpenConnection {
+    /// Connects, and runs the statements `session` first. The connection is watched by `deadlines`.
+    pub(super) fn connect(
+        settings: &Settings,
+        session: &'static str,
+        deadlines: &Arc<Deadlines>,
+        lineage: &Lineage,
+    ) -> Result<OpenConnection, Error> {
+        let is_unreplicated = Arc::<AtomicBool>::default();
+        let noted = is_unreplicated.clone();
+        let watched = deadlines.watch();
+        let begin = Begin {
+            session,
+            watched: watched.clone(),
+            notice: Arc::new(move |notice| {
+                if is_cancelled_wait(&notice) {
+                    noted.store(true, Ordering::SeqCst);
+                }
+            }),
+        };
+        let client = settings.connect_with(&begin, lineage);
+        let client = client.map_err(|error| match watched.end() {
+            Overdue::Closed => Error::Unavailable("it takes connections and says nothing".into()),
+            _ => error,
+        })?;
+        let (token, settings) = (client.cancel_token(), settings.clone());
+        let deadlines = deadlines.clone();
+        watched.ready(move || {
+            // A frozen database may not answer this connection either.
+            let watched = deadlines.watch();
+            let cancelled = settings
+                .connector()
+                .map(|connector| token.cancel_query(connector.watched_by(watched)));
+            if !matches!(cancelled, Ok(Ok(()))) {
+                log::debug!("a statement could not be cancelled");
+            }
+        });
+        Ok(OpenConnection {
+            client,
+            statements: HashMap::new(),
+            is_out_of_sync: false,
+            is_unreplicated,
+            watched,
+        })
+    }
+
+    /// Whether the last work may be missing on a synchronous standby.
+    pub(super) fn is_unreplicated(&self) -> bool {
+        self.is_unreplicated.load(Ordering::SeqCst)
+    }
+
+    /// Whether it can't be used any more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.is_out_of_sync || self.client.is_closed()
+    }
+
+    /// Forgets the prepared statements.
+    pub(super) fn forget_statements(&mut self) {
+        self.statements.clear();
+    }
+
+    /// Runs `work` once, under watch.
+    pub(super) fn run<T>(
+        &mut self,
+        work: &impl Fn(&mut OpenConnection) -> Result<T, postgres::Error>,
+        patience: Patience,
+        asked: Option<Instant>,
+    ) -> (Result<T, postgres::Error>, Overdue) {
+        self.is_unreplicated.store(false, Ordering::SeqCst);
+        self.watched
+            .begin(patience, asked.unwrap_or_else(Instant::now));
+        let result = work(self);
+        (result, self.watched.end())
+    }
+
+    /// The remedy for an error of a statement on this connection.
+    pub(super) fn remedy(&mut self, error: &postgres::Error) -> Remedy {
+        match Remedy::of(error) {
+            // Poolers have errors of their own, and some of them close the connection.
+            Remedy::None
+                if !self.is_out_of_sync
+                    && matches!(Error::of(error), Error::Failed(_))
+                    && self.client.is_valid(VALIDITY_TIMEOUT).is_err() =>
+            {
+                Remedy::Reconnect
+            }
+            remedy => remedy,
+        }
+    }
+
+    pub(super) fn query_opt(
+        &mut self,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<Row>, postgres::Error> {
+        let statement = self.statement(sql)?;
+        self.client.query_opt(&statement, params)
+    }
+
+    pub(super) fn query_one(
+        &mut self,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Row, postgres::Error> {
+        let statement = self.statement(sql)?;
+        self.client.query_one(&statement, params)
+    }
+
+    pub(super) fn query(
+        &mut self,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, postgres::Error> {
+        let statement = self.statement(sql)?;
+        self.client.query(&statement, params)
+    }
+
+    /// Runs a query whose rows are read one by one, so that they are not all in memory.
+    pub(super) fn query_raw(
+        &mut self,
+        sql: &'static str,
+        params: &[&str],
+    ) -> Result<RowIter<'_>, postgres::Error> {
+        let statement = self.statement(sql)?;
+        self.client.query_raw(&statement, params)
+    }
+
+    pub(super) fn execute(
+        &mut self,
+        sql: &'static str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, postgres::Error> {
+        let statement = self.statement(sql)?;
+        self.client.execute(&statement, params)
+    }
+
+    /// Runs a `COPY … FROM STDIN`, whose input comes from `write`, which tells of its progress.
+    /// Errors of writing appear when the copy ends. The statement `before`, with an id as its
+    /// parameter, runs first in the same transaction.
+    ///
+    /// This cures two faults of the driver. Without an explicit transaction it reports success when
+    /// the database has read the last row, without waiting for the commit (`copy_in.rs` in
+    /// tokio-postgres, `poll_finish`). And if the database refuses the `COPY` before it takes any
+    /// input, the driver sends two requests but expects one answer, so that the next statement
+    /// would get the other answer (rust-postgres pull request 1337); the connection is then
+    /// abandoned.
+    pub(super) fn copy_in(
+        &mut self,
+        before: Option<(&str, &str)>,
+        sql: &'static str,
+        write: impl FnOnce(&mut CopyInWriter, &Watched),
+    ) -> Result<(), postgres::Error> {
+        let statement = self.statement(sql)?;
+        let watched = self.watched.clone();
+        let mut transaction = self.client.transaction()?;
+        if let Some((sql, id)) = before {
+            transaction.execute(sql, &[&id])?;
+        }
+        let mut writer = transaction
+            .copy_in(&statement)
+            .inspect_err(|_| self.is_out_of_sync = true)?;
+        write(&mut writer, &watched);
+        writer.finish()?;
+        watched.progress();
+        transaction.commit()
+    }
+
+    /// The prepared statement for `sql`, which is prepared at its first use on this connection.
+    pub(super) fn statement(&mut self, sql: &'static str) -> Result<Statement, postgres::Error> {
+        self.watched.progress();
+        if let Some(statement) = self.statements.get(sql) {
+            return Ok(statement.clone());
+        }
+        let statement = self.client.prepare(sql)?;
+        self.watched.progress();
+        self.statements.insert(sql, statement.clone());
+        Ok(statement)
+    }
+}

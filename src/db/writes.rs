@@ -1,0 +1,188 @@
+//! Whether the database takes writes, as all connections share it.
+//!
+//! A database may hand out files and store none: a stand-by, a full disk, a commit that waits for a
+//! synchronous stand-by that is gone. From the first write that fails so until the next one that
+//! succeeds, one at a time is tried, and all others are refused at once, so that they hold neither
+//! workers nor the database's processes.
+
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use crate::lock::lock;
+
+/// The pause between two questions to a read-only database whether it takes writes now, of which
+/// each may need a new connection.
+const READ_ONLY_PAUSE: Duration = Duration::from_millis(250);
+/// If writes are in flight and none has ended for this long, they are taken to be stuck, before they
+/// are given up.
+const STILL_FOR: Duration = Duration::from_secs(4);
+/// How long a full disk is remembered. Nothing but an upload shows whether there is space again,
+/// and a load balancer may send none to a server that says that it takes none.
+const FULL_FOR: Duration = Duration::from_secs(60);
+
+/// Why the database takes no writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It is read-only, as a stand-by is.
+    ReadOnly,
+    /// Its commits get no answer.
+    NoAnswer,
+    /// It lacks disk space, memory, or another resource.
+    Full,
+}
+
+impl Refusal {
+    /// What an error says of other writes. `None` if it concerns the one write alone, or the
+    /// connection.
+    pub(super) fn of(error: &postgres::Error) -> Option<Refusal> {
+        match error.code()?.code() {
+            // Read-only transaction.
+            "25006" => Some(Refusal::ReadOnly),
+            // Too many connections: a connection may be refused so, and not a write.
+            "53300" => None,
+            code if code.starts_with("53") => Some(Refusal::Full),
+            _ => None,
+        }
+    }
+}
+
+/// Whether the database takes writes.
+#[derive(Debug, Default)]
+pub(super) struct Writes {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Why writes are refused, and when one was last refused.
+    refused: Option<(Refusal, Instant)>,
+    /// Whether a write is being tried while they are refused.
+    is_trying: bool,
+    /// Writes that have begun and not ended.
+    in_flight: usize,
+    /// When the last one ended, or the first of those in flight began.
+    moved: Option<Instant>,
+}
+
+/// The permission to try a write. Whoever has it says how it went; otherwise the next one tries.
+pub(super) struct Trial<'a> {
+    writes: &'a Writes,
+    /// Why writes were refused when it began.
+    pub(super) refusal: Option<Refusal>,
+}
+
+impl Writes {
+    /// Whether writes succeed, as far as the latest ones show.
+    pub(super) fn work(&self, now: Instant) -> bool {
+        let state = self.lock();
+        match state.refused {
+            Some((Refusal::Full, at)) => now >= at + FULL_FOR,
+            Some(_) => false,
+            None => state.in_flight == 0 || state.moved.is_none_or(|at| now < at + STILL_FOR),
+        }
+    }
+
+    /// Whether a commit of nothing shows whether writes work. It needs no space.
+    pub(super) fn may_be_tried(&self) -> bool {
+        !matches!(self.lock().refused, Some((Refusal::Full, _)))
+    }
+
+    /// The permission for a write; `None` while writes are refused and another one is tried, or
+    /// was just now.
+    pub(super) fn begin(&self, now: Instant) -> Option<Trial<'_>> {
+        let mut state = self.lock();
+        match state.refused {
+            Some((Refusal::ReadOnly, at)) if now < at + READ_ONLY_PAUSE => return None,
+            Some(_) if state.is_trying => return None,
+            Some(_) => state.is_trying = true,
+            None => {}
+        }
+        if state.in_flight == 0 {
+            state.moved = Some(now);
+        }
+        state.in_flight += 1;
+        Some(Trial {
+            writes: self,
+            refusal: state.refused.map(|(refusal, _)| refusal),
+        })
+    }
+
+    /// Notes that a write has succeeded. Returns whether writes were refused before.
+    pub(super) fn succeeded(&self) -> bool {
+        self.lock().refused.take().is_some()
+    }
+
+    /// Notes that a write was refused. Returns whether that is new.
+    pub(super) fn refused(&self, refusal: Refusal, now: Instant) -> bool {
+        let before = self.lock().refused.replace((refusal, now));
+        before.is_none_or(|(before, _)| before != refusal)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        let mut state = self.writes.lock();
+        state.in_flight -= 1;
+        state.moved = Some(Instant::now());
+        if self.refusal.is_some() {
+            state.is_trying = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn while_writes_are_refused_one_at_a_time_is_tried() {
+        let (writes, now) = (Writes::default(), Instant::now());
+        let both = (writes.begin(now), writes.begin(now));
+        assert!(both.0.is_some() && both.1.is_some());
+        assert!(writes.refused(Refusal::NoAnswer, now));
+        assert!(!writes.refused(Refusal::NoAnswer, now), "reported once");
+        assert!(!writes.work(now));
+        let trial = writes.begin(now);
+        assert!(trial.is_some());
+        drop(both);
+        assert!(writes.begin(now).is_none(), "somebody is trying");
+        drop(trial);
+        let trial = writes.begin(now);
+        assert!(trial.is_some_and(|trial| trial.refusal == Some(Refusal::NoAnswer)));
+        assert!(writes.succeeded());
+        assert!(!writes.succeeded());
+        assert!(writes.work(now) && writes.begin(now).is_some());
+    }
+
+    #[test]
+    fn a_read_only_database_is_asked_after_a_pause() {
+        let (writes, now) = (Writes::default(), Instant::now());
+        writes.refused(Refusal::ReadOnly, now);
+        assert!(writes.begin(now).is_none());
+        assert!(writes.begin(now + READ_ONLY_PAUSE).is_some());
+        // It is asked again without uploads.
+        assert!(!writes.work(now + 2 * FULL_FOR));
+    }
+
+    #[test]
+    fn a_full_disk_is_forgotten_after_a_while() {
+        let (writes, now) = (Writes::default(), Instant::now());
+        writes.refused(Refusal::Full, now);
+        assert!(!writes.work(now));
+        assert!(writes.work(now + FULL_FOR));
+    }
+
+    #[test]
+    fn writes_of_which_none_ends_are_stuck() {
+        let (writes, now) = (Writes::default(), Instant::now());
+        let long_ago = writes.begin(now);
+        assert!(long_ago.is_some() && writes.work(now));
+        assert!(!writes.work(now + STILL_FOR));
+        drop(long_ago);
+        assert!(writes.work(now + 2 * STILL_FOR));
+    }
+}
