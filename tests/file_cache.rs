@@ -112,6 +112,13 @@ fn what_another_server_has_refreshed_is_told_right_within_the_minute() {
     }
 }
 
+/// The path of a file, from the answer to its upload.
+fn path_of(answer: &Response) -> String {
+    let answer: serde_json::Value =
+        serde_json::from_slice(answer.body.as_slice()).expect("an answer");
+    format!("/file/{}", answer["id"].as_str().expect("an id"))
+}
+
 #[test]
 fn what_was_deleted_by_hand_is_noticed_when_it_is_confirmed() {
     let database = Database::new();
@@ -146,10 +153,7 @@ fn what_was_deleted_by_hand_is_noticed_when_it_is_confirmed() {
         };
         routes::dispatch(&request, &mut context).expect("it may write")
     };
-    let answer = ask(Method::Post, "/file", b"a file");
-    let answer: serde_json::Value =
-        serde_json::from_slice(answer.body.as_slice()).expect("an answer");
-    let path = format!("/file/{}", answer["id"].as_str().expect("an id"));
+    let path = path_of(&ask(Method::Post, "/file", b"a file"));
     database.execute("UPDATE files SET expiry = expiry + interval '1 day'");
     let mut get = || ask(Method::Get, &path, b"");
     let before = get();

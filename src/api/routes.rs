@@ -115,33 +115,17 @@ pub fn open(incoming: Incoming, context: &mut Context) -> Result<Asked, Response
     match (onion_version(path_of(&incoming.target)), incoming.method) {
         (Some(version), Method::Post) => {
             context.count.way = Way::Onion;
-            // Bytes beside the body: its copy for a further key, and its sub-request, which v3 has
-            // as a text of JSON.
-            let has_copy = version == Version::V3 || context.keys.pairs().len() > 1;
-            if has_copy && !context.room.take(incoming.body.len()) {
+            // For a further key there is a copy of the body.
+            let (keys, bytes) = (context.keys, incoming.body.len());
+            if keys.pairs().len() > 1 && !context.room.take(bytes) {
                 return Err(Response::unavailable());
             }
-            let opened = Opened::open(version, context.keys, incoming.body);
+            let opened = Opened::open(version, keys, incoming.body);
+            context.room.give_back();
             opened.map(|opened| Asked::Onion(opened.into()))
         }
         (Some(_), _) => Err(method_not_allowed(&["POST"])),
         (None, _) => Ok(Asked::Direct(incoming)),
-    }
-}
-
-/// Makes a request that has waited ready once more: what it took of the memory was given back.
-///
-/// # Errors
-/// The answer to one for which there is no memory now.
-pub fn take_up(asked: Asked, context: &mut Context) -> Result<Asked, Response> {
-    let copied = match &asked {
-        Asked::Onion(opened) if opened.version() == Version::V3 => opened.length(),
-        _ => return Ok(asked),
-    };
-    if context.room.take(copied) {
-        Ok(asked)
-    } else {
-        Err(Response::unavailable())
     }
 }
 
@@ -157,10 +141,6 @@ pub fn answer(asked: Asked, context: &mut Context) -> Result<Response, Asked> {
         }
         Asked::Onion(opened) => opened,
     };
-    context.wrapping = match opened.version() {
-        Version::V3 => Wrapping::V3,
-        Version::V4 => Wrapping::V4,
-    };
     context.count.way = Way::Onion;
     // Stands if there is no sub-request in it, which the client is told in an answer of 200.
     context.count.status = 400;
@@ -169,6 +149,15 @@ pub fn answer(asked: Asked, context: &mut Context) -> Result<Response, Asked> {
         log::error!("no random numbers: {error}");
         return Ok(Response::error(500));
     }
+    let copied = opened.copied_bytes();
+    if copied > 0 && !context.room.take(copied) {
+        context.count.status = 503;
+        return Ok(Response::unavailable());
+    }
+    context.wrapping = match opened.version() {
+        Version::V3 => Wrapping::V3,
+        Version::V4 => Wrapping::V4,
+    };
     let router = |sub_request: &Request| dispatch(sub_request, context);
     let answered = opened.answer(FreshNonce(nonce), router);
     answered.map_err(|opened| Asked::Onion(opened.into()))

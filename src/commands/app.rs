@@ -204,7 +204,7 @@ impl Service for App {
         };
         let asked = match work {
             Work::New(incoming) => routes::open(incoming, &mut context),
-            Work::Waiting(waiting) => routes::take_up(waiting.asked, &mut context),
+            Work::Waiting(waiting) => Ok(waiting.asked),
         };
         let answered = asked.map_or_else(Ok, |asked| routes::answer(asked, &mut context));
         let mut count = context.count;

@@ -128,7 +128,6 @@ pub fn incoming(request: &tiny_http::Request, body: Buffer) -> Incoming {
             .map(|h| (h.field.as_str().to_string(), h.value.to_string()))
             .collect::<Headers>(),
         body,
-        received: Instant::now(),
     }
 }
 

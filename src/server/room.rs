@@ -94,6 +94,11 @@ impl Room {
         self.add(reserved)
     }
 
+    /// Gives back all that was taken.
+    pub fn give_back(&mut self) {
+        self.taken.clear();
+    }
+
     /// Whether the request was refused for want of memory.
     pub(super) fn was_refused(&self) -> bool {
         self.is_refused

@@ -1,7 +1,6 @@
 //! Requests.
 
 use std::borrow::Cow;
-use std::time::Instant;
 
 use crate::buffer::Buffer;
 use crate::protocol::file_id::FileId;
@@ -17,8 +16,6 @@ pub struct Incoming {
     pub headers: Headers,
     /// The request's body, empty if there is none.
     pub body: Buffer,
-    /// When the whole request was there.
-    pub received: Instant,
 }
 
 impl Incoming {

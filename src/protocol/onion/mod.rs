@@ -72,14 +72,18 @@ impl Opened {
         })
     }
 
-    /// The version of the protocol.
+    /// The version of the request.
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// The length of the body that was received, bytes.
-    pub fn length(&self) -> usize {
-        self.body.len()
+    /// The bytes that the sub-request takes beside what was received: v3 has it as a text of JSON,
+    /// of which it is a copy.
+    pub fn copied_bytes(&self) -> usize {
+        match self.version {
+            Version::V3 => self.body.len(),
+            Version::V4 => 0,
+        }
     }
 
     /// Lets `router` answer the sub-request, and encrypts the response.
