@@ -149,7 +149,8 @@ impl RequestCounts {
             "requests_total",
             Kind::Counter,
             "Requests that were answered, by endpoint, way and status; those in onion requests with \
-             the status inside.",
+             the status inside. An answer that is replaced by 503 for want of memory or a thread \
+             to send it is in refusals_total.",
         );
         for endpoint in &self.endpoints {
             for (way, status, count) in endpoint.shown() {

@@ -114,8 +114,8 @@ pub struct Statistics {
     /// The requests and their bytes.
     pub requests: RequestCounts,
     files_stored: AtomicU64,
-    downloads: AtomicU64,
     cache_hits: AtomicU64,
+    cache_misses: AtomicU64,
     files_expired: AtomicU64,
     /// The bytes of all files.
     pub stored_bytes: StoredBytes,
@@ -179,9 +179,12 @@ impl Statistics {
 
     /// Counts a file that a client asks for, and whether it was in the file cache.
     pub fn looked_for_file(&self, is_cached: bool) {
-        self.downloads.fetch_add(1, Ordering::Relaxed);
-        self.cache_hits
-            .fetch_add(u64::from(is_cached), Ordering::Relaxed);
+        let count = if is_cached {
+            &self.cache_hits
+        } else {
+            &self.cache_misses
+        };
+        count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The current values of the counters.
@@ -191,7 +194,7 @@ impl Statistics {
             bytes_up: self.requests.bytes_up(),
             bytes_down: self.requests.bytes_down(),
             files_stored: load(&self.files_stored),
-            downloads: load(&self.downloads),
+            downloads: load(&self.cache_hits) + load(&self.cache_misses),
             cache_hits: load(&self.cache_hits),
         }
     }
@@ -199,11 +202,10 @@ impl Statistics {
     /// Writes the counters.
     pub fn expose(&self, exposition: &mut Exposition) {
         self.requests.expose(exposition);
-        let (downloads, hits) = (load(&self.downloads), load(&self.cache_hits));
         let help = "Files that clients asked for, by whether they were in the file cache.";
         let mut family = exposition.family("file_cache_requests_total", Kind::Counter, help);
-        family.sample(&[("result", "hit")], hits);
-        family.sample(&[("result", "miss")], downloads.saturating_sub(hits));
+        family.sample(&[("result", "hit")], load(&self.cache_hits));
+        family.sample(&[("result", "miss")], load(&self.cache_misses));
         let help = "Files that clients have uploaded.";
         exposition.counter("uploaded_files_total", help, load(&self.files_stored));
         let help = "Expired files that this server has deleted.";

@@ -124,7 +124,8 @@ fn all_ipv4_and_all_ipv6_addresses_can_have_one_port() {
     drop(free);
     for listen in [
         format!("['0.0.0.0:{port}', '[::]:{port}']"),
-        format!("['[::]:{port}', '127.0.0.1:{port}']"),
+        format!("['[::]:{port}', '0.0.0.0:{port}']"),
+        format!("['[::1]:{port}', '127.0.0.1:{port}']"),
     ] {
         let mut server = Server::with(&Database::new(), &format!("listen = {listen}"));
         let addresses = [format!("127.0.0.1:{port}"), format!("[::1]:{port}")];

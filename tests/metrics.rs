@@ -398,7 +398,7 @@ fn status_tells_what_the_running_server_does() {
         &format!("\nrunning      version {}, ", env!("CARGO_PKG_VERSION")),
         "\nrequests     GET /file/{id}: 2 direct, 0 onion, 2 with 4xx; half within ",
         "\nrequests     POST /file: 1 direct, 0 onion; half within ",
-        "\nworkers      0 of 8 busy, 0 requests waiting of at most 256\n",
+        "\nworkers      0 of 8 busy, 0 requests waiting of at most 512\n",
         "\nrefused      none\n",
         "\nreachable    the database is up, after 0 outages\n",
     ] {

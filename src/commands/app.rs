@@ -177,6 +177,10 @@ impl Service for App {
         buffer::release_unused();
     }
 
+    fn held_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+
     fn is_urgent(&self, method: Method, target: &str) -> bool {
         routes::is_about_health(method, target)
     }

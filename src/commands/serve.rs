@@ -67,12 +67,13 @@ fn serve(
     }
     server::quieten_tiny_http();
     let config = Arc::new(config);
-    let workers = server::affordable_workers(config.workers, config.listen.len())?;
     let no_signals = |error| format!("cannot wait for signals: {error}");
     let signals = Signals::catch().map_err(no_signals)?;
     let shares = divide_memory(&config);
     let listeners = Listener::open_all(&config, inherited)?;
     let withdraw = || listeners.iter().for_each(Listener::withdraw);
+    let workers =
+        server::affordable_workers(config.workers, listeners.len()).inspect_err(|_| withdraw())?;
     let metrics = Listener::open_metrics(&config).inspect_err(|_| withdraw())?;
     let addresses: Vec<String> = listeners.iter().map(|l| l.address().to_string()).collect();
     let stop = Stop::default();
@@ -94,12 +95,11 @@ fn serve(
     let (service, workers) = (Arc::new(app), Workers::of(workers, config.writers));
     let outcome = server::run(listeners, metrics, workers, &shares, pause, service, &stop);
     let ended = outcome.map_err(|error| format!("no more requests can be accepted: {error}"))?;
-    match ended {
+    if let Ended::ToStartAnew(sockets) = ended {
         // After a stop signal the server doesn't restart itself.
-        Ended::ToStartAnew(sockets) if !signalled.load(Ordering::SeqCst) => {
+        if !signalled.load(Ordering::SeqCst) {
             return Err(restart(sockets, source));
         }
-        _ => {}
     }
     log::info!("stopped");
     if unusable.load(Ordering::SeqCst) {

@@ -10,7 +10,7 @@ use crate::protocol::onion;
 use crate::quantity::bytes;
 
 /// The memory for bodies and for answers of a server that has enough, bytes: 96 MiB each hold nine
-/// of the largest files, which is more than the default number of workers.
+/// of the largest files, or four answers with them that are being encrypted.
 const ENOUGH_IN_FLIGHT: usize = 2 * 96 * MIB;
 /// The part of the memory beside the cache that is for spare buffers, as a divisor.
 const SPARE_DIVISOR: usize = 8;

@@ -292,6 +292,14 @@ mod tests {
             ),
             ("['unix:s', 'unix:./s']", "\"unix:./s\" is there twice"),
             (
+                "['[::]:80', '127.0.0.1:80']",
+                "\"127.0.0.1:80\" is in [::]:80 already",
+            ),
+            (
+                "['10.0.0.1:80', '0.0.0.0:80']",
+                "10.0.0.1:80 is in \"0.0.0.0:80\" already",
+            ),
+            (
                 &format!("[{}]", many.join(", ")),
                 "17 addresses are more than 16",
             ),

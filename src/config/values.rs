@@ -1,6 +1,7 @@
 //! The checks of each value. A check turns a node of the file into a setting, or into a sentence
 //! about what is wrong and what would be right.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub(super) fn integer(
     unit: &str,
     example: &str,
 ) -> Result<usize, String> {
+    // Where addresses have 32 bits, nothing is as large as the largest settings.
+    let range = *range.start()..=(*range.end()).min(isize::MAX as i64);
     match value {
         Node::Integer(number) if range.contains(number) => Ok(*number as usize),
         other => Err(format!(
@@ -137,9 +140,34 @@ pub(super) fn listen(value: &Node, folder: &Path) -> Result<Vec<Listen>, String>
         if listens.contains(&listen) && !is_chosen {
             return Err(format!("{node} is there twice"));
         }
+        if let Some(all) = listens.iter().find(|other| is_part_of(&listen, other)) {
+            return Err(format!("{node} is in {all} already"));
+        }
+        if let Some(part) = listens.iter().find(|other| is_part_of(other, &listen)) {
+            return Err(format!("{part} is in {node} already"));
+        }
         listens.push(listen);
     }
     Ok(listens)
+}
+
+/// Whether one address is in another that stands for several: an IPv4 address in all IPv4 addresses
+/// or in `[::]`, which is all of both families, unless the list has all IPv4 addresses as well.
+fn is_part_of(one: &Listen, all: &Listen) -> bool {
+    let parse = |listen: &Listen| match listen {
+        Listen::Tcp(address) => address.parse::<SocketAddr>().ok(),
+        Listen::Unix(_) => None,
+    };
+    match (parse(one), parse(all)) {
+        (Some(one), Some(all)) => {
+            one.port() == all.port()
+                && one.port() != 0
+                && all.ip().is_unspecified()
+                && !one.ip().is_unspecified()
+                && (all.is_ipv6() || one.is_ipv4())
+        }
+        _ => false,
+    }
 }
 
 /// An address with a port, or `unix:` and a path, which starts at `folder` if it is relative.

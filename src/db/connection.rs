@@ -38,7 +38,7 @@ impl Database {
             open: None,
             patience,
             asked: None,
-            had_no_answer: false,
+            refusal: None,
         }
     }
 }
@@ -51,8 +51,8 @@ pub struct Connection {
     pub(super) patience: Patience,
     /// When the request at hand came.
     asked: Option<Instant>,
-    /// Whether some work had no answer in time.
-    had_no_answer: bool,
+    /// What the last work that failed says of other writes.
+    refusal: Option<Refusal>,
 }
 
 impl Connection {
@@ -71,6 +71,11 @@ impl Connection {
         self.database.takes_writes()
     }
 
+    /// Whether the database lacks space, so that what can be deleted should be.
+    pub fn is_full(&self) -> bool {
+        self.database.is_full()
+    }
+
     /// Runs `work`, which writes, as [`repeatable`](Self::repeatable) does; at once without it
     /// while the database takes no writes and another one is tried.
     pub(super) fn writing<T>(
@@ -81,18 +86,21 @@ impl Connection {
         let Some(trial) = database.writes.begin(Instant::now()) else {
             return Err(Error::Unavailable("the database takes no writes".into()));
         };
-        if trial.refusal == Some(Refusal::ReadOnly) && self.is_read_only()? {
+        if trial.refusal.is_some() && self.is_read_only()? {
             // A new connection may lead to another database, which takes writes.
             self.open = None;
             database.refused(Refusal::ReadOnly, &read_only());
             return Err(read_only());
         }
-        self.had_no_answer = false;
+        let began = Instant::now();
+        self.refusal = None;
         let done = self.repeatable(work);
-        match &done {
-            Ok(_) => database.took_write(),
-            Err(error) if self.had_no_answer => database.refused(Refusal::NoAnswer, error),
-            Err(_) => {}
+        match (&done, self.refusal.take()) {
+            (Ok(_), _) => database.took_write(),
+            // It alone waits for something, perhaps for another upload of the same file.
+            (Err(_), Some(Refusal::NoAnswer)) if database.writes.have_succeeded_since(began) => {}
+            (Err(error), Some(refusal)) => database.refused(refusal, error),
+            (Err(_), None) => {}
         }
         done
     }
@@ -145,10 +153,10 @@ impl Connection {
             };
             let remedy = self.prepare_for_another_try(&error);
             if !retries.may_retry(remedy) {
-                let refusal = Refusal::of(&error);
+                self.refusal = Refusal::of(&error);
                 let error = Error::of_statement(&error);
-                if let Some(refusal) = refusal {
-                    self.database.refused(refusal, &error);
+                if self.refusal == Some(Refusal::ReadOnly) {
+                    self.database.refused(Refusal::ReadOnly, &error);
                 }
                 return Err(error);
             }
@@ -185,7 +193,7 @@ impl Connection {
 
     /// The error for work that had no answer in time.
     fn gave_up(&mut self, overdue: Overdue) -> Error {
-        self.had_no_answer = true;
+        self.refusal = Some(Refusal::NoAnswer);
         let error = Error::Unavailable("the database gave no answer in time".into());
         if overdue == Overdue::Closed {
             self.database.lost(&error);
@@ -209,6 +217,8 @@ impl Connection {
     pub fn look_whether_read_only(&mut self) -> Result<bool, Error> {
         let is_read_only = self.is_read_only()?;
         if is_read_only {
+            // A later connection may lead to another database, or not be read-only.
+            self.open = None;
             self.database.refused(Refusal::ReadOnly, &read_only());
         }
         Ok(is_read_only)

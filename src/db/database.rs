@@ -18,7 +18,7 @@ use super::writes::{Refusal, Writes};
 /// until autovacuum has analyzed the table, 1,200 files of 1 KB per second among 20,000, instead of
 /// 14,000). `jit` is off, because PostgreSQL believes that compiling pays where a table must be
 /// read as a whole all the same.
-pub(super) const SERVER_SESSION_SETTINGS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '5s'; \
+pub(super) const SERVER_SESSION_SETTINGS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '3s'; \
      SET enable_seqscan = off; SET jit = off";
 
 /// The database, as all connections of the program share it.
@@ -77,9 +77,15 @@ impl Database {
         }
     }
 
+    /// Whether the database lacks space, as far as the latest writes have shown: deleting is what
+    /// may help.
+    pub(super) fn is_full(&self) -> bool {
+        self.writes.is_full()
+    }
+
     /// Notes that a write has succeeded.
     pub(super) fn took_write(&self) {
-        if self.writes.succeeded() {
+        if self.writes.succeeded(Instant::now()) {
             log::info!("the database takes writes again");
         }
     }

@@ -7,7 +7,7 @@
 
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 use std::{io, thread};
@@ -36,8 +36,9 @@ const BACKGROUND_PATIENCE: Duration = Duration::from_secs(33);
 const PROBE_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a database may take to greet a new connection.
 const GREETING_PATIENCE: Duration = Duration::from_secs(4);
-/// Statements that may wait to be cancelled; more than there may be connections.
-const MAX_CANCELLED: usize = 512;
+/// Statements that are being cancelled at once. Over TLS a frozen database keeps the thread that
+/// asks it to.
+const MAX_CANCELLING: usize = 16;
 
 /// How long a connection's statements may go without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,14 +172,12 @@ impl Watched {
         state.overdue
     }
 
-    /// Cancels or closes what is overdue. Cancelling takes a connection, which may take long, so
-    /// that it is done elsewhere.
-    fn look(&self, now: Instant, cancelled: &SyncSender<Cancel>) {
+    /// Cancels or closes what is overdue.
+    fn look(&self, now: Instant, cancelling: &Arc<AtomicUsize>) {
         let mut state = self.lock();
         match (state.due(now), &state.cancel, &state.socket) {
             (Overdue::Cancelled, Some(cancel), _) => {
-                // If so many wait already, the connection is shut down without it.
-                let _ = cancelled.try_send(cancel.clone());
+                cancel_aside(cancel.clone(), cancelling);
             }
             (Overdue::Closed, _, Some(socket)) => {
                 if let Err(error) = shutdown(socket, Shutdown::ReadWrite) {
@@ -201,23 +200,19 @@ pub(super) struct Deadlines {
 }
 
 impl Deadlines {
-    /// Starts the threads that look at the connections and cancel statements. They run as long as
-    /// the program.
+    /// Starts the thread that looks at the connections. It runs as long as the program.
     ///
     /// # Errors
     /// When the system has no thread to spare.
     pub(super) fn start(self: &Arc<Deadlines>) -> io::Result<()> {
-        let (cancelled, waiting) = mpsc::sync_channel(MAX_CANCELLED);
+        let cancelling = Arc::default();
         let deadlines = self.clone();
         let watch = move || {
             loop {
                 thread::sleep(TICK);
-                deadlines.look(Instant::now(), &cancelled);
+                deadlines.look(Instant::now(), &cancelling);
             }
         };
-        thread::Builder::new()
-            .name("cancel".into())
-            .spawn(move || cancel_all(&waiting))?;
         thread::Builder::new()
             .name("deadline".into())
             .spawn(watch)?;
@@ -233,14 +228,14 @@ impl Deadlines {
         new
     }
 
-    fn look(&self, now: Instant, cancelled: &SyncSender<Cancel>) {
+    fn look(&self, now: Instant, cancelling: &Arc<AtomicUsize>) {
         let watched: Vec<_> = lock(&self.watched)
             .iter()
             .filter_map(Weak::upgrade)
             .collect();
         watched
             .iter()
-            .for_each(|watched| watched.look(now, cancelled));
+            .for_each(|watched| watched.look(now, cancelling));
     }
 }
 
@@ -250,12 +245,24 @@ impl std::fmt::Debug for Deadlines {
     }
 }
 
-fn cancel_all(waiting: &Receiver<Cancel>) {
-    while let Ok(cancel) = waiting.recv() {
+/// Cancels a statement on a thread of its own, because that takes a connection, which may take long.
+/// If so many are busy already, the statement's connection is shut down without it.
+fn cancel_aside(cancel: Cancel, cancelling: &Arc<AtomicUsize>) {
+    if cancelling.fetch_add(1, Ordering::SeqCst) >= MAX_CANCELLING {
+        cancelling.fetch_sub(1, Ordering::SeqCst);
+        return;
+    }
+    let busy = cancelling.clone();
+    let run = move || {
         // The driver panics where its runtime can't have the descriptors that it needs.
         if catch_unwind(AssertUnwindSafe(|| cancel())).is_err() {
             log::debug!("no descriptor was left to cancel a statement by");
         }
+        busy.fetch_sub(1, Ordering::SeqCst);
+    };
+    if let Err(error) = thread::Builder::new().name("cancel".into()).spawn(run) {
+        log::debug!("no thread was left to cancel a statement by: {error}");
+        cancelling.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

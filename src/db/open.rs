@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use postgres::error::DbError;
 use postgres::types::ToSql;
-use postgres::{Client, CopyInWriter, Row, RowIter, Statement};
+use postgres::{Client, CopyInWriter, NoTls, Row, RowIter, Statement};
 
 use super::deadline::{Deadlines, Overdue, Patience, Watched};
 use super::error::{Error, Remedy};
@@ -64,14 +64,16 @@ impl OpenConnection {
             _ => error,
         })?;
         let (token, settings) = (client.cancel_token(), settings.clone());
-        let deadlines = deadlines.clone();
         watched.ready(move || {
-            // A frozen database may not answer this connection either.
-            let watched = deadlines.watch();
-            let cancelled = settings
-                .connector()
-                .map(|connector| token.cancel_query(connector.watched_by(watched)));
-            if !matches!(cancelled, Ok(Ok(()))) {
+            // A request to cancel has no answer, but TLS begins with one, for which the driver
+            // waits for ever if the database is frozen. So it goes without, unless TLS is a must.
+            let cancelled = if settings.requires_tls() {
+                let connector = settings.connector();
+                connector.is_ok_and(|connector| token.cancel_query(connector).is_ok())
+            } else {
+                token.cancel_query(NoTls).is_ok()
+            };
+            if !cancelled {
                 log::debug!("a statement could not be cancelled");
             }
         });

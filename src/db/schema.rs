@@ -66,14 +66,16 @@ impl Connection {
             }
             return Err(Error::Unavailable("it is empty and read-only".into()));
         }
-        self.database.has_no_tables.store(false, Ordering::Relaxed);
         if tables.is_empty() {
             // What the statements there may take long for is said there.
             let patience = std::mem::replace(&mut self.patience, Patience::Unlimited);
             let applied = self.apply();
             self.patience = patience;
-            return applied.map(|_| SchemaState::Created);
+            applied?;
+            self.database.has_no_tables.store(false, Ordering::Relaxed);
+            return Ok(SchemaState::Created);
         }
+        self.database.has_no_tables.store(false, Ordering::Relaxed);
         tables.refuse_others()?;
         self.refuse_unfit()?;
         self.refuse_unreadable()?;

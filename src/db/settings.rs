@@ -207,6 +207,14 @@ impl Settings {
         begun.map_err(|error| Error::of_connecting(&error))
     }
 
+    /// Whether there must be TLS.
+    pub(super) fn requires_tls(&self) -> bool {
+        !matches!(
+            self.driver.get_ssl_mode(),
+            SslMode::Disable | SslMode::Prefer
+        )
+    }
+
     /// The connector that starts TLS, if the settings ask for it.
     pub(super) fn connector(&self) -> Result<Connector, Error> {
         let connector = match self.driver.get_ssl_mode() {

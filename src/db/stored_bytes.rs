@@ -13,12 +13,12 @@ const UPSERT_STORED_BYTES: &str = "INSERT INTO stored_bytes (server, bytes, note
 const SELECT_STORED_BYTES: &str =
     "SELECT server, bytes FROM stored_bytes WHERE server <> $1 LIMIT $2";
 
-/// Deletes the rows of servers that have stored nothing for a day. Most have ended, and any other
-/// writes its row again.
+/// Deletes the rows of servers that have ended: the others write theirs at least once an hour, if
+/// they have stored anything.
 const DELETE_GONE: &str = "DELETE FROM stored_bytes WHERE noted < now() - interval '1 day'";
 
 impl Connection {
-    /// Writes how many bytes the server `server` has stored since it started.
+    /// Writes how many bytes the server `server` has stored.
     ///
     /// # Errors
     /// Those of the database.
@@ -30,7 +30,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads how many bytes each server but `server` has stored since it started.
+    /// Reads how many bytes each server but `server` has stored.
     ///
     /// # Errors
     /// Those of the database.

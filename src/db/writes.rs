@@ -13,8 +13,8 @@ use crate::lock::lock;
 /// The pause between two questions to a read-only database whether it takes writes now, of which
 /// each may need a new connection.
 const READ_ONLY_PAUSE: Duration = Duration::from_millis(250);
-/// If writes are in flight and none has ended for this long, they are taken to be stuck, before they
-/// are given up.
+/// If several writes are in flight and none has ended for this long, they are taken to be stuck,
+/// before they are given up. One alone may be a large file.
 const STILL_FOR: Duration = Duration::from_secs(4);
 /// How long a full disk is remembered. Nothing but an upload shows whether there is space again,
 /// and a load balancer may send none to a server that says that it takes none.
@@ -62,6 +62,8 @@ struct State {
     in_flight: usize,
     /// When the last one ended, or the first of those in flight began.
     moved: Option<Instant>,
+    /// When the last one succeeded.
+    succeeded: Option<Instant>,
 }
 
 /// The permission to try a write. Whoever has it says how it went; otherwise the next one tries.
@@ -78,13 +80,23 @@ impl Writes {
         match state.refused {
             Some((Refusal::Full, at)) => now >= at + FULL_FOR,
             Some(_) => false,
-            None => state.in_flight == 0 || state.moved.is_none_or(|at| now < at + STILL_FOR),
+            None => state.in_flight < 2 || state.moved.is_none_or(|at| now < at + STILL_FOR),
         }
+    }
+
+    /// Whether space was lacking when a write was last refused.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self.lock().refused, Some((Refusal::Full, _)))
+    }
+
+    /// Whether a write has succeeded since then.
+    pub(super) fn have_succeeded_since(&self, then: Instant) -> bool {
+        self.lock().succeeded.is_some_and(|at| at >= then)
     }
 
     /// Whether a commit of nothing shows whether writes work. It needs no space.
     pub(super) fn may_be_tried(&self) -> bool {
-        !matches!(self.lock().refused, Some((Refusal::Full, _)))
+        !self.is_full()
     }
 
     /// The permission for a write; `None` while writes are refused and another one is tried, or
@@ -108,8 +120,10 @@ impl Writes {
     }
 
     /// Notes that a write has succeeded. Returns whether writes were refused before.
-    pub(super) fn succeeded(&self) -> bool {
-        self.lock().refused.take().is_some()
+    pub(super) fn succeeded(&self, now: Instant) -> bool {
+        let mut state = self.lock();
+        state.succeeded = Some(now);
+        state.refused.take().is_some()
     }
 
     /// Notes that a write was refused. Returns whether that is new.
@@ -153,8 +167,9 @@ mod tests {
         drop(trial);
         let trial = writes.begin(now);
         assert!(trial.is_some_and(|trial| trial.refusal == Some(Refusal::NoAnswer)));
-        assert!(writes.succeeded());
-        assert!(!writes.succeeded());
+        assert!(!writes.have_succeeded_since(now));
+        assert!(writes.succeeded(now));
+        assert!(!writes.succeeded(now) && writes.have_succeeded_since(now));
         assert!(writes.work(now) && writes.begin(now).is_some());
     }
 
@@ -172,17 +187,25 @@ mod tests {
     fn a_full_disk_is_forgotten_after_a_while() {
         let (writes, now) = (Writes::default(), Instant::now());
         writes.refused(Refusal::Full, now);
-        assert!(!writes.work(now));
+        assert!(!writes.work(now) && writes.is_full());
         assert!(writes.work(now + FULL_FOR));
+        // Uploads go on failing; deleting goes on all the same.
+        writes.refused(Refusal::Full, now + FULL_FOR);
+        assert!(!writes.work(now + FULL_FOR) && writes.is_full());
     }
 
     #[test]
     fn writes_of_which_none_ends_are_stuck() {
         let (writes, now) = (Writes::default(), Instant::now());
         let long_ago = writes.begin(now);
-        assert!(long_ago.is_some() && writes.work(now));
+        assert!(
+            long_ago.is_some() && writes.work(now + STILL_FOR),
+            "it may be large"
+        );
+        let another = writes.begin(now);
+        assert!(another.is_some() && writes.work(now));
         assert!(!writes.work(now + STILL_FOR));
-        drop(long_ago);
+        drop((long_ago, another));
         assert!(writes.work(now + 2 * STILL_FOR));
     }
 }

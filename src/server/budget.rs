@@ -8,7 +8,7 @@ use crate::buffer::Buffer;
 use crate::lock::{lock, unpoisoned};
 
 /// Up to this size nothing is counted, bytes: small requests pass while large ones wait for
-/// memory, and the number of threads bounds them.
+/// memory, and the number of connections bounds them.
 const FREE: usize = 64 * 1024;
 
 /// Bytes that may be held at once.

@@ -32,7 +32,7 @@ const REPORT_PAUSE: Duration = Duration::from_secs(60);
 /// database that hangs.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(10);
 /// The same for requests that wait for their turn to write, when none of those that have it ends.
-const STUCK_PATIENCE: Duration = Duration::from_secs(4);
+const STUCK_PATIENCE: Duration = Duration::from_secs(8);
 /// How often the queue is searched for such requests.
 const QUEUE_TICK: Duration = Duration::from_millis(500);
 /// A server that stops for a restart waits this long for the requests in flight, while new

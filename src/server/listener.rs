@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::net::{Shutdown, SocketAddr, SocketAddrV4, ToSocketAddrs};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, ToSocketAddrs};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -226,12 +226,11 @@ fn bind_tcp(address: &str, all: &[Listen], key: &str) -> Result<Listener, String
     Err(refused(last))
 }
 
-/// Whether an IPv4 address with that port is listened on as well.
+/// Whether all IPv4 addresses are listened on as well, with that port.
 fn has_ipv4_too(port: u16, all: &[Listen]) -> bool {
+    let all_ipv4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
     all.iter().any(|listen| match listen {
-        Listen::Tcp(address) => address
-            .parse()
-            .is_ok_and(|other: SocketAddrV4| port != 0 && other.port() == port),
+        Listen::Tcp(address) => port != 0 && address.parse() == Ok(all_ipv4),
         Listen::Unix(_) => false,
     })
 }

@@ -46,6 +46,7 @@ use crate::handover::ListeningSocket;
 use crate::protocol::http::{BodyRule, Incoming, Method, Response};
 use crate::stop::Stop;
 use door::Door;
+use guard::memory::Held;
 use guard::selfcheck::SelfCheck;
 use guard::{nudge, watch};
 
@@ -79,6 +80,11 @@ pub trait Service: Send + Sync + 'static {
 
     /// Writes the service's own metrics.
     fn expose(&self, _exposition: &mut Exposition) {}
+
+    /// Memory that the service holds by itself, as the file cache does, bytes.
+    fn held_bytes(&self) -> usize {
+        0
+    }
 
     /// Called when it was seen that requests come in, every `pause` of [`run`].
     fn alive(&self);
@@ -175,7 +181,11 @@ pub fn run<S: Service>(
     let pool = workers::start(workers.all, &door)?;
     front::serve_late(&door, stop)?;
     let (guard, counted) = (door.guard.clone(), door.clone());
-    watch::start(&door.guard, stop, move || counted.bytes_in_flight())?;
+    let held = move || Held {
+        in_flight: counted.bytes_in_flight(),
+        by_service: counted.service.held_bytes(),
+    };
+    watch::start(&door.guard, stop, held)?;
     nudge::start(&addresses, stop, move || guard.arrivals())?;
     if let Some(listener) = &metrics {
         let door = door.clone();

@@ -144,9 +144,9 @@ impl<T> Queue<T> {
         state.items.len() + state.writes.len()
     }
 
-    /// How many items may wait.
+    /// How many items may wait: for a thread, and as many again for their turn to write.
     pub fn limit(&self) -> usize {
-        self.limit
+        2 * self.limit
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {

@@ -2,28 +2,39 @@
 //! once a minute only, and without this as many servers could store as many times the bound.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use super::failures::log_failure;
 use crate::db::Connection;
 use crate::statistics::StoredBytes;
 
+/// How old what a server has written may get: rows that are a day old are deleted, and others would
+/// take one that comes back for new bytes.
+const NOTE_AGAIN: Duration = Duration::from_secs(3600);
+
 /// The exchange with the other servers.
 pub struct OtherServers {
     /// The random name of this process. `None` without random numbers.
     name: Option<String>,
-    /// What this server has stored, bytes, as it last wrote it.
+    /// What this server had stored before the exchange began, bytes. The others have counted it.
+    before: u64,
+    /// What it has stored since, bytes, as it last wrote it.
     noted: u64,
+    /// When it last wrote that.
+    at: Option<Instant>,
     observed: Observed,
 }
 
 impl OtherServers {
     /// Nothing is known yet.
-    pub fn new() -> OtherServers {
+    pub fn new(stored: &StoredBytes) -> OtherServers {
         let mut random = [0; 16];
         let name = getrandom::getrandom(&mut random);
         OtherServers {
             name: name.ok().map(|()| hex::encode(random)),
+            before: stored.added_since_start(),
             noted: 0,
+            at: None,
             observed: Observed::default(),
         }
     }
@@ -32,10 +43,11 @@ impl OtherServers {
     /// called about once a second.
     pub fn tick(&mut self, db: &mut Connection, stored: &StoredBytes) {
         let Some(name) = &self.name else { return };
-        let own = stored.added_since_start();
-        if own != self.noted {
+        let own = stored.added_since_start() - self.before;
+        let is_old = self.at.is_some_and(|at| at.elapsed() > NOTE_AGAIN);
+        if own != self.noted || is_old {
             match db.note_stored_bytes(name, own) {
-                Ok(()) => self.noted = own,
+                Ok(()) => (self.noted, self.at) = (own, Some(Instant::now())),
                 Err(error) => return log_failure("note how many bytes were stored", &error),
             }
         }

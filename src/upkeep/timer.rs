@@ -57,16 +57,17 @@ pub fn run(
     let mut note = Timer::every(SERVER_ROW_INTERVAL);
     let mut checks = Timer::every(CHECKS_INTERVAL);
     let mut last_checks = Timer::every(LAST_CHECKS_INTERVAL);
-    let mut others = OtherServers::new();
+    let mut others = OtherServers::new(&statistics.stored_bytes);
     let mut trial = Timer::every(TRIAL_INTERVAL);
     let mut refresher = Refresher::new(config, cache);
     loop {
         watch.tick(&mut db);
         let may_write = db.takes_writes() || trial.is_due() && db.try_to_write().is_ok();
-        if may_write && expiry.is_due() {
-            delete_expired(&mut db, statistics, &mut watch, stop);
-        }
-        if may_write {
+        // On a full disk it is deleting that makes space.
+        if may_write || db.is_full() {
+            if expiry.is_due() {
+                delete_expired(&mut db, statistics, &mut watch, stop);
+            }
             tidy(&mut db, &mut removals, &mut checks);
         }
         if may_write && config.files.max_total_size.is_some() {
@@ -80,8 +81,7 @@ pub fn run(
         if may_write && note.is_due() {
             note_server(&mut db, &mut row, statistics);
         }
-        let refreshes = may_write && config.versions.enabled;
-        if refreshes && refresher.tick(&mut db) || last_checks.is_due() {
+        if may_write && config.versions.enabled && refresher.tick(&mut db) || last_checks.is_due() {
             note_last_checks(&mut db, config, statistics);
         }
         if stop.wait(POLL_INTERVAL.min(config.files.cleanup_interval)) {

@@ -23,9 +23,18 @@ const MARGIN: u64 = 48 * 1024 * 1024;
 const SETTLED: u64 = 2 * 1024 * 1024;
 /// Memory that has settled for this long is what the server has anyway.
 const SETTLING: Duration = Duration::from_secs(1);
-/// What a byte in flight may take: itself, and what the file cache or a spare buffer keeps of it.
-/// Bytes that a worker copies are in flight, too.
+/// What a byte in flight may take: itself, and what a spare buffer keeps of it. Bytes that a worker
+/// copies are in flight, too.
 const COPIES: u64 = 2;
+
+/// Memory that is held for a reason, bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Held {
+    /// What bodies and answers take.
+    pub in_flight: usize,
+    /// What the service holds, as in the file cache, for as long as it likes.
+    pub by_service: usize,
+}
 
 /// The memory that the process had lately.
 pub struct Memory {
@@ -46,8 +55,9 @@ impl Memory {
         }
     }
 
-    /// Whether memory is taken that no file needs, with so many bytes of files `in_flight`.
-    pub fn is_short(&mut self, resident: u64, in_flight: usize, now: Instant) -> bool {
+    /// Whether memory is taken beyond what is `held` for a reason.
+    pub fn is_short(&mut self, resident: u64, held: Held, now: Instant) -> bool {
+        let resident = resident.saturating_sub(held.by_service as u64);
         if resident.abs_diff(self.seen) > SETTLED {
             self.seen = resident;
             self.since = now;
@@ -55,7 +65,7 @@ impl Memory {
         if resident < self.settled || now > self.since + SETTLING {
             self.settled = resident;
         }
-        resident > self.settled + MARGIN + COPIES * in_flight as u64
+        resident > self.settled + MARGIN + COPIES * held.in_flight as u64
     }
 }
 
@@ -80,22 +90,38 @@ mod tests {
     fn memory_is_short_when_it_grows_beyond_what_files_need() {
         let start = Instant::now();
         let mut memory = Memory::new(10 * MIB, start);
-        assert!(!memory.is_short(58 * MIB, 0, start));
-        assert!(memory.is_short(59 * MIB, 0, start));
-        let file = MIB as usize;
+        assert!(!memory.is_short(58 * MIB, Held::default(), start));
+        assert!(memory.is_short(59 * MIB, Held::default(), start));
+        let file = Held {
+            in_flight: MIB as usize,
+            by_service: 0,
+        };
         assert!(!memory.is_short(60 * MIB, file, start));
         assert!(memory.is_short(61 * MIB, file, start));
+    }
+
+    #[test]
+    fn a_cache_that_fills_is_no_shortage() {
+        let start = Instant::now();
+        let mut memory = Memory::new(10 * MIB, start);
+        let cache = Held {
+            in_flight: 0,
+            by_service: 200 * MIB as usize,
+        };
+        assert!(!memory.is_short(258 * MIB, cache, start));
+        assert!(memory.is_short(259 * MIB, cache, start));
     }
 
     #[test]
     fn memory_that_has_settled_is_what_the_server_has_anyway() {
         let start = Instant::now();
         let mut memory = Memory::new(10 * MIB, start);
-        assert!(memory.is_short(70 * MIB, 0, start));
-        assert!(memory.is_short(71 * MIB, 0, start + SETTLING));
+        let none = Held::default();
+        assert!(memory.is_short(70 * MIB, none, start));
+        assert!(memory.is_short(71 * MIB, none, start + SETTLING));
         let later = start + SETTLING + Duration::from_millis(1);
-        assert!(!memory.is_short(71 * MIB, 0, later));
-        assert!(!memory.is_short(10 * MIB, 0, later), "given back");
-        assert!(memory.is_short(70 * MIB, 0, later));
+        assert!(!memory.is_short(71 * MIB, none, later));
+        assert!(!memory.is_short(10 * MIB, none, later), "given back");
+        assert!(memory.is_short(70 * MIB, none, later));
     }
 }

@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use socket2::Socket;
+
 use crate::server::address::Address;
 use crate::server::pace::STOP_PATIENCE;
 use crate::stop::Stop;
@@ -38,7 +40,7 @@ pub struct SelfCheck {
 }
 
 impl SelfCheck {
-    /// Of the server at these addresses: each must answer.
+    /// Of the server at these addresses.
     ///
     /// # Errors
     /// When the system has no random numbers.
@@ -91,17 +93,29 @@ impl SelfCheck {
         Ok(is_dead)
     }
 
+    /// Asks at each address. One that can't be reached may be gone from the machine, which a restart
+    /// would not mend; the others must answer, and there must be one.
     fn ask_all(&self) -> io::Result<()> {
-        self.addresses
-            .iter()
-            .try_for_each(|address| self.ask(address))
+        let mut outcome = Err(io::Error::other("it has no address"));
+        for address in &self.addresses {
+            match address.connect() {
+                Ok(socket) => {
+                    self.ask(socket)?;
+                    outcome = Ok(());
+                }
+                Err(error) => {
+                    log::debug!("the server can't be reached on {address}: {error}");
+                    outcome = outcome.or(Err(error));
+                }
+            }
+        }
+        outcome
     }
 
-    fn ask(&self, address: &Address) -> io::Result<()> {
+    fn ask(&self, mut socket: Socket) -> io::Result<()> {
         let target = &self.target;
         let request =
             format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-        let mut socket = address.connect()?;
         socket.set_read_timeout(Some(ANSWER_PATIENCE))?;
         socket.set_write_timeout(Some(ANSWER_PATIENCE))?;
         socket.write_all(request.as_bytes())?;

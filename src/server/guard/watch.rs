@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::Guard;
 use super::connections::Survey;
 use super::local::Circumstances;
-use super::memory::{Memory, resident};
+use super::memory::{Held, Memory, resident};
 use super::stuck::Stuck;
 use crate::lock::lock;
 use crate::server::pace::{STANDSTILL, WRITE_TIMEOUT};
@@ -41,15 +41,15 @@ struct Seen {
     ended: usize,
 }
 
-/// Starts the thread, which ends when `stop` is requested; `bytes_in_flight` tells how much memory
-/// bodies and answers take for a reason.
+/// Starts the thread, which ends when `stop` is requested; `held` tells how much memory is held for
+/// a reason.
 ///
 /// # Errors
 /// When the system has no thread to spare.
 pub fn start(
     guard: &Arc<Guard>,
     stop: &Stop,
-    bytes_in_flight: impl Fn() -> usize + Send + 'static,
+    held: impl Fn() -> Held + Send + 'static,
 ) -> io::Result<()> {
     let (guard, stop) = (guard.clone(), stop.clone());
     let run = move || {
@@ -58,7 +58,7 @@ pub fn start(
         let mut stuck = Stuck::new(next);
         while !stop.is_requested() {
             let now = Instant::now();
-            let memory_is_short = memory.is_short(resident(), bytes_in_flight(), now);
+            let memory_is_short = memory.is_short(resident(), held(), now);
             if memory_is_short || now >= next || guard.is_urgent() {
                 let seen = guard.survey(memory_is_short).unwrap_or_else(|error| {
                     log::debug!("connections can't be looked at: {error}");
@@ -165,7 +165,8 @@ impl Guard {
         let excess = open.len().saturating_sub(circumstances.limit);
         let excess = excess.min(overdue.len());
         self.refusals.closed(Closing::TooMany, excess);
-        let slow = overdue.len() - excess;
+        // Those whose requests are worked on are answered all the same.
+        let slow = (overdue.len() - excess).saturating_sub(circumstances.requests);
         self.refusals.closed(Closing::SlowHead, slow);
         if !overdue.is_empty() {
             self.sockets.each_local_client(|inode, socket| {
