@@ -2,6 +2,7 @@
 
 pub mod context;
 pub mod files;
+mod find;
 pub mod health;
 pub mod routes;
 pub mod token_info;
