@@ -42,7 +42,7 @@ impl Exposition {
         self.begin(format!("{PREFIX}{name}"), kind, help)
     }
 
-    /// Begins the family `name`, as all programs call it.
+    /// Begins the family `name`, which many programs have under this name. [`PREFIX`] isn't added.
     pub fn standard_family(&mut self, name: &str, kind: Kind, help: &str) -> Family<'_> {
         self.begin(name.to_string(), kind, help)
     }
@@ -139,7 +139,7 @@ impl Sample {
     }
 }
 
-/// Reads the samples of a text. Lines that are none are left out.
+/// Reads the samples of a text. Lines that are no samples are left out.
 pub fn parse(text: &str) -> Vec<Sample> {
     text.lines().filter_map(parse_line).collect()
 }

@@ -1,12 +1,13 @@
-//! What the system lets this process have. Of memory that is the machine's, or less by the limits of
-//! control groups (cgroups), with which systemd and containers bound it.
+//! What the system lets this process have. Its memory is that of the machine, or less where control
+//! groups (cgroups) limit it, with which systemd and containers bound processes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, getrlimit};
 
-/// The values of a limit, bytes, that mean none: version 1 writes a number close to 2⁶³.
+/// From this value on, bytes, a limit means that there is none: version 1 of control groups writes
+/// a number close to 2⁶³.
 const NO_LIMIT: u64 = 1 << 60;
 
 /// The files of a control group that limit its memory: two of version 2, of which the lower counts,
@@ -17,8 +18,8 @@ const LIMIT_FILES: [&str; 3] = ["memory.max", "memory.high", "memory.limit_in_by
 /// The memory that the process may have, bytes. `None` where no limit is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// What it has together with others: that of the machine, or the limit of a control group above
-    /// its own, whichever is less.
+    /// The memory that it has together with other processes: that of the machine, or the limit of a
+    /// control group above its own, whichever is less.
     pub shared: Option<u64>,
     /// The limit of its own control group.
     pub own: Option<u64>,
@@ -57,13 +58,13 @@ pub fn free_disk(folder: &Path) -> std::io::Result<u64> {
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// The machine's memory, bytes. A container's /proc/meminfo may tell less than the system call; the
-/// unit's sandbox hides the file.
+/// The machine's memory, bytes. A container's /proc/meminfo may tell less than the system call, so
+/// it is read first. The unit's sandbox hides the file, so the system call is needed, too.
 fn machine() -> Option<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok();
     meminfo.and_then(|text| total_of(&text)).or_else(|| {
         let info = rustix::system::sysinfo();
-        // Its type depends on the processor.
+        // The type of this field depends on the processor.
         #[allow(clippy::useless_conversion)]
         let units = u64::from(info.totalram);
         Some(units.saturating_mul(u64::from(info.mem_unit))).filter(|bytes| *bytes > 0)
@@ -187,7 +188,7 @@ mod tests {
         let files = [("/sys/fs/cgroup/memory.max", "500")];
         let found = limits("0::/\n", V2, &files);
         assert_eq!((found.own, found.shared), (Some(500), None));
-        // Seen from within, a process may be outside.
+        // A process may be in a group outside of what the container sees.
         let found = limits("0::/../../other\n", V2, &files);
         assert_eq!(found.lowest(), Some(500));
     }

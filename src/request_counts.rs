@@ -33,12 +33,13 @@ impl Way {
 const STATUSES: [u16; 13] = [
     200, 400, 401, 404, 405, 411, 413, 417, 425, 500, 502, 503, 507,
 ];
-/// The statuses that are shown before the first answer has them: a rate needs the time before it.
+/// The statuses that are shown before any answer has had them, because a rate can be computed only
+/// from a counter that was shown before it grew.
 const SHOWN_AT_ONCE: [u16; 4] = [200, 500, 503, 507];
 /// The name of what is none of the known endpoints or statuses.
 const OTHER: &str = "other";
-/// The upper bounds of the histogram's buckets, seconds: a file from the cache takes less than the
-/// first; a request waits 10 seconds for a worker, and a statement may take 30.
+/// The upper bounds of the histogram's buckets, seconds. A file from the cache takes less than the
+/// first bound, a request may wait for a worker for 10 seconds, and a statement may take 30.
 const BOUNDS: [f64; 15] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 ];
@@ -48,7 +49,7 @@ const NANOS: f64 = 1e9;
 /// The counters of all endpoints.
 #[derive(Debug)]
 pub struct RequestCounts {
-    /// One for each endpoint, and the last for what reaches none.
+    /// The counters of each endpoint, and at the end those of requests that reach no endpoint.
     endpoints: Vec<Endpoint>,
     bytes_up: AtomicU64,
     bytes_down: AtomicU64,
@@ -58,7 +59,7 @@ pub struct RequestCounts {
 #[derive(Debug)]
 struct Endpoint {
     name: String,
-    /// For each way the answers with each of [`STATUSES`], and those with another.
+    /// For each way the answers with each of [`STATUSES`], and those with another status.
     answers: [[AtomicU64; STATUSES.len() + 1]; Way::ALL.len()],
     /// The answers in each bucket of [`BOUNDS`], and those beyond.
     buckets: [AtomicU64; BOUNDS.len() + 1],
@@ -71,7 +72,8 @@ struct Endpoint {
 pub struct RequestCount<'a> {
     counts: &'a RequestCounts,
     began: Instant,
-    /// The number of the endpoint; the one that stands for no endpoint until it is found.
+    /// The number of the endpoint. Until the endpoint is found, it is the number that stands for
+    /// none.
     pub endpoint: usize,
     /// The way in which the request came.
     pub way: Way,
@@ -218,8 +220,8 @@ impl Endpoint {
 }
 
 impl RequestCount<'_> {
-    /// Notes what the client gets. An onion request's answer is always 200; the status of what is
-    /// inside stands.
+    /// Notes the status and the length of what the client gets. The answer to an onion request that
+    /// could be decrypted is always 200, which doesn't replace the status of the encrypted reply.
     pub fn answered(&mut self, status: u16, bytes: usize) {
         if status != 200 {
             self.status = status;

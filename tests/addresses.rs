@@ -11,6 +11,7 @@ use common::raw::{self, LIE};
 use common::{Connection, Database, Server, bytes, eventually};
 use socket2::{Domain, Socket, Type};
 
+/// Two TCP ports and a Unix socket.
 const MIXED: &str = "listen = ['127.0.0.1:0', 'unix:http.sock', '127.0.0.1:0']";
 
 /// The addresses that the server says it listens on.
@@ -73,8 +74,8 @@ fn a_server_that_restarts_itself_keeps_its_addresses_and_knows_that_they_are_its
     assert!(!Path::new(path).exists(), "the socket's file stayed");
 }
 
-/// One end of a client may lead to several of our ports: the system distinguishes connections by
-/// both of their ends.
+/// A client may connect one of its ports to several of ours, because the system distinguishes
+/// connections by both of their ends.
 #[test]
 fn a_client_that_uses_one_port_for_two_addresses_has_two_connections() {
     let server = Server::with(&Database::new(), MIXED);

@@ -12,9 +12,10 @@ use common::{new_exchange, nonce};
 use serde_json::json;
 use session_file_server::protocol::onion::client::v4_plaintext;
 
+/// The header field of a body in chunks.
 const CHUNKED: (&str, &str) = ("Transfer-Encoding", "chunked");
 
-/// A body in chunks of that size.
+/// Encodes a body in chunks of `size` bytes.
 fn in_chunks(body: &[u8], size: usize) -> Vec<u8> {
     let mut encoded = Vec::new();
     for chunk in body.chunks(size) {
@@ -26,10 +27,10 @@ fn in_chunks(body: &[u8], size: usize) -> Vec<u8> {
     encoded
 }
 
-/// Sends a body as it is; the answer.
+/// Sends a body that is encoded already, and returns the answer.
 fn post(connection: &mut Connection, path: &str, encoded: &[u8]) -> Response {
     connection.head("POST", path, &[CHUNKED]);
-    // A server that refuses need not take all of it.
+    // A server that refuses the body need not take all of it.
     let _ = connection.send(encoded);
     connection.answer("POST")
 }
@@ -56,7 +57,7 @@ fn a_body_in_chunks_is_stored_as_it_was_and_the_connection_goes_on() {
             assert_eq!(stored.status, 200, "{length} by {size}: {stored:?}");
             assert_eq!(stored.json()["size"], length);
             let path = format!("/file/{}", stored.json()["id"].as_str().expect("an id"));
-            // Behind a Unix socket it may end with each answer.
+            // On a Unix socket the connection may end with each answer.
             if stored.header("Connection") == Some("close") {
                 assert!(server.get(&path).body == file);
                 connection = server.connect();
@@ -87,19 +88,19 @@ fn chunks_may_be_written_in_any_way_that_http_allows() {
             10
         );
     }
-    // A byte at a time.
+    // The body is sent a byte at a time.
     connection.head("POST", "/file", &[CHUNKED]);
     for byte in in_chunks(b"a file", 4) {
         connection.send(&[byte]).expect("the server listens");
     }
     assert_eq!(connection.answer("POST").json()["size"], 6);
-    // The name of a coding is the same in any case.
+    // The names of header fields and codings may be in upper or lower case.
     connection.head("POST", "/file", &[("transfer-encoding", "Chunked")]);
     connection
         .send(&in_chunks(b"a file", 4))
         .expect("the server listens");
     assert_eq!(connection.answer("POST").json()["size"], 6);
-    // The next request may be there already.
+    // The next request may come before this one is answered.
     connection.head("POST", "/file", &[CHUNKED]);
     let ahead = [
         &in_chunks(b"a file", 4)[..],
@@ -149,7 +150,7 @@ fn a_body_in_chunks_that_is_empty_or_too_large_is_413() {
         let fits = in_chunks(&bytes(1, 100_000), size);
         assert_eq!(post(&mut connection, "/file", &fits).status, 200);
         for length in [100_001, 20_000_000] {
-            // It gets its answer although it sends all before it listens.
+            // The client gets its answer although it sends the whole body before it reads.
             let refused = post(
                 &mut server.connect(),
                 "/file",
@@ -189,7 +190,7 @@ fn broken_chunks_are_400_and_the_connection_is_closed() {
         "5\r\nhello\r\n0\r\nX",
         "hello\r\nGET /health HTTP/1.1\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\n\r\n",
     ];
-    // Each is listened to for some seconds.
+    // The server goes on reading for some seconds after each refusal.
     std::thread::scope(|scope| {
         for broken in broken {
             let server = &server;
@@ -225,7 +226,7 @@ fn a_body_in_chunks_that_ends_early_stores_nothing() {
             .expect("the server listens");
         connection.finish();
         connection.answer("POST").assert_error(400);
-        // As a client that was ended.
+        // The same by a client whose process ends.
         let mut connection = server.connect();
         connection.head("POST", "/file", &[CHUNKED]);
         connection
@@ -272,7 +273,7 @@ fn a_client_with_chunks_that_waits_for_100_continue_is_told_to_go_on() {
 #[test]
 fn many_slow_uploads_in_chunks_leave_memory_for_others() {
     let server = Server::start(&Database::new());
-    // As many as would take all memory for bodies, if each took what it may have.
+    // So many that they would take all memory for bodies, if each took the most that it may have.
     let mut slow: Vec<Connection> = (0..40).map(|_| server.connect()).collect();
     for connection in &mut slow {
         connection.head("POST", "/file", &[CHUNKED]);

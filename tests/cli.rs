@@ -172,7 +172,7 @@ fn wrong_usage_exits_2_and_help_lists_the_commands() {
     let output = run(folder.path(), &["--help"]);
     assert_eq!(output.status.code(), Some(0));
     let help = String::from_utf8(output.stdout).expect("UTF-8");
-    // The man page tells the same commands and options, and no others.
+    // The man page has the same commands and options, and no others.
     let words = |text: &str| -> std::collections::BTreeSet<String> {
         let commands = [
             "serve",
@@ -273,6 +273,7 @@ fn health_exits_1_if_the_database_is_away() {
     assert!(errors(&output).contains("answers 503"), "{output:?}");
 }
 
+/// The texts of the manual pages.
 const MAN_PAGES: [&str; 2] = [
     include_str!("../packaging/session-file-server.1"),
     include_str!("../packaging/session-file-server.toml.5"),

@@ -34,7 +34,7 @@ fn any_number_of_leading_slashes_counts_as_one_in_direct_requests() {
         let absolute = server.get(&format!("http://files.example{slashes}file/{id}"));
         assert!(absolute.body == file);
     }
-    // Only leading slashes do.
+    // Slashes in other places count one by one.
     for path in ["//file//abc", "/file//info", "//file/", "//", "///"] {
         server.get(path).assert_error(404);
     }
@@ -68,7 +68,8 @@ fn any_number_of_leading_slashes_counts_as_one_in_onion_requests() {
         assert_eq!(extended["size"], 200_000);
         assert_eq!(v3("POST", "oxen/v3/lsrpc"), br#"{"status_code":404}"#);
     }
-    // The endpoints of onion requests themselves, with their own limit.
+    // The endpoints of onion requests themselves may have more slashes, too, and keep their own
+    // limit.
     let file = bytes(9, 5_000_000);
     let exchange = new_exchange(&onion.public_keys[0], Some("xchacha20"));
     let request = exchange.seal(&v4_plaintext("POST", "//file", &[], Some(&file)), nonce());
@@ -87,7 +88,7 @@ fn a_signature_covers_the_path_with_one_slash() {
     let key = SigningKey::from_bytes(&[7; 32]);
     let path = "/session_version?platform=android";
     let doubled = format!("/{path}");
-    // There is no version to name here: that is 502 once the signature is accepted.
+    // The server knows no version here, so that it answers 502 once the signature is accepted.
     for (requested, signed, expected) in [
         (path, path, 502),
         (doubled.as_str(), path, 502),
@@ -124,14 +125,15 @@ fn empty_header_fields_count_as_absent() {
     let ask = |headers: &[(&str, &str)]| server.connect().request("GET", path, headers, b"");
     let empty = ["X-FS-Pubkey", "X-FS-Timestamp", "X-FS-Signature"].map(|name| (name, ""));
     for count in 0..=3 {
-        // Not signed: there is no version to name.
+        // An unsigned request is accepted, and answered 502, because the server knows no version
+        // here.
         assert_eq!(ask(&empty[..count]).status, 502);
     }
     let partly = [("X-FS-Pubkey", "07"), empty[1], empty[2]];
     assert_eq!(ask(&partly).status, 400);
 }
 
-/// How long a file lives, seconds, where no client says it.
+/// How long a file lives if its client doesn't say it, seconds.
 const EXPIRY: f64 = 259_200.0;
 
 /// Header fields of an upload inside an onion request, and how long its file lives then.
@@ -157,7 +159,7 @@ const LIFETIMES: [(&str, f64); 16] = [
 /// Uploads a file with such header fields by both versions of onion requests, and tells how long
 /// each lives.
 fn lifetimes(onion: &Onion, headers: &str) -> [f64; 2] {
-    // Another file each time: the same one would never expire sooner.
+    // The file differs each time, because an upload of the same one never shortens its life.
     let meta = format!(r#"{{"method": "POST", "endpoint": "/file", "headers": {{{headers}}}}}"#);
     let v4 = onion.v4(&bencoded(&[&meta, headers]));
     assert_eq!(v4.status, 200, "v4: {headers:.100}");
@@ -240,7 +242,7 @@ fn a_v3_post_needs_no_body() {
         let reply: Value = serde_json::from_slice(&onion.v3(request)).expect("JSON");
         assert_eq!(reply["size"], 6);
     }
-    // An empty file, and no JSON.
+    // Without a body, `file` gets an empty file, and `files` no JSON.
     for (endpoint, status) in [("file", 413), ("files", 400)] {
         let reply = onion.v3(json!({ "method": "POST", "endpoint": endpoint }));
         assert_eq!(
@@ -264,7 +266,7 @@ fn meta_of_16_kib_is_taken_and_one_byte_more_is_not() {
             "{length}"
         );
     }
-    // It doesn't take away from what the largest file may have.
+    // A large meta leaves the largest file its full size.
     let onion = Onion::start("files.max_size = 12_000_000");
     let file = bytes(1, 12_000_000);
     let padding = "a".repeat(16_000);

@@ -62,6 +62,7 @@ fn ask_for_more(server: &Server) -> impl FnMut(u64) {
     }
 }
 
+/// Counts the indexes that an unfinished rebuild would leave.
 const LEFT: &str = "SELECT count(*) FROM pg_class WHERE relname LIKE 'files_id_bytewise%'";
 
 /// A server whose order of ids has changed since its files were stored, and these files' ids.
@@ -114,7 +115,7 @@ fn after_a_change_of_the_order_every_file_is_found_again_and_nobody_waits() {
     for part in [
         "a new index for about ",
         "the ids are sorted as bytes now",
-        // The clients that are served meanwhile double some of their own.
+        // The clients that are served meanwhile store some files a second time, too.
         "had been stored a second time; one of each is kept",
         "REFRESH COLLATION VERSION",
     ] {
@@ -159,7 +160,7 @@ fn an_interrupted_rebuild_leaves_nothing_and_can_be_repeated() {
     let database = database();
     let server = Server::start(&database);
     let id = server.upload(b"a file");
-    // The build waits for this one, as it would for pg_dump.
+    // The build waits for this transaction, as it would for pg_dump.
     let mut dump = database.client();
     dump.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT * FROM files")
         .expect("allowed");
@@ -176,12 +177,12 @@ fn an_interrupted_rebuild_leaves_nothing_and_can_be_repeated() {
         eventually("it builds", || database.number(building) == 1);
         assert_eq!(server.get(&format!("/file/{id}")).status, 200);
         assert_eq!(server.upload(b"a file"), id);
-        // A second one at the same time is told to wait.
+        // A second `init-db` at the same time is told to wait.
         let second = run(folder.path(), &["init-db", "--rebuild-ids"]);
         let told = String::from_utf8_lossy(&second.stderr).into_owned();
         assert!(told.contains("another init-db"), "{told}");
         signal(child.id(), name);
-        // What it cleans up waits for the dump, too.
+        // Removing the unfinished index waits for the dump, too.
         std::thread::sleep(std::time::Duration::from_secs(1));
         dump.batch_execute("COMMIT").expect("allowed");
         let status = child.wait().expect("a child");
@@ -191,7 +192,7 @@ fn an_interrupted_rebuild_leaves_nothing_and_can_be_repeated() {
             .expect("allowed");
     }
     dump.batch_execute("COMMIT").expect("allowed");
-    // What a killed one leaves is removed by the next.
+    // The next rebuild removes what a killed one has left.
     database.execute("CREATE INDEX files_id_bytewise ON files (id)");
     said(&init_db(&database, &["--rebuild-ids"]));
     assert_eq!(database.number(LEFT), 0);
@@ -262,7 +263,8 @@ fn a_table_that_is_used_all_the_time_is_left_as_it_was() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the binary runs");
-    // It has no snapshot, so that the build doesn't wait for it, but the change does.
+    // This transaction has no snapshot, so that the build doesn't wait for it, but its lock holds
+    // up the change of the table.
     let mut user = database.client();
     user.batch_execute("BEGIN; LOCK TABLE files IN ACCESS SHARE MODE")
         .expect("allowed");
@@ -273,7 +275,7 @@ fn a_table_that_is_used_all_the_time_is_left_as_it_was() {
     std::thread::sleep(std::time::Duration::from_secs(1));
     user.batch_execute("COMMIT").expect("allowed");
     let status = child.wait().expect("a child");
-    // On a quick machine it may have been done before.
+    // On a quick machine the rebuild may have ended before the signal.
     assert!(matches!(status.code(), Some(0 | 1)), "{status:?}");
     assert_eq!(database.number(LEFT), 0);
     assert_eq!(server.upload(b"a file"), id);

@@ -109,7 +109,7 @@ fn without_the_calls_that_docker_refuses_the_server_stores_files_and_stops_in_or
 
 #[test]
 fn without_proc_the_start_says_what_is_missing_and_the_server_serves() {
-    // Only root may take it away, and not in a chroot, which has no mount of its own.
+    // Only root may unmount /proc, and not in a chroot, which has no mount of its own.
     let possible = Command::new("unshare").args(["--mount", "true"]).output();
     if !possible.is_ok_and(|output| output.status.success()) {
         return;
@@ -136,7 +136,7 @@ fn silent_connections_to_the_unix_socket_are_closed_and_bounded_in_number() {
     let server = Server::with(&Database::new(), "listen = 'unix:http.sock'");
     let silent: Vec<_> = (0..1300).map(|_| connect_locally(&server)).collect();
     let started = Instant::now();
-    // Beyond the bound the oldest end before their time has come.
+    // Beyond the bound the oldest connections end before their time has come.
     eventually("the number is bounded", || server.descriptors() < 2 * 1100);
     assert!(started.elapsed() < Duration::from_secs(9));
     serves(&server);
@@ -158,7 +158,7 @@ fn a_body_that_comes_slowly_over_the_unix_socket_is_received_beside_silent_conne
     let mut slow = connect_locally(&server);
     let head = b"POST /file HTTP/1.1\r\nHost: x\r\nContent-Length: 400000\r\n\r\n";
     slow.write_all(head).expect("sent");
-    // Longer than a head may take.
+    // Sending the body takes longer than a head may take.
     for _ in 0..16 {
         slow.write_all(&[7; 25_000]).expect("sent");
         std::thread::sleep(Duration::from_millis(900));
@@ -191,8 +191,8 @@ fn a_body_that_is_cut_off_to_keep_the_bounds_is_503_and_not_its_clients_mistake(
         let request = format!("POST /file HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n{body}");
         client.send(request.as_bytes()).expect("sent");
         eventually("it is received", || server.has_thread("receive"));
-        // Connections are looked at every second, and the oldest of too many are shut: this one,
-        // if it was seen before the others.
+        // The server looks at its connections every second, and shuts the oldest if there are too
+        // many. After this pause it has seen this connection before the others.
         std::thread::sleep(Duration::from_secs(2));
         let others: Vec<_> = (0..60).map(|_| connect_locally(&server)).collect();
         let answer = client.answer("POST");
@@ -205,8 +205,8 @@ fn a_body_that_is_cut_off_to_keep_the_bounds_is_503_and_not_its_clients_mistake(
     }
 }
 
-/// Starts its arguments as a user that nobody else is, so that nobody else's threads count, with
-/// a limit of so many.
+/// A shell script that starts its arguments with a limit of so many threads, as a user that has no
+/// other processes, because the limit counts all threads of a user.
 fn limited(threads: u32, user: u32) -> String {
     format!(
         "chown -R {user} . && exec setpriv --reuid={user} --regid={user} --clear-groups \
@@ -216,7 +216,7 @@ fn limited(threads: u32, user: u32) -> String {
 
 #[test]
 fn with_few_threads_the_server_refuses_to_start_with_a_sentence_or_survives_and_recovers() {
-    // Nobody else may become another user.
+    // Only root may become another user.
     if !is_root() {
         return;
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use common::{Database, Server, bytes, eventually};
 
+/// An upload in the encoding of old clients.
 const BASE64: &[u8] = br#"{"file": "YQ=="}"#;
 
 /// Lets changes of files fail with `code` where `condition` holds: at once, or when they are
@@ -46,7 +47,7 @@ fn what_was_rolled_back_because_of_others_is_tried_again() {
             let extended = server.post(&format!("/file/{id}/extend"), b"");
             assert_eq!(extended.status, 200, "{extended:?}");
         }
-        // Neither lost nor twice.
+        // No file is lost, and none is there twice.
         assert_eq!(database.number("SELECT count(*) FROM files"), 21);
         database.execute("DROP TRIGGER at_once ON files; DROP TRIGGER at_the_end ON files");
         database.execute("UPDATE files SET expiry = now()");

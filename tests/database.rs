@@ -45,7 +45,7 @@ fn an_outage_is_answered_503_and_service_resumes_by_itself() {
     );
 }
 
-/// A server with one worker, of which nothing but requests asks the database.
+/// A server with one worker, in which nothing but requests asks the database.
 fn quiet_server(database: &Database) -> Server {
     let settings = "workers = 1\nfiles.cleanup_interval = '1 day'";
     let server = Server::with(database, settings);
@@ -60,7 +60,8 @@ fn quiet_server(database: &Database) -> Server {
 fn a_table_that_was_empty_at_first_is_not_read_whole_when_it_has_grown() {
     let database = Cluster::shared().database();
     let server = quiet_server(&database);
-    // PostgreSQL knows that nothing is there, and keeps its plans.
+    // PostgreSQL knows from now on that the table is empty, and keeps the plans that it makes for
+    // that.
     database.execute("VACUUM ANALYZE files");
     let refreshed = bytes(1, 100_000);
     let id = server.upload(&refreshed);
@@ -98,7 +99,7 @@ fn a_restart_between_two_requests_is_not_noticed() {
     assert_eq!(server.get(&format!("/file/{id}")).status, 200);
     cluster.stop();
     cluster.resume();
-    // Not repeatable, but the connection is looked at first.
+    // This request can't be repeated, but its connection is tested first.
     assert_eq!(server.post("/files", br#"{"file": "YQ=="}"#).status, 200);
 }
 
@@ -208,8 +209,8 @@ fn an_upload_that_the_database_refuses_spoils_no_other_request() {
     }
 }
 
-/// Uploads files of various sizes from several clients until told to stop; the seeds of
-/// those that were acknowledged.
+/// Uploads files of various sizes from several clients until told to stop. Returns the seeds and
+/// the ids of those that were acknowledged.
 fn upload_until(address: &str, stop: &AtomicBool) -> Vec<(u64, String)> {
     let acknowledged = Mutex::new(Vec::new());
     // A test that has failed meanwhile tells nobody to stop.
@@ -231,7 +232,7 @@ fn upload_until(address: &str, stop: &AtomicBool) -> Vec<(u64, String)> {
                             acknowledged.lock().expect("no panic").push((seed, id));
                         }
                         Ok(answer) => answer.assert_error(503),
-                        // Killed: there is nobody to connect to.
+                        // The server was killed, so that nobody accepts the connection.
                         Err(_) => std::thread::sleep(Duration::from_millis(5)),
                     }
                 }
@@ -294,8 +295,8 @@ fn a_database_that_stops_and_starts_under_load_loses_nothing_that_was_acknowledg
             eventually("load", || {
                 database.number("SELECT count(*) FROM files") > least
             });
-            // In order: what it has committed is on its disk. (Its crashes are another
-            // matter here, because the tests' clusters don't wait for the disk.)
+            // The cluster is stopped in order, so that what it has committed is on its disk. (After
+            // a crash it need not be, because the tests' clusters don't wait for the disk.)
             cluster.stop();
             std::thread::sleep(Duration::from_millis(300));
             cluster.resume();
@@ -383,7 +384,7 @@ fn the_version_is_printed() {
     assert_eq!(String::from_utf8(output.stdout).expect("UTF-8"), expected);
 }
 
-/// The driver panics without them.
+/// The driver panics if it gets no descriptors.
 #[test]
 fn a_lack_of_descriptors_for_a_connection_is_over_when_there_are_some() {
     let server = Server::start(&Database::new());
@@ -399,7 +400,7 @@ fn a_lack_of_descriptors_for_a_connection_is_over_when_there_are_some() {
         assert!(set.expect("prlimit").success());
     };
     limit(5);
-    // The first one needs a connection of its own.
+    // The first `/health` needs a new connection to the database.
     connection
         .request("GET", "/health", &[], b"")
         .assert_error(503);

@@ -17,7 +17,7 @@ fn github() -> GitHub {
     github
 }
 
-/// What a release says of itself, with a character that no database takes.
+/// The notes of the release, with the character NUL, which no database takes.
 const NOTES: &str = "🎉 für C:\\new\\u{41}, 日本語, \u{0} and the rest";
 
 #[test]

@@ -4,6 +4,7 @@ mod common;
 
 use common::{Database, Server, eventually};
 
+/// Makes 30,000 files of 3,000 bytes that expired a minute ago.
 const EXPIRED: &str = "INSERT INTO files (id, data, expiry) \
      SELECT 'old-' || n, convert_to(repeat('x', 3000), 'UTF8'), now() - interval '1 min' \
      FROM generate_series(1, 30000) n";
@@ -45,7 +46,8 @@ fn a_file_that_is_uploaded_again_while_it_expires_is_not_deleted() {
     for round in 0..3 {
         let id = server.upload(b"the same file");
         database.execute("UPDATE files SET expiry = now() + interval '30 ms'");
-        // Again and again around the moment of its deletion: once acknowledged, it is there.
+        // The file is uploaded again and again around the moment of its deletion. Whenever an
+        // upload is acknowledged, the file is there.
         for _ in 0..50 {
             assert_eq!(server.upload(b"the same file"), id);
             assert_eq!(

@@ -1,5 +1,5 @@
-//! What the server answers when the database or the machine fails it, and that it recovers by
-//! itself. Outages, restarts and crashes are in `database.rs`.
+//! What the server answers when the database or the machine fails, and that it recovers by itself.
+//! Outages, restarts and crashes are in `database.rs`.
 
 mod common;
 
@@ -30,7 +30,7 @@ fn a_read_only_database_serves_files_and_answers_uploads_503() {
     answer.assert_error(503);
     assert!(answer.header("Retry-After").is_some());
     assert_eq!(server.get(&format!("/file/{id}")).body, b"a file");
-    // The session that changes it back must be allowed to.
+    // The session that makes the database read-only must still be able to change that back.
     let mut client = database.client();
     for statement in [
         "SET default_transaction_read_only = off".to_string(),
@@ -99,7 +99,7 @@ fn a_fail_over_to_a_stand_by_loses_nothing_and_needs_nobody() {
     let mut first = Cluster::start();
     let database = first.database();
     let second = first.stand_by();
-    // Both are asked; only the one that can be written to is used.
+    // Both clusters are asked, and only the one that can be written to is used.
     let (one, other) = (first.folder().display(), second.folder().display());
     let url = format!(
         "host={one},{other} user=tester dbname={} target_session_attrs=read-write",
@@ -124,7 +124,7 @@ fn a_fail_over_to_a_stand_by_loses_nothing_and_needs_nobody() {
     assert_eq!(server.get(&format!("/file/{id}")).body, b"before");
 }
 
-/// A file system of its own, as small as wanted.
+/// A file system in memory whose size the test chooses.
 struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
@@ -160,7 +160,7 @@ impl Drop for SmallDisk {
 
 #[test]
 fn a_full_disk_is_answered_503_and_what_was_acknowledged_stays() {
-    // Nobody else may make a file system.
+    // Only root may mount a file system.
     if !is_root() {
         return;
     }

@@ -16,6 +16,7 @@ use session_file_server::protocol::http::{Headers, Method, Request, Response};
 use session_file_server::server::{AnswerMemory, Room};
 use session_file_server::statistics::Statistics;
 
+/// The default size of the cache, because servers of the test fixture have none.
 const CACHE: &str = "files.cache_size = 16_000_000";
 
 fn expires(server: &Server, path: &str) -> String {
@@ -50,7 +51,7 @@ fn many_who_want_one_large_file_at_once_all_get_it() {
             scope.spawn(|| {
                 let mut connection = server.connect();
                 connection.head("GET", &path, &[]);
-                // As clients on slow lines do.
+                // A client on a slow line reads late.
                 std::thread::sleep(Duration::from_millis(500));
                 let answer = connection.answer("GET");
                 assert!(answer.status == 200 && answer.body == file, "{answer:?}");
@@ -95,11 +96,12 @@ fn what_another_server_has_refreshed_is_told_right_within_the_minute() {
     assert_eq!(upload(&another, "7200"), path);
     let right = expires(&another, &path);
     assert_ne!(before, right);
-    // In the meantime it is asked for again and again.
+    // The file is asked for again and again until its times are right.
     let refreshed = Instant::now();
     eventually("it is right again", || expires(&one, &path) == right);
     assert!(refreshed.elapsed() < Duration::from_secs(45));
-    // Who asks for its times, or for its head alone, hears it at once, and so do others then.
+    // A request for the file's times (`info` or HEAD) gets the right ones at once, and so do all
+    // later requests for the file.
     for (ttl, method, asked) in [
         ("10800", "GET", format!("{path}/info")),
         ("14400", "HEAD", path.clone()),

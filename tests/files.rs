@@ -9,6 +9,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use common::{Cluster, Database, Response, Server, bytes};
 use serde_json::{Value, json};
 
+/// A week, seconds.
 const WEEK: f64 = 7.0 * 86_400.0;
 
 fn now() -> f64 {
@@ -471,7 +472,7 @@ fn the_largest_file_goes_up_and_down_unchanged() {
 fn files_of_every_size_are_stored_as_they_are_and_refreshed_when_they_come_again() {
     let database = Database::new();
     let server = Server::start(&database);
-    // Around the sizes at which they go to the database, or come from it, in another way.
+    // Sizes around those from which on files go to the database, or come from it, in another way.
     let sizes = [
         65_535, 65_536, 65_537, 131_072, 131_073, 262_144, 262_145, 524_288, 1_000_000, 10_223_616,
     ];

@@ -35,7 +35,7 @@ fn assert_given_back(server: &Server, descriptors: usize, threads: usize) {
     eventually("descriptors are given back", || {
         server.descriptors() <= descriptors + 8
     });
-    // tiny_http keeps some twenty, and elastic ones stay for ten seconds.
+    // tiny_http keeps some twenty threads, and elastic threads stay for ten seconds.
     eventually("threads are given back", || {
         server.threads() <= threads + 28
     });
@@ -70,8 +70,8 @@ fn a_lie_about_the_length_of_a_body_costs_the_liar_its_connection() {
     }
 }
 
-/// Sends `request` three hundred times: the server starts anew, and an ordinary client
-/// loses nothing meanwhile.
+/// Sends `request` three hundred times. Fails unless the server restarts itself (`exec`), and an
+/// ordinary client loses nothing meanwhile.
 fn starts_anew(request: &[u8]) {
     let server = Server::start(&Database::new());
     let pid = server.pid();
@@ -183,7 +183,8 @@ fn heads_and_bodies_that_stall_or_trickle_end_with_their_connection() {
             let (answer, after) = end.join().expect("closed");
             let start = String::from_utf8_lossy(start);
             assert!(!answer.contains(" 200 "), "{start}: {answer}");
-            // The trickle of a head may end it: then it is a request, and idle for a minute.
+            // Each connection ends by the deadline for its head or its body, and not only after the
+            // minute that an idle connection may stay.
             assert!(after < Duration::from_secs(45), "{start}: after {after:?}");
         }
     });
@@ -216,7 +217,7 @@ fn a_chunk_size_without_end_is_cut_before_it_fills_the_memory() {
     let starts = [
         head("/file"),
         head("/file") + "5\r\nhello\r\n",
-        // It is refused, and listened to.
+        // This request is refused, and the server goes on reading for a while.
         head("/file") + "broken\r\n",
     ];
     for start in starts {
@@ -241,7 +242,8 @@ fn clients_that_never_read_cost_their_connection_and_hold_up_nobody() {
     let (descriptors, threads) = settled(&server);
     let get = |path: &str, more| format!("GET {path} HTTP/1.1\r\nHost: x\r\n{more}\r\n");
     let (file_path, small) = (format!("/file/{id}"), get("/health", ""));
-    // Some are refused for want of memory: they end with that, not after a minute's silence.
+    // Some of the requests are refused for want of memory. With this field their connections end
+    // with the refusal, and not only after a minute of silence.
     let close = "Connection: close\r\n";
     let silent: Vec<TcpStream> = (0..32)
         .map(|number| {
@@ -251,7 +253,7 @@ fn clients_that_never_read_cost_their_connection_and_hold_up_nobody() {
                 _ => small.repeat(3) + &get(&file_path, close),
             };
             let mut stream = connect(&server);
-            // The system must not take the whole answer for it.
+            // The buffer is small, so that the system can't take the whole answer for the client.
             let small_buffer = SockRef::from(&stream).set_recv_buffer_size(16 * 1024);
             small_buffer.expect("settable");
             stream.write_all(request.as_bytes()).expect("sent");
@@ -260,7 +262,7 @@ fn clients_that_never_read_cost_their_connection_and_hold_up_nobody() {
         .collect();
     let started = Instant::now();
     while started.elapsed() < Duration::from_secs(3) {
-        // Small ones, which nothing may delay; large ones have a bounded memory.
+        // These are small answers, which nothing may delay. Large ones may wait for their memory.
         assert_eq!(server.get("/health").status, 200);
         serves(&server);
     }
@@ -288,7 +290,7 @@ fn more_connections_than_descriptors_are_survived() {
     serves(&server);
     let (descriptors, _) = settled(&server);
     for _ in 0..6 {
-        // Each is open, whether it was accepted or not.
+        // For a client its connection is open, whether the server has accepted it or not.
         let idle: Vec<TcpStream> = (0..300)
             .filter_map(|_| TcpStream::connect(&server.address).ok())
             .collect();
@@ -321,7 +323,8 @@ fn resets_at_any_moment_leave_nothing_behind() {
         reset.expect("settable");
     }
     serves(&server);
-    // Two for each of the fifty liars, for as long as the process lives.
+    // Each of the fifty requests with a false length keeps two descriptors for as long as the
+    // process lives.
     assert_given_back(&server, descriptors + 2 * 50, threads + 50);
 }
 
@@ -340,6 +343,6 @@ fn stalled_uploads_occupy_no_worker_and_delay_nobody() {
         serves(&server);
         slowest = slowest.max(asked.elapsed());
     }
-    // Not a measurement: waiting for any of the stalled would take longer than this.
+    // This is no measurement: waiting for any of the stalled uploads would take longer.
     assert!(slowest < Duration::from_secs(8), "{slowest:?}");
 }

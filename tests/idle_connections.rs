@@ -5,7 +5,8 @@ mod common;
 
 use common::{Cluster, Database, Pooler, Server, bytes, eventually};
 
-/// Severity and code of the error with which a connection is ended; no code for none.
+/// Severity and code of the error with which a connection is ended. Without a code it ends without
+/// an error.
 const ENDS: &[(&str, &str)] = &[
     // The operator, a crash, a start, a database that is dropped, idle_session_timeout.
     ("FATAL", "57P01"),
@@ -53,7 +54,7 @@ fn a_connection_that_ended_while_it_was_idle_costs_no_request() {
     for (number, (severity, code)) in ENDS.iter().enumerate() {
         for (method, path, size, expected) in REQUESTS {
             let body = bytes(number as u64 + 2, *size);
-            // So that there is a connection to lose.
+            // These requests open the connection that is ended next.
             assert_eq!(server.get(&format!("/file/{id}/info")).status, 200);
             assert_eq!(server.get("/health").status, 200);
             pooler.end_connections(severity, code);
@@ -142,7 +143,7 @@ fn a_table_that_changes_while_it_is_served_costs_no_request() {
     server.assert_no_500();
 }
 
-/// As PgBouncer's `server_reset_query` does, and a failing pooler.
+/// PgBouncer's `server_reset_query` removes prepared statements, and so may a pooler that fails.
 #[test]
 fn prepared_statements_that_are_gone_cost_no_request() {
     let cluster = Cluster::start();

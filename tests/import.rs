@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use common::{Cluster, Database, Server, bytes, config_folder, run};
 
+/// A day.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Makes a file that was modified so long ago.
+/// Makes a file that was modified at the time `age` ago.
 fn write(path: &Path, content: &[u8], age: Duration) {
     std::fs::create_dir_all(path.parent().expect("a folder")).expect("writable");
     std::fs::write(path, content).expect("writable");
@@ -96,7 +97,7 @@ fn nothing_is_overwritten_and_an_import_can_be_repeated() {
     }
     let arguments = ["directory", text(older.path())];
     assert!(imported(&database, &arguments).starts_with("taken:     1,500 files, 150 kB\n"));
-    // As after an import that was interrupted, and with a file that is there by other means.
+    // The database is now as after an interrupted import, and has a file that came by other means.
     database.execute("DELETE FROM files WHERE id::bigint % 3 = 0");
     database.execute("INSERT INTO files (id, data) VALUES ('0', 'newer')");
     let summary = imported(&database, &arguments);
@@ -365,7 +366,7 @@ fn the_layout_of_2025_is_taken_over_into_another_database() {
         ),
         "{summary}"
     );
-    // What only the folder has, only that import can take.
+    // Files whose bytes only the folder has can be taken only by the import from the folder.
     let arguments = [&["database", "--table", "files"], &from[..]].concat();
     let refused = imported(&new, &arguments);
     let reason = "refused:   3 files: without bytes, which lie in the older server's folder";
@@ -381,7 +382,7 @@ fn the_layout_of_2025_is_taken_over_where_it_is() {
     let there = "skipped:   1 file: there already\n";
     assert!(summary.contains(there), "{summary}");
     let refused = imported(&database, &["database", "--table", "files"]);
-    // The one that the folder didn't have either.
+    // The one file whose bytes the folder didn't have either is refused.
     assert!(
         refused.contains("refused:   1 file: without bytes"),
         "{refused}"
@@ -450,7 +451,7 @@ fn a_repeated_import_brings_the_later_of_both_times() {
         imported(&database, &pools),
         "taken:     1,201 files, 1.20 kB\n"
     );
-    // Meanwhile: extended there, uploaded again there, extended here, uploaded again here.
+    // Meanwhile files are extended and uploaded again, first on the older server, then on this one.
     older.execute(
         "UPDATE files SET expiry = now() + interval '9 days' WHERE id::int BETWEEN 1 AND 700;
          UPDATE files SET uploaded = now() WHERE id = '701'",
@@ -553,7 +554,7 @@ fn an_import_that_can_store_nothing_ends_with_the_reason() {
              $$ BEGIN RAISE 'not today'; END $$; \
          CREATE TRIGGER refuse BEFORE INSERT ON files FOR EACH ROW EXECUTE FUNCTION refuse()",
     );
-    // More than the writers and their queue hold.
+    // These are more files than the writers and their queue hold.
     for number in 0..12 {
         let file = older.path().join(format!("files/main_files/{number}"));
         write(&file, &bytes(number, 2_000_000), DAY);

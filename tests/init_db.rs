@@ -14,7 +14,7 @@ fn init_db(database: &Database) -> Output {
     run(folder.path(), &["init-db"])
 }
 
-/// A transaction as pg_dump holds one for as long as it lasts.
+/// Begins a transaction as pg_dump has it for as long as it runs.
 fn dump(database: &Database) -> Client {
     let url = format!("{} application_name=pg_dump", database.url);
     let mut client = Client::connect(&url, NoTls).expect("PostgreSQL runs");
@@ -27,7 +27,7 @@ fn dump(database: &Database) -> Client {
     client
 }
 
-/// Uploads and downloads while `work` runs; how many, all of which must succeed.
+/// Uploads and downloads while `work` runs, all of which must succeed. Returns how many there were.
 fn serve_during(server: &Server, work: impl FnOnce()) -> u64 {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -66,7 +66,7 @@ fn on_a_current_database_it_changes_nothing_and_waits_for_nobody() {
     };
     let before = fingerprint();
     let mut dump = dump(&database);
-    // Another one holds uploads' lock, and a third would wait for an index.
+    // Another transaction holds the lock that uploads take, for which building an index would wait.
     let mut writer = database.client();
     writer
         .batch_execute("BEGIN; LOCK TABLE files IN ROW EXCLUSIVE MODE")
@@ -80,7 +80,7 @@ fn on_a_current_database_it_changes_nothing_and_waits_for_nobody() {
     assert!(served > 0);
     dump.batch_execute("COMMIT").expect("allowed");
     assert_eq!(fingerprint(), before);
-    // What the operator has tuned is not tuned back.
+    // A setting that the operator has changed stays as it is.
     database.execute("ALTER TABLE files SET (autovacuum_vacuum_scale_factor = 0.5)");
     drop(writer);
     assert!(init_db(&database).status.success());

@@ -1,4 +1,4 @@
-//! The house keeps its shape: a folder of `src/` uses those below it, and files don't use each
+//! The layers of the program: a folder of `src/` uses only those below it, and files don't use each
 //! other in a circle.
 
 #[path = "common/source_files.rs"]
@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use source_files::{root, source_files};
 
-/// The folders and files directly in `src/`, from top to bottom. What shares a line doesn't use
-/// each other, but for the last line, whose files stand on each other.
+/// The folders and files directly in `src/`, from top to bottom. Those on one line don't use each
+/// other, except for the files on the last line, which may.
 const LAYERS: &[&[&str]] = &[
     &["main"],
     &["commands"],
@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["protocol"],
     GROUND,
 ];
+/// The files directly in `src/` that every layer may use.
 const GROUND: &[&str] = &[
     "allocator",
     "buffer",
@@ -39,7 +40,7 @@ const GROUND: &[&str] = &[
     "systemd",
 ];
 
-/// What each library is known to, and to nobody else.
+/// For some libraries the only folders that may use them.
 const ONE_ROOM: &[(&str, &[&str])] = &[
     ("tiny_http", &["server"]),
     ("postgres", &["db"]),
@@ -98,8 +99,8 @@ fn used(name: &str, modules: &BTreeMap<String, String>) -> BTreeSet<String> {
     used
 }
 
-/// Adds the paths of a tree such as `a::{self, b::C}`, which is in `from`; what follows it is
-/// left. Returns how much of `tree` was read.
+/// Adds to `paths` those of a tree such as `a::{self, b::C}` in the module `from`. Text that
+/// follows the tree is not read. Returns how many bytes of `tree` were read.
 fn expand(from: &str, tree: &str, paths: &mut Vec<String>) -> usize {
     let name = tree.split(|c| !is_name(c)).next().unwrap_or_default();
     let path = format!("{from}::{name}");
@@ -149,7 +150,8 @@ fn a_folder_uses_only_those_below_it() {
     }
 }
 
-/// A `mod.rs` speaks for its folder: that it names the files in it is no use of them.
+/// A `mod.rs` stands for its folder, so that naming the files of the folder doesn't count as using
+/// them.
 #[test]
 fn files_use_each_other_in_no_circle() {
     let modules = modules();
@@ -182,7 +184,7 @@ fn a_library_is_known_to_one_room() {
         for (library, rooms) in ONE_ROOM {
             let mut before = code.split(&format!("{library}::")).collect::<Vec<_>>();
             before.pop();
-            // `rustls::crypto::ring` is a module of rustls that has the name of a library.
+            // `rustls::crypto::ring` is a module of rustls that has the same name as the library.
             let is_named = before
                 .iter()
                 .any(|before| !before.ends_with(is_name) && !before.ends_with("crypto::"));

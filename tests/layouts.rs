@@ -18,10 +18,12 @@ const FILES: &str =
      INSERT INTO files (id, data) SELECT n::text, decode(md5(n::text), 'hex') \
          FROM generate_series(1, 5000) n;";
 
+/// What the layout of 2021 has beside `files`.
 const LAYOUT_2021: &str = "CREATE TABLE release_versions (project text PRIMARY KEY, \
          version text NOT NULL, updated timestamptz NOT NULL DEFAULT now());
      INSERT INTO release_versions VALUES ('session-foundation/session-ios', '1.11.0');";
 
+/// What the layout of 2024 has beside `files`.
 const LAYOUT_2024: &str = "CREATE TABLE projects (id serial PRIMARY KEY, name text NOT NULL UNIQUE, \
          updated timestamptz);
      CREATE TABLE releases (id serial PRIMARY KEY, project integer NOT NULL REFERENCES projects, \
@@ -46,7 +48,8 @@ const LAYOUT_2024: &str = "CREATE TABLE projects (id serial PRIMARY KEY, name te
      INSERT INTO session_token_stats VALUES (240000000, 25000, 40000000);
      INSERT INTO session_token_history VALUES (0.123456, 80000000, 1500, now());";
 
-/// On the way to storage pools: newer files lie in a folder, their rows have no bytes.
+/// What the layout of 2025, on the way to storage pools, has beside `files`: newer files lie in a
+/// folder, and their rows have no bytes.
 const LAYOUT_2025: &str = "ALTER TABLE files ALTER data DROP NOT NULL;
      CREATE TABLE projects (id bigserial PRIMARY KEY, name varchar(50) NOT NULL, \
          updated timestamptz NOT NULL DEFAULT now());
@@ -68,7 +71,7 @@ fn init_db(database: &Database) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// What must be the same before and after.
+/// A summary of the table `files` that must be the same before and after a takeover.
 fn fingerprint_of_files(database: &Database) -> String {
     let sql = "SELECT count(*) || md5(string_agg(files::text || xmin, ',' ORDER BY id)) FROM files";
     let row = database.client().query_one(sql, &[]).expect("a row");
@@ -127,7 +130,7 @@ fn the_layout_of_2024_is_taken_over_with_the_tokens_numbers() {
     assert_eq!(info["maximum_supply"], 240_000_000);
     assert_eq!(info["history"][0]["current_value"], "0.123456");
     assert_eq!(info["history"][0]["total_nodes"], 1500);
-    // What is told to be removed can be removed, and the server goes on.
+    // The view that the operator is told to remove can be removed, and the server goes on.
     let statement = said.lines().find(|line| line.contains("DROP VIEW"));
     database.execute(statement.unwrap_or_else(|| panic!("no statement in {said}")));
     assert_eq!(server.get("/file/1234567890").status, 200);
@@ -191,15 +194,15 @@ fn version_checks_keep_their_channel_where_the_older_table_has_one() {
     }
 }
 
-/// The id that the server gives to those bytes.
+/// The id that the server gives to a file with these bytes.
 fn content_id(data: &[u8]) -> String {
     session_file_server::protocol::file_id::FileId::of_content(data)
         .as_str()
         .to_string()
 }
 
-/// The layout of 2025 with three files that aren't expired and have no bytes, of which two are to
-/// come; these, and their ids.
+/// Takes over the layout of 2025 with three files that aren't expired and have no bytes. Returns
+/// the bytes and the ids of two of them, which a test can upload.
 fn take_over_2025() -> (Database, Server, String, [(Vec<u8>, String); 2]) {
     let files = [bytes(1, 5000), bytes(2, 200_000)].map(|data| {
         let id = content_id(&data);
@@ -247,7 +250,7 @@ fn files_without_bytes_are_there_when_they_are_uploaded_again() {
         }
         let answer = server.get(&format!("/file/{id}"));
         assert_eq!(&answer.body, data);
-        // What the older server has promised is kept.
+        // The expiry that the older server has promised is kept.
         let expires = answer.header("Expires");
         assert_eq!(expires, Some("Fri, 31 Dec 9999 23:59:59 GMT"));
         let extended = server.post(&format!("/file/{id}/extend"), b"");
@@ -259,12 +262,12 @@ fn files_without_bytes_are_there_when_they_are_uploaded_again() {
     );
     let shown = run(server.folder.path(), &["status"]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    // Those of all layouts, the new one of `take_over`, and these two.
+    // The files of every layout, the one that `take_over` uploads, and these two.
     assert!(shown.starts_with("files        5,005 files, "), "{shown}");
     assert!(init_db(&database).contains("1 file of the older server can't be served yet"));
 }
 
-/// Whoever deletes a file in that database finds that it is still there.
+/// Lets deleting files of that database succeed without any effect.
 fn keep_everything(database: &Database) {
     database.execute(
         "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
@@ -428,7 +431,7 @@ fn tables_of_another_user_are_used_once_that_is_granted() {
     assert!(run(folder.path(), &["init-db"]).status.success());
     let server = Server::try_with(&url(&user), "").expect("started");
     assert_eq!(server.get("/file/1234567890").status, 200);
-    // And the older server can be gone back to.
+    // The operator can go back to the older server.
     let sql = "UPDATE files SET expiry = now() WHERE id = '1234567890'";
     assert_eq!(older.execute(sql, &[]).expect("still its own"), 1);
 }

@@ -128,7 +128,7 @@ fn the_fuzz_targets_are_built_with_the_libraries_that_are_required() {
     let lock = read("fuzz/Cargo.lock");
     let mut ours = packages(&lock).filter(|p| text(p, "name") == "session-file-server");
     let ours = ours.next().expect("our own")["dependencies"].as_array();
-    // Where a library is there in two versions, the version stands behind the name.
+    // If a library is there in two versions, the version stands after the name.
     let mut built_with: Vec<(&str, Option<&str>)> = Vec::new();
     for library in ours.expect("a list") {
         let library = library.as_str().expect("a text");
@@ -153,7 +153,7 @@ fn the_fuzz_targets_are_built_with_the_libraries_that_are_required() {
 #[test]
 fn every_library_comes_from_the_one_registry() {
     for lock in ["Cargo.lock", "fuzz/Cargo.lock"] {
-        // The Debian package is built without it, with Debian's own libraries.
+        // The Debian package is built without `Cargo.lock`, with Debian's own libraries.
         if !path(lock).exists() {
             assert_eq!(lock, "Cargo.lock");
             continue;

@@ -44,7 +44,7 @@ fn no_error_of_the_database_forges_a_line() {
     let url = Database::new().url;
     let others = url.split(' ').filter(|part| !part.starts_with("dbname"));
     let others = others.collect::<Vec<_>>().join(" ");
-    // As TOML writes the characters.
+    // The characters are escaped as TOML has it.
     let url = format!("{others} dbname='x\\u202ey\\u0085z\\u001b[2J'");
     let folder = config_folder(&url, "");
     for command in ["status", "serve", "init-db"] {
@@ -213,7 +213,8 @@ fn a_server_goes_on_when_its_log_is_full_or_closed() {
         for descriptor in 0..3 {
             let path = format!("/proc/{}/fd/{descriptor}", server.child.id());
             let target = std::fs::read_link(&path).expect("it is open");
-            // No socket of a client or of the database, to which lines would go.
+            // It must be no socket of a client or of the database, because lines would be written
+            // to it.
             assert!(!target.to_string_lossy().contains("socket"), "{target:?}");
         }
         let status = server.upload_and_stop();

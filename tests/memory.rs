@@ -34,7 +34,7 @@ fn most_memory(server: &Server) -> u64 {
     kib.expect("a number") * 1024
 }
 
-/// Whether it was answered 200; fails if it was refused for another reason than memory.
+/// Whether a request was answered 200. Fails if it was refused for another reason than memory.
 fn is_served(answer: &Response) -> bool {
     if answer.status == 503 {
         assert_eq!(answer.header("Retry-After"), Some("5"));
@@ -75,7 +75,7 @@ fn many_large_files_at_once_stay_within_the_memory_and_what_finds_none_gets_503(
     });
     let paths = paths.into_inner().expect("no panic");
     assert!(!paths.is_empty());
-    // Each from another one, and by each way in which a client may ask.
+    // The clients ask for different files, and in each way in which a client may ask.
     at_once(40, |client| {
         let path = &paths[client as usize % paths.len()];
         match client % 8 {

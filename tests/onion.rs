@@ -14,6 +14,7 @@ use session_file_server::protocol::onion::client::{OnionRequest, v4_plaintext};
 use session_file_server::protocol::onion::envelope::Envelope;
 use session_file_server::protocol::onion::{bencode, v3_sub_request, v4_sub_request};
 
+/// The encryption types that a request may name, and `None` for a request that names none.
 const ENC_TYPES: [Option<&str>; 5] = [
     Some("xchacha20"),
     Some("xchacha20-poly1305"),
@@ -48,7 +49,8 @@ fn every_vector_decrypts_to_its_plaintext_and_its_reply_with_its_key() {
             unhex(&vector["server_x25519_public"]),
             "{name}"
         );
-        // The key may be the Ed25519-derived one, or the older one behind another.
+        // The key of the request may be the server's Ed25519-derived key, or its older key beside
+        // another Ed25519-derived one.
         let seed = own
             .iter()
             .find(|own| own["x25519_secret"] == vector["server_x25519_secret"]);
@@ -79,8 +81,8 @@ fn every_vector_decrypts_to_its_plaintext_and_its_reply_with_its_key() {
     }
 }
 
-/// Calls `test` with each enc type and key of a server, and a number; it gets what sends a v4
-/// request by these.
+/// Calls `test` for each encryption type and key of a server, with a number and with a function
+/// that sends v4 requests by that type and key.
 fn with_every_enc_type_and_key(onion: &Onion, test: impl Fn(u64, &Ask)) {
     for (number, (enc_type, key)) in ENC_TYPES.iter().flat_map(|t| [(t, 0), (t, 1)]).enumerate() {
         test(number as u64, &|method, endpoint, headers, body| {
@@ -90,7 +92,7 @@ fn with_every_enc_type_and_key(onion: &Onion, test: impl Fn(u64, &Ask)) {
     }
 }
 
-/// Sends a request: method, endpoint, header fields, body.
+/// A function that sends a request, with its method, endpoint, header fields and body.
 type Ask<'a> = dyn Fn(&str, &str, &[(&str, &str)], Option<&[u8]>) -> Reply + 'a;
 
 #[test]
@@ -297,7 +299,7 @@ fn what_cannot_be_decrypted_is_400_without_a_hint() {
     let onion = Onion::start("");
     let plaintext = v4_plaintext("GET", "/health", &[], None);
     for enc_type in ENC_TYPES {
-        // For another server; and broken in each part.
+        // The request is sealed for another server, or is broken in each of its parts.
         let other = new_exchange(&[9; 32], enc_type).seal(&plaintext, nonce());
         assert_refused(&onion, &other.expect("sealed"));
         let exchange = new_exchange(&onion.public_keys[0], enc_type);
@@ -314,7 +316,7 @@ fn what_cannot_be_decrypted_is_400_without_a_hint() {
     }
 }
 
-/// A request with a ciphertext of so many zeros.
+/// A request with a ciphertext of so many zero bytes.
 fn framed(ciphertext: usize, json: &str) -> Vec<u8> {
     let length = (ciphertext as u32).to_le_bytes();
     [&length, vec![0; ciphertext].as_slice(), json.as_bytes()].concat()

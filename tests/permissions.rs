@@ -6,6 +6,7 @@ use std::process::Command;
 
 use common::{Database, Server, config_folder, run};
 
+/// Tables of an older server, with a file.
 const FILES: &str = "CREATE TABLE files (id varchar(44) PRIMARY KEY, data bytea NOT NULL, \
      uploaded timestamptz NOT NULL DEFAULT now(), expiry timestamptz NOT NULL); \
      CREATE TABLE account_version_checks (blinded_id text, platform text, \"timestamp\" timestamptz); \
@@ -39,7 +40,7 @@ impl Case {
         }
     }
 
-    /// Does what is advised until `command` has nothing more to advise; the statements.
+    /// Does what is advised until `command` advises nothing more. Returns the statements.
     fn follow_advice(&self, command: &str) -> String {
         let folder = config_folder(&self.url, "");
         let mut done = String::new();
@@ -95,7 +96,7 @@ impl Case {
 fn advice_fits_what_is_missing_helps_and_makes_nobody_a_superuser() {
     let made_by_old = |sql: &str| format!("SET ROLE OLD; {sql}; RESET ROLE");
     for (sql, command, expected) in [
-        // A database of a superuser's.
+        // The database belongs to a superuser.
         (String::new(), "serve", "ALTER DATABASE \"test_"),
         (String::new(), "init-db", "ALTER DATABASE \"test_"),
         (

@@ -5,7 +5,7 @@ mod common;
 use common::raw::ask;
 use common::{Database, Response, Server, bytes};
 
-/// Paths and methods that are none, and what is answered: the status, and what is allowed.
+/// Requests with a path or a method that doesn't exist, the status of the answer, and its `Allow`.
 const WRONG: [(&str, &str, u16, Option<&str>); 11] = [
     ("POST", "/nothing", 404, None),
     ("POST", "//nothing", 404, None),
@@ -63,7 +63,7 @@ fn a_wrong_path_is_404_and_a_wrong_method_405_whatever_the_bodys_size() {
             assert_refused(("Content-Length", length), b"");
         }
     }
-    // Where there is an endpoint that needs no body, too much of one is too much.
+    // An endpoint that needs no body takes a small one, and refuses a larger one.
     let framing = [("Content-Length", "65537")];
     request(&server, "POST", "/file/abc/extend", &framing, b"").assert_error(413);
     assert_eq!(server.get("/health").status, 200);
@@ -79,7 +79,7 @@ fn an_empty_line_before_a_request_is_answered() {
             assert!(answer.starts_with("HTTP/1.1 400 "), "{start:?}: {answer:?}");
         }
     }
-    // After a body, where old clients send it.
+    // Old clients send the empty line after a body.
     let mut connection = server.connect();
     let upload = b"POST /file HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\na file\r\n";
     connection.send(upload).expect("the server listens");
@@ -129,7 +129,7 @@ fn http_1_0_gets_no_100_continue() {
         let answer = ask(&server, request.as_bytes());
         assert!(answer.starts_with("HTTP/1.0 417 "), "{answer:?}");
     }
-    // Where there is no body to go on with, nothing is expected.
+    // In a request without a body `Expect` is ignored.
     let answer = ask(
         &server,
         b"GET /health HTTP/1.0\r\nExpect: 100-continue\r\n\r\n",
@@ -175,7 +175,8 @@ fn refusals_offer_no_protocol_and_name_no_library() {
     for refused in READ {
         assert_eq!(assert_refused("/file", refused), None, "{refused:?}");
     }
-    // tiny_http lets nobody write that field's name away where a body was not read.
+    // Where a body was not read, tiny_http always writes the name of the field `Upgrade`; only its
+    // value can be left empty.
     let empty = Some(String::new());
     for refused in UNREAD {
         assert_eq!(assert_refused("/file", refused), empty, "{refused:?}");

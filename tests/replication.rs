@@ -1,4 +1,5 @@
-//! What the operator wants to be on a synchronous stand-by, and may not be.
+//! Stand-bys: what may be missing on a synchronous one, what a read-only one answers, and what
+//! happens when one is promoted.
 
 mod common;
 
@@ -57,7 +58,7 @@ fn what_may_not_be_on_the_stand_by_is_not_acknowledged() {
             asking.join().expect("an answer").assert_error(503);
         });
     }
-    // Reading needs nobody.
+    // Reading needs no stand-by.
     assert_eq!(server.get(&format!("/file/{id}")).body, file);
     assert!(
         server
@@ -75,7 +76,7 @@ fn what_may_not_be_on_the_stand_by_is_not_acknowledged() {
 /// How long a client waits at the most: ten seconds are promised, and a busy machine needs some.
 const PROMISED: Duration = Duration::from_secs(20);
 
-/// Uploads at once, each with its answer and how long it took.
+/// Sends `count` uploads at once. Returns the answer to each, and how long it took.
 fn upload_at_once(server: &Server, count: u64, size: usize) -> Vec<(Response, Duration)> {
     std::thread::scope(|scope| {
         let upload = |seed| {
@@ -143,8 +144,7 @@ fn without_uploads_it_is_noticed_that_the_stand_by_is_back() {
     });
 }
 
-/// More uploads at once than there are workers: small and large ones, and such through the onion
-/// network.
+/// Sends more uploads at once than there are workers: small ones, large ones, and onion requests.
 fn upload_by_all_ways(onion: &Onion) -> Vec<(Response, Duration)> {
     std::thread::scope(|scope| {
         let large = scope.spawn(|| upload_at_once(&onion.server, 10, 300_000));
@@ -183,7 +183,7 @@ fn upload_by_onion(onion: &Onion, count: u64) {
                 let request = exchange.seal(&plaintext, nonce()).expect("sealed");
                 let answer = onion.server.post("/oxen/v4/lsrpc", &request);
                 if answer.status == 503 {
-                    // It has found no worker.
+                    // The request has found no worker.
                     return assert!(answer.header("Retry-After").is_some());
                 }
                 let reply = Reply::read(&exchange.open(answer.body).expect("a reply"));
@@ -261,7 +261,7 @@ fn a_stand_by_alone_hands_out_files_until_it_is_promoted() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("takes no uploads"));
     server.get("/health?write").assert_error(503);
     server.get("/health?write=1").assert_error(503);
-    // The timer has its turns.
+    // In this time the timer asks the database several times.
     std::thread::sleep(Duration::from_secs(3));
     let log = server.log();
     assert_eq!(
@@ -320,7 +320,7 @@ fn an_old_primary_that_comes_back_is_refused() {
     eventually("the new primary is used", || {
         server.post("/file", b"after").status == 200
     });
-    // Writable, and the first host that is named.
+    // The old primary is writable, and is the first host of the URL.
     first.resume();
     let name = &database.name;
     let disconnect = || {
@@ -337,7 +337,7 @@ fn an_old_primary_that_comes_back_is_refused() {
     assert!(uploads.iter().all(|(answer, _)| answer.status == 200));
     let log = server.log();
     assert_eq!(log.matches("is an old primary").count(), 1, "{log}");
-    // A server that has seen neither asks both.
+    // A server that has seen neither of them before asks both.
     let another = Server::try_with(&url, "").expect("started");
     another.upload(b"from another");
     drop((server, another));

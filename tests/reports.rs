@@ -11,6 +11,7 @@ use common::{BINARY, Cluster, Database, Onion, Server, bytes, config_folder, eve
 use serde_json::{Value, json};
 use session_file_server::protocol::file_id::FileId;
 
+/// The default size of the cache, because servers of the test fixture have none.
 const CACHE: &str = "files.cache_size = 16_000_000";
 
 /// Runs `files` with these words.
@@ -18,7 +19,7 @@ fn files(folder: &Path, words: &[&str]) -> Output {
     run(folder, &[&["files"], words].concat())
 }
 
-/// The same, which must succeed; what it said.
+/// Runs `files` with these words, which must succeed. Returns what it printed.
 fn done(folder: &Path, words: &[&str]) -> String {
     let output = files(folder, words);
     assert!(
@@ -28,7 +29,7 @@ fn done(folder: &Path, words: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// The same, which must not find something; its sentences for that.
+/// Runs `files` with these words, some of which it must not find. Returns its sentences for that.
 fn not_found(folder: &Path, words: &[&str]) -> String {
     let output = files(folder, words);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -45,8 +46,8 @@ fn upload_deprecated(server: &Server) -> String {
     answer.json()["id"].as_u64().expect("a number").to_string()
 }
 
-/// Whether a server refuses all that can be asked of an id; before it knows of the removal it
-/// may hand out what it has in memory.
+/// Whether a server refuses all requests for an id. Before it knows of a removal, it may hand out
+/// what it has in memory.
 fn refuses(server: &Server, id: &str) -> bool {
     let paths = [
         format!("/file/{id}"),
@@ -124,13 +125,14 @@ fn what_was_stored_while_its_id_was_blocked_is_not_handed_out() {
     let server = Server::start(&database);
     let data = bytes(1, 100_000);
     let id = server.upload(&data);
-    // As if the upload had begun before.
+    // This is as if the upload had begun before the id was blocked.
     database.execute(&format!("INSERT INTO blocked_files (id) VALUES ('{id}')"));
     assert!(refuses(&server, &id));
     server.post("/file", &data).assert_error(404);
     let there = "SELECT count(*) FROM files";
     assert_eq!(database.number(there), 1);
-    // The operator's command notes it, and the next look deletes it.
+    // The operator's command notes the removal, and a server's next look at the notes deletes the
+    // file.
     database.execute(&format!(
         "INSERT INTO removed_files VALUES ('{id}', now()), ('12', now()); \
          INSERT INTO files (id, data) VALUES ('12', 'not blocked'); \

@@ -58,7 +58,7 @@ fn signals_that_stop_nothing_cost_no_upload_and_are_logged() {
         let line = format!("SIG{name}: nothing is done");
         eventually(&line, || server.log().contains(&line));
     }
-    // These have no meaning for the server, and none for who sends them.
+    // These signals have no meaning for the server, and whoever sends them expects none.
     for name in ["PIPE", "XFSZ", "WINCH", "URG", "CHLD", "CONT"] {
         server.signal(name);
     }
@@ -130,7 +130,7 @@ fn a_further_signal_ends_the_server_even_if_nobody_reads_its_log() {
         .expect("the binary runs");
     let address = format!("unix:{}", folder.path().join("http.sock").display());
     eventually("it listens", || Connection::try_open(&address).is_ok());
-    // More lines than a pipe holds.
+    // These requests make more lines than a pipe holds.
     let target = format!("/{}", "a".repeat(6000));
     let _connections = [(); 20].map(|()| {
         let mut connection = Connection::open(&address);
@@ -147,7 +147,7 @@ fn a_further_signal_ends_the_server_even_if_nobody_reads_its_log() {
 
 #[test]
 fn a_start_that_waits_for_its_database_is_stopped_in_a_moment() {
-    // It accepts connections and says nothing.
+    // This database accepts connections and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = silent.local_addr().expect("an address").port();
     let folder = config_folder(

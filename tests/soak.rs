@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use common::{Cluster, Connection, Database, Server, bytes, eventually, under_load};
 use socket2::SockRef;
 
+/// The number of clients.
 const CLIENTS: u64 = 6;
-/// How long each fault is waited for.
+/// The time between two faults.
 const BETWEEN_FAULTS: Duration = Duration::from_secs(12);
 
 /// What the clients have seen.
@@ -122,8 +123,8 @@ fn assert_all_there(server: &Server, acknowledged: &[(u64, String)]) {
     }
 }
 
-/// Lets one fault follow another until the deadline; how many there were, the most memory that the
-/// server had, bytes, and the last server.
+/// Lets one fault follow another until the deadline. Returns how many there were, the most memory
+/// that the server had, bytes, and the last server.
 fn harm(
     cluster: &mut Cluster,
     database: &Database,

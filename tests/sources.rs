@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use common::raw::{LIE, make_restart};
 use common::{BINARY, Database, Server, config_folder, is_root};
 
-/// Each starts the server with `config.toml`, in a way of which some can be read only once.
+/// Ways to start the server with `config.toml`. In some of them it can be read only once.
 const WAYS: [(&str, &str); 6] = [
     ("a file", r#"exec "$0" --config config.toml "$@""#),
     (

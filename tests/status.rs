@@ -63,7 +63,7 @@ fn what_each_server_has_done_is_told() {
     let server = Server::start(&database);
     let noted = "SELECT count(*) FROM servers";
     eventually("it is noted", || database.number(noted) == 1);
-    // The next time is a minute later.
+    // The server writes its counts again only a minute later.
     database.execute("UPDATE servers SET downloads = 10, cache_hits = 9");
     let shown = status(&database, &[]);
     assert!(
@@ -145,7 +145,7 @@ fn servers_of_one_name_have_a_row_each_and_a_restarted_one_takes_over_its_own() 
     assert_eq!(names(&database), expected);
     let counts = "SELECT count(*) FROM servers WHERE noted > now() - interval '1 min'";
     assert_eq!(database.number(counts), 3);
-    // Nothing moves any more.
+    // From now on no server takes another name.
     let noted = "SELECT count(DISTINCT noted) FROM servers";
     servers.iter_mut().for_each(&mut note);
     assert_eq!((names(&database).len(), database.number(noted)), (3, 3));
@@ -177,7 +177,7 @@ fn a_database_without_tables_is_left_empty() {
     assert_eq!(database.number(tables), 0);
 }
 
-/// A user of the shared cluster whom it asks for a password, unlike all others.
+/// A user of the shared cluster who needs a password, unlike all others.
 fn user_with_a_password(database: &Database) -> &'static str {
     let rules = Cluster::shared().folder().join("data/pg_hba.conf");
     let others = std::fs::read_to_string(&rules).expect("readable");
@@ -224,7 +224,7 @@ fn why_the_database_cannot_be_reached_is_told_by_status_and_in_the_log() {
         assert_eq!(output.status.code(), Some(1), "{url}: {told}");
         assert!(told.contains(cause), "{url}: {told}");
         assert!(!told.contains("wrong"), "it repeats the password: {told}");
-        // Who may come back is waited for, who refuses us ends the start.
+        // The server waits for a database that may come back, and ends if the database refuses it.
         match Server::try_with(&url, "") {
             Ok(server) => eventually("it is logged", || server.log().contains(cause)),
             Err(log) => assert!(log.contains(cause), "{url}: {log}"),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{Connection, Database, Server, bytes, eventually, under_load};
 
-/// Where a service says what it has to say.
+/// The socket on which systemd gets the messages of a service.
 struct Manager {
     folder: tempfile::TempDir,
     socket: UnixDatagram,
@@ -49,7 +49,7 @@ fn readiness_statistics_signs_of_life_and_the_end_are_told() {
     let database = Database::new();
     let environment = [
         ("NOTIFY_SOCKET", manager.socket()),
-        // Wants a sign of life more often than the server would give by itself.
+        // The manager wants a sign of life more often than the server would give it by itself.
         ("WATCHDOG_USEC", "600000".into()),
     ];
     let environment = environment

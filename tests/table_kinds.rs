@@ -15,7 +15,7 @@ fn files(name: &str, suffix: &str) -> String {
     FILES.replace("NAME", name).replace("SUFFIX", suffix)
 }
 
-/// Every request that touches the table.
+/// Sends every kind of request that uses the table.
 fn serve(url: &str, what: &str) {
     let server = Server::try_with(url, "files.cleanup_interval = '1 s'")
         .unwrap_or_else(|log| panic!("{what}: {log}"));
@@ -136,7 +136,8 @@ fn tables_of_other_kinds_are_served() {
     }
 }
 
-/// The server's own tables, changed by `sql`, as it starts with them: what it says.
+/// Returns what the server says when it is started with its own tables after `sql` has changed
+/// them.
 fn refusal(sql: &str) -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let database = Database::new();
@@ -161,7 +162,7 @@ fn refusal(sql: &str) -> String {
     log
 }
 
-/// What is done to a table of files that the server has made, and what it says of it then.
+/// What is done to the tables that the server has made, and a part of what it says of them then.
 const UNUSABLE: [(&str, &str); 8] = [
     (
         "ALTER TABLE files ENABLE ROW LEVEL SECURITY",
@@ -198,7 +199,8 @@ const UNUSABLE: [(&str, &str); 8] = [
     ),
 ];
 
-/// What takes the place of the server's table of files, which is `kept` then, and what it says.
+/// What takes the place of the server's table `files`, which is renamed to `kept`, and a part of
+/// what the server says then.
 const NO_TABLE: [(&str, &str); 4] = [
     (
         "CREATE TABLE files (id varchar(44), data bytea, uploaded timestamptz, \

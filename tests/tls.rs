@@ -16,7 +16,7 @@ struct Secured {
     cluster: Cluster,
 }
 
-/// Who may come in how: everybody is in the databases of this program's tests.
+/// The rules in `pg_hba.conf`, which say how each user may connect.
 const RULES: &str = "local all all trust\n\
      hostssl all certified all cert\n\
      hostssl all secret all scram-sha-256\n\
@@ -63,7 +63,7 @@ impl Secured {
         secured
     }
 
-    /// The one whose certificate is signed by the authority, for `localhost`.
+    /// The cluster whose certificate is signed by the authority, for `localhost`.
     fn shared() -> &'static Secured {
         static SHARED: OnceLock<Secured> = OnceLock::new();
         SHARED.get_or_init(|| Secured::start("server"))
@@ -276,7 +276,7 @@ fn a_database_without_tls_is_refused_where_tls_is_asked_for() {
     };
     assert_outcome(&url(""), &[], None);
     assert_outcome(&url("sslmode=require"), &[], Some("does not support TLS"));
-    // Over a Unix socket nobody can listen, and libpq asks for nothing either.
+    // Nobody can listen in on a Unix socket, so that TLS isn't required there, as in libpq.
     assert_outcome(&format!("{} sslmode=require", database.url), &[], None);
 }
 

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use common::{Database, Server, bytes, eventually};
 
+/// Settings with a bound of 5 MB.
 const BOUND: &str = "files.max_total_size = 5_000_000\nfiles.cleanup_interval = '1 s'";
 
 fn stored(database: &Database) -> i64 {
     database.number("SELECT coalesce(sum(length(data)), 0)::int8 FROM files")
 }
 
-/// A server whose count of an empty table is over.
+/// A server that has counted the files of an empty table.
 fn bounded(database: &Database) -> Server {
     let server = Server::with(database, BOUND);
     eventually("the files are counted", || {
@@ -36,7 +37,7 @@ fn beyond_the_operators_bound_uploads_are_answered_507_until_files_expire() {
     server.post("/files", base64.as_bytes()).assert_error(507);
     database.execute("UPDATE files SET expiry = now() - interval '1 s'");
     eventually("they are deleted", || stored(&database) == 0);
-    // At once, not after the next count.
+    // Uploads are taken again at once, and not only after the next count.
     let deadline = std::time::Instant::now() + Duration::from_secs(5);
     while server.post("/file", &bytes(7, 1_000_000)).status != 200 {
         assert!(std::time::Instant::now() < deadline, "no room");
@@ -54,7 +55,7 @@ fn a_file_that_is_there_costs_nothing_and_is_refreshed_at_any_bound() {
             server.upload(&file);
         }
         assert_eq!(stored(&database), size as i64);
-        // The rest is there for others.
+        // The rest of the bound is there for other files.
         let others = (5_000_000 / size) as u64 - 1;
         for seed in 0..others {
             server.upload(&bytes(seed + 2, size));

@@ -266,7 +266,7 @@ fn serves_through(name: &str, script: Script) {
     eventually(&format!("{name}: it is asked"), || {
         github.asked("o/ios").len() > before
     });
-    // While GitHub does what it does:
+    // While GitHub answers as the script has it:
     assert_eq!(server.get("/health").status, 200, "{name}");
     server.upload(b"a file");
     database.execute("UPDATE files SET expiry = now()");
@@ -274,7 +274,7 @@ fn serves_through(name: &str, script: Script) {
         database.number("SELECT count(*) FROM files") == 0
     });
     assert_eq!(known(), "1.0.0", "{name}");
-    // And after it:
+    // After GitHub's answer, or without one:
     let warning = "GitHub has no answer for o/ios";
     eventually(&format!("{name}: the failure is logged"), || {
         server.log().contains(warning)
@@ -336,7 +336,7 @@ fn two_servers_on_one_database_ask_once_between_them() {
             until_version(server, platform, "1.0.0");
         }
     }
-    // Time for both to look several times more.
+    // In this time both servers look several times whether GitHub must be asked.
     std::thread::sleep(Duration::from_secs(6));
     for project in ["o/desktop", "o/android", "o/ios"] {
         assert_eq!(github.asked(project).len(), 1, "{project}");
@@ -409,8 +409,8 @@ fn a_proxy_that_cannot_be_used_is_never_bypassed() {
     );
 }
 
-/// A server with that proxy warns once, and serves the versions that it knows; `check-config` has
-/// that exit status.
+/// Fails unless a server with that proxy warns once and serves the versions that it knows, and
+/// `check-config` has that exit status.
 fn keeps_what_it_knows(settings: &str, variable: &str, value: &str, warning: &str, status: i32) {
     let (_database, server) = server_with(settings, &[(variable, value)]);
     eventually(&format!("{value}: it is said"), || {
@@ -420,7 +420,7 @@ fn keeps_what_it_knows(settings: &str, variable: &str, value: &str, warning: &st
     assert_eq!(server.log().matches(warning).count(), 1, "{}", server.log());
     assert!(!server.log().contains("secret"), "{}", server.log());
     assert_eq!(version(&server, "platform=ios").json()["result"], "0.9.0");
-    // It can be known before.
+    // `check-config` tells this before a start.
     let check = std::process::Command::new(common::BINARY)
         .arg("check-config")
         .current_dir(server.folder.path())
@@ -442,7 +442,7 @@ fn a_proxy_looks_up_names_and_an_exception_goes_without_it() {
     );
     proxy.set("o/ios", Script::ok(list));
     let through = format!("http://user:secret@{}", proxy.address);
-    // No name server knows that name.
+    // No name server knows the name of the API, so that the proxy must look it up.
     let settings = github.settings("").replace(&github.address, "api.invalid");
     let (_database, server) = server_with(&settings, &[("http_proxy", &through)]);
     until_version(&server, "ios", "1.0.0");
@@ -465,7 +465,7 @@ fn a_proxy_looks_up_names_and_an_exception_goes_without_it() {
         let variables = [("http_proxy", through.as_str()), (variable, exceptions)];
         let (_database, server) = server_with(&github.settings(""), &variables);
         until_version(&server, "ios", "1.0.0");
-        // To another host, which is not excepted, it would have to go through the proxy.
+        // A redirection to another host, which is not excepted, would have to go through the proxy.
         eventually("a redirection is not followed", || {
             server
                 .log()
@@ -501,7 +501,7 @@ fn a_malformed_item_of_githubs_list_costs_no_other() {
     for line in ["o/ios: skipped what is malformed: release 1: ", "v9\\n9"] {
         eventually(line, || server.log().contains(line));
     }
-    // A list of which nothing can be read is none: what is known stays.
+    // A list of which nothing can be read is ignored: what is known stays.
     github.set(
         "o/ios",
         Script::releases(&json!([null, { "tag_name": 5 }]), "two"),
@@ -538,7 +538,7 @@ fn signed_checks_are_verified_and_recorded_only_when_configured() {
             }
             answer.status
         };
-        // There is no version to name here: that is 502 once the signature is accepted.
+        // The server knows no version here, so that it answers 502 once the signature is accepted.
         assert_eq!(status(&good), 502);
         assert_eq!(status(&good), 502);
         assert_eq!(status(&sign(&key, now, "GET/elsewhere")), 401);

@@ -36,7 +36,7 @@ pub fn draw(measured: &[Measured], memory: &Memory) -> String {
 }
 
 impl Svg {
-    /// Draws it from `top` on; where it ends.
+    /// Draws the throughput from `top` on. Returns where it ends.
     fn throughput(&mut self, top: f64, measured: &[Measured]) -> f64 {
         self.heading(top, "Throughput, as a part of what the database alone does");
         self.legend(top + 26.0);
@@ -61,7 +61,7 @@ impl Svg {
         bottom
     }
 
-    /// Draws it from `top` on; where it ends.
+    /// Draws the memory from `top` on. Returns where it ends.
     fn memory(&mut self, top: f64, memory: &Memory) -> f64 {
         self.heading(top, "Resident memory, MB");
         let mut y = top + 22.0;

@@ -11,14 +11,16 @@ use postgres::{Client, NoTls, Statement};
 use crate::common::{Database, bytes, tool};
 use crate::work::{CLIENTS, Outcome, Random, Step, closed_loop};
 
+/// Fetches a file, as the server does.
 const SELECT: &str = "SELECT data, expiry FROM files WHERE id = $1 AND expiry > now()";
 
+/// Stores a file.
 const INSERT: &str = "INSERT INTO files (id, data, expiry) \
      VALUES ($1, $2, now() + interval '1 day') RETURNING length(data), uploaded, expiry";
 
-/// Fetches files of those ids: by the `postgres` crate, the driver that the server has, and by
-/// pgbench, which has libpq; the one that was faster. pgbench gets bytes as hexadecimal
-/// digits, so that with large files it is the slower one.
+/// Fetches files of those ids by the `postgres` crate, the driver that the server has, and by
+/// pgbench, which has libpq. Returns the outcome of the faster one. pgbench gets bytes as
+/// hexadecimal digits, so that with large files it is the slower one.
 pub fn get(database: &Database, ids: &[String], seconds: f64) -> Outcome {
     let by_driver = closed_loop(CLIENTS, seconds, |number| {
         let (mut client, statement) = connect(database, SELECT);
@@ -36,7 +38,7 @@ pub fn get(database: &Database, ids: &[String], seconds: f64) -> Outcome {
     }
 }
 
-/// Stores files of that size, each another.
+/// Stores files of that size, each with other bytes.
 pub fn post(database: &Database, size: usize, seconds: f64) -> Outcome {
     closed_loop(CLIENTS, seconds, |number| insert(database, size, number))
 }
@@ -60,7 +62,7 @@ fn connect(database: &Database, sql: &str) -> (Client, Statement) {
     (client, statement)
 }
 
-/// `None` where pgbench is not installed.
+/// Fetches a file by pgbench. `None` where pgbench is not installed.
 fn pgbench(database: &Database, id: &str, seconds: f64) -> Option<Outcome> {
     let mut script = tempfile::NamedTempFile::new().ok()?;
     writeln!(script, "{}", SELECT.replace("$1", &format!("'{id}'"))).ok()?;

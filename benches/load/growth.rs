@@ -11,7 +11,9 @@ use crate::client::Client;
 use crate::common::{Cluster, Database, Server, bytes, eventually};
 use crate::work::{Outcome, Prepared, Random, Step, Transport, closed_loop, id_of};
 
+/// The settings of a server without a cache, which deletes expired files every second.
 const NO_CACHE: &str = "files.cache_size = 0\nfiles.cleanup_interval = '1 s'";
+/// Bytes of a kilobyte.
 const KB: usize = 1000;
 /// Fills the table with files that nobody asks for. They are small, so that a million fit the disk.
 const FILLER: &str = "INSERT INTO files (id, data, expiry) \
@@ -118,7 +120,7 @@ fn live(database: &Database, files: usize, ours: bool) -> String {
              toast.autovacuum_vacuum_scale_factor)",
         );
     }
-    // A day passes in seconds.
+    // Autovacuum looks every second, because a day of the simulation takes only seconds.
     database.execute("ALTER SYSTEM SET autovacuum_naptime = '1 s'");
     database.execute("SELECT pg_reload_conf()");
     let kept = fill(&server, 10, KB);
@@ -155,7 +157,8 @@ fn bring(database: &Database, day: usize, count: usize) {
     brought.expect("stored");
 }
 
-/// Lets the files of a day expire; what clients get meanwhile who ask for those that are kept.
+/// Lets the files of a day expire, while clients ask for those that are kept. Returns the outcome
+/// of these clients.
 fn expire(database: &Database, server: &Server, day: usize, kept: &[String]) -> Outcome {
     database.execute(&format!(
         "UPDATE files SET expiry = now() WHERE id LIKE 'day-{day}-%'"

@@ -83,7 +83,7 @@ fn arguments() -> Result<Option<Asked>, Box<dyn Error>> {
     let mut arguments = lexopt::Parser::from_env();
     while let Some(argument) = arguments.next()? {
         match argument {
-            // Cargo's own.
+            // Cargo adds this option.
             Arg::Long("bench") => {}
             Arg::Value(value) => asked.mode = value.string()?,
             Arg::Long("only") => asked.only = arguments.value()?.string()?,

@@ -21,7 +21,7 @@ const PYTHON_PROCESSES: &str = "4";
 /// How many files of each size are fetched, at random.
 const FILES: usize = 16;
 
-/// What is measured: how often, and for how long.
+/// A row of the table: a kind of work, with files of one size.
 struct Row {
     name: &'static str,
     size: usize,
@@ -39,6 +39,7 @@ const fn row(name: &'static str, size: usize, is_upload: bool, is_onion: bool) -
     }
 }
 
+/// The rows of the table.
 const ROWS: &[Row] = &[
     row("GET 1 KB", 1_000, false, false),
     row("GET 1 MB", 1_000_000, false, false),
@@ -77,7 +78,7 @@ pub fn run(only: &str, rounds: usize, seconds: f64) -> String {
     let settings = format!("{DEFAULT_CACHE}\nlisten = 'unix:http.sock'\nsocket_mode = '666'");
     let server = Server::with(&ours, &settings);
     let nginx = web::Nginx::before(&server);
-    // It makes the tables.
+    // The first start of a server makes the tables.
     drop(Server::start(&theirs));
     let others = Others::start(&theirs);
     let peers = [
@@ -153,7 +154,7 @@ fn fill(peer: &Peer, row: &Row) -> Vec<String> {
     (0..count).map(store).collect()
 }
 
-/// Stores a file; its name.
+/// Stores a file, and returns its name.
 fn store(peer: &Peer, client: &mut Client, name: &str, content: &[u8]) -> io::Result<String> {
     if !peer.is_folder {
         let answer = Transport::Direct.post(content).fetch(client)?;

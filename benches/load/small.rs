@@ -1,4 +1,5 @@
-//! A small machine: everything but the clients in one core and 512 MB, which a control group bounds.
+//! A small machine: everything but the clients in one core and 512 MB, which a control group
+//! bounds.
 
 use std::fs;
 use std::io;
@@ -160,7 +161,7 @@ impl Machine {
         })
     }
 
-    /// The processes that were ended for want of memory.
+    /// The number of processes that were ended for want of memory.
     fn kills(&self) -> u64 {
         let name = if self.is_v2 {
             "memory.events"
@@ -173,7 +174,7 @@ impl Machine {
             let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
             line.and_then(|line| line.parse().ok()).unwrap_or(0)
         });
-        // Version 2 counts those below, too.
+        // In version 2 a group counts those of the groups below, too.
         if self.is_v2 {
             kills.max().unwrap_or(0)
         } else {
@@ -267,7 +268,7 @@ fn start(database: &Database, settings: &str) -> Server {
     Server::with(database, &format!("{listen}\n{settings}"))
 }
 
-/// The memory of the programs when it was most in sum, until it is over.
+/// The memory of the programs at the moment when their sum was largest, bytes, until `is_over`.
 fn sample(machine: &Machine, is_over: &AtomicBool) -> [u64; 3] {
     let mut most = [0; 3];
     while !is_over.load(Ordering::Relaxed) {

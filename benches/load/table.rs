@@ -42,9 +42,12 @@ const fn row(name: &'static str, work: Work, size: usize, original: f64, target:
     }
 }
 
+/// Bytes of a kilobyte.
 const KB: usize = 1000;
+/// Bytes of a megabyte.
 const MB: usize = 1_000_000;
 
+/// The rows of the table, each with its ratios for the Python server and for this one.
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
     row("GET 1 KB",               Work::Get,      KB,      0.07, 0.25),

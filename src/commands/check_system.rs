@@ -9,8 +9,8 @@ use crate::machine::{self, Limits};
 use crate::quantity::{bytes, number};
 use crate::{output, server};
 
-/// The connections of a server beside those of its workers: the timer's and the probe's, and one for
-/// a command such as `status`.
+/// The connections of a server beside those of its workers: the timer's and the probe's, and one
+/// for a command such as `status`.
 const OTHER_CONNECTIONS: u64 = 3;
 /// What the server takes beside the memory for files, bytes: itself, its threads, and what malloc
 /// keeps.
@@ -22,7 +22,7 @@ const PER_CONNECTION: u64 = 8_000_000;
 /// Where Debian's PostgreSQL keeps all data.
 const DEBIAN_DATA: &str = "/var/lib/postgresql";
 
-/// What is known of the machine and the database.
+/// The facts about the machine and the database that the checks need.
 struct Facts {
     /// The memory that this process may have.
     limits: Limits,

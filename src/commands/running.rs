@@ -11,9 +11,10 @@ use crate::exposition::{Sample, parse};
 use crate::output::one_line;
 use crate::quantity;
 
-/// The largest text of metrics that is read, bytes. There are about 40,000.
+/// The largest text of metrics that is read, bytes. A server's text has about 40,000.
 const MAX_TEXT: u64 = 1024 * 1024;
-/// The parts of all requests whose longest time is shown.
+/// The quantiles that are shown: for each of these parts of all requests, the time within which
+/// that part was answered.
 const QUANTILES: [f64; 2] = [0.5, 0.99];
 
 /// What a running server has told.
@@ -138,7 +139,7 @@ impl Metrics {
         })
     }
 
-    /// The endpoints that were asked for anything.
+    /// The endpoints that have had a request.
     fn requests(&self) -> Vec<Requests> {
         let all = self.0.iter().filter(|s| s.name == "requests_total");
         let endpoints: BTreeSet<&str> = all.map(|sample| sample.label("endpoint")).collect();
@@ -210,7 +211,7 @@ impl Requests {
     }
 }
 
-/// What was counted, most first, without what wasn't.
+/// The counts that are not 0 as text, the largest first.
 fn listed(counts: &[(String, u64)]) -> String {
     let mut counts: Vec<_> = counts.iter().filter(|(_, count)| *count > 0).collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
@@ -227,8 +228,8 @@ fn listed(counts: &[(String, u64)]) -> String {
 }
 
 /// The time within which a part of all observations lies, seconds, as `histogram_quantile` of
-/// Prometheus estimates it from the buckets, each with its upper bound and how many observations lie
-/// below that. `None` if there are none.
+/// Prometheus estimates it from the buckets, each with its upper bound and how many observations
+/// lie below that. `None` if there are no observations.
 fn quantile(part: f64, buckets: &[(f64, f64)]) -> Option<f64> {
     let (_, all) = buckets.last().filter(|(_, all)| *all > 0.0)?;
     let rank = part * all;

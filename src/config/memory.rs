@@ -17,8 +17,9 @@ const SPARE_DIVISOR: usize = 8;
 /// The part of a machine's memory that is the server's by default, as a divisor: the system, the
 /// database and the web server need more than the server does.
 const MACHINE_DIVISOR: u64 = 4;
-/// The part of a limit on the server alone that is the setting's by default, as a divisor. The other
-/// half is for what the setting doesn't count: the program, its threads, small requests, and heads.
+/// The part of a limit on the server alone that is the setting's by default, as a divisor. The
+/// other half is for what the setting doesn't count: the program, its threads, small requests, and
+/// heads.
 const OWN_DIVISOR: u64 = 2;
 /// Bytes of a mebibyte.
 const MIB: usize = 1024 * 1024;
@@ -37,7 +38,7 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// The shares of so much memory, bytes, which is not below [`least`].
+    /// The shares of `memory` bytes, which are not fewer than [`least`].
     fn of(memory: usize, cache: usize) -> Shares {
         let rest = memory.saturating_sub(cache);
         let spare = (rest / SPARE_DIVISOR).min(MAX_SPARE_BYTES);
@@ -50,7 +51,7 @@ impl Shares {
         }
     }
 
-    /// The sum.
+    /// The sum of the shares, bytes.
     pub fn total(&self) -> usize {
         self.cache + self.spare + self.bodies + self.answers
     }
@@ -87,8 +88,9 @@ pub(super) fn setting(value: &Node, least: usize) -> Result<Option<usize>, Strin
     Ok(Some(memory))
 }
 
-/// The smallest value of the setting, bytes, with which every request can be answered if it is alone:
-/// the share of bodies has room for the largest body, and that of answers for the largest answer.
+/// The smallest value of the setting, bytes, with which every request can be answered if it is
+/// alone: the share of bodies has room for the largest body, and that of answers for the largest
+/// answer.
 pub(super) fn least(max_size: usize, cache: usize) -> usize {
     let share = largest_body(max_size).max(largest_answer(max_size));
     let rest = 2 * share;
@@ -109,16 +111,16 @@ fn default(limits: &Limits, max_size: usize, cache: usize) -> usize {
         .max(least(max_size, cache))
 }
 
-/// The most memory that a body takes while it is received, bytes: the largest kind, and the buffer of
-/// a mebibyte that a body in chunks has outgrown.
+/// The most memory that a body takes while it is received, bytes: the largest kind of body, and the
+/// buffer of a mebibyte that a body in chunks has outgrown.
 fn largest_body(max_size: usize) -> usize {
     base64_json_limit(max_size).max(onion::body_limit(max_size)) + MIB
 }
 
-/// The most memory that an answer takes while it is made, and what a worker needs beside a body,
-/// bytes: a file in the encoding of old clients together with the base64 of their reply; or the text
-/// of their upload, which was taken out of a v3 request's JSON, its copy without escapes, and the
-/// file.
+/// The most memory that an answer takes while it is made, and that a worker needs beside a body,
+/// bytes. That is either a file in the encoding of old clients together with the base64 of their
+/// reply, or the text of their upload (taken out of a v3 request's JSON) together with its copy
+/// without escapes and the file.
 pub fn largest_answer(max_size: usize) -> usize {
     // 2 KiB are more than what stands around the file, and around the reply.
     let encoded = base64_length(max_size) + 2048;
@@ -208,7 +210,7 @@ mod tests {
                 "{mistake}"
             );
         }
-        // Without the setting a large cache comes on top, as before there was one.
+        // Without the setting a large cache comes on top, as it did before there was the setting.
         let config = parse("files.cache_size = 1_000_000_000").expect("valid");
         let shares = config.shares(&limits(Some(64 * GIB), None));
         assert_eq!((shares.cache, shares.bodies), (1_000_000_000, 96 * MIB));

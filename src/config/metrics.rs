@@ -6,8 +6,8 @@ use super::Listen;
 use super::reader::{Node, TomlReader};
 use super::values::address;
 
-/// What `metrics.listen` looks like in messages. The port is none that PostgreSQL or another
-/// program of Debian's has.
+/// The examples of `metrics.listen` in messages. Neither PostgreSQL nor another program of Debian's
+/// has this port by default.
 const EXAMPLE: &str = r#""127.0.0.1:9119" or "unix:/run/session-file-server-metrics/http.sock""#;
 
 /// The table `metrics` of the configuration.
@@ -18,7 +18,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Takes the table. `public` are the addresses of clients, which must be others.
+    /// Takes the table. `public` are the addresses for clients, from which `metrics.listen` must
+    /// differ.
     pub(super) fn take(keys: &mut TomlReader, folder: &Path, public: &[Listen]) -> Metrics {
         Metrics {
             listen: keys.take("metrics.listen", None, |value| {
@@ -28,7 +29,7 @@ impl Metrics {
     }
 }
 
-/// An address that is none of the public ones; an empty text for none.
+/// Reads an address that is none of the public ones. `None` for an empty text.
 fn own_address(value: &Node, folder: &Path, public: &[Listen]) -> Result<Option<Listen>, String> {
     if matches!(value, Node::Text(text) if text.is_empty()) {
         return Ok(None);
@@ -43,8 +44,8 @@ fn own_address(value: &Node, folder: &Path, public: &[Listen]) -> Result<Option<
     Ok(Some(own))
 }
 
-/// Whether two addresses are the same socket, or might be: the hosts of one port may be two names
-/// of one. Port 0 is any free one.
+/// Whether two addresses are the same socket, or might be, because two hosts with the same port may
+/// be names of the same one. Port 0 stands for any free port, so that it is never the same.
 fn is_same(one: &Listen, other: &Listen) -> bool {
     let port = |address: &str| {
         let (_, port) = address.rsplit_once(':')?;

@@ -3,8 +3,8 @@
 use super::connection::{Connection, OpenConnection};
 use super::error::Error;
 
-/// Selects what [`Capacity`] holds. `reserved_connections` exists since PostgreSQL 16. A setting that
-/// our user may not see has no row in `pg_settings`.
+/// Selects what [`Capacity`] holds. `reserved_connections` exists since PostgreSQL 16. A setting
+/// that our user may not see has no row in `pg_settings`.
 const SELECT_CAPACITY: &str = "SELECT current_setting('max_connections')::int8, \
          current_setting('superuser_reserved_connections')::int8 \
              + coalesce(current_setting('reserved_connections', true), '0')::int8, \

@@ -16,8 +16,9 @@ pub(super) use super::open::OpenConnection;
 
 /// Selects whether the database takes no writes now.
 const SELECT_READ_ONLY: &str = "SELECT current_setting('transaction_read_only')::bool";
-/// Commits a transaction without any effect, which needs no privilege. It has an id and a record in
-/// the log of changes, without which the commit would wait for nothing.
+/// Commits a transaction without any effect, which needs no privilege. The message gives the
+/// transaction an id and a WAL record. Without these its commit would wait neither for the disk nor
+/// for a stand-by.
 const COMMIT_NOTHING: &str =
     "SELECT pg_logical_emit_message(true, 'session-file-server', ''::text)";
 
@@ -27,7 +28,7 @@ impl Database {
         self.patient_connection(Patience::Background)
     }
 
-    /// The same for requests, of which each must say when it came ([`Connection::asked`]).
+    /// A connection for requests. For each request [`Connection::asked`] must be called first.
     pub fn request_connection(self: &Arc<Database>) -> Connection {
         self.patient_connection(Patience::Request)
     }
@@ -51,7 +52,7 @@ pub struct Connection {
     pub(super) patience: Patience,
     /// When the request at hand came.
     asked: Option<Instant>,
-    /// What the last work that failed says of other writes.
+    /// What the error of the last work that failed says of other writes.
     refusal: Option<Refusal>,
 }
 
@@ -61,7 +62,7 @@ impl Connection {
         &self.database.settings
     }
 
-    /// Says when the request came for which the next statements are.
+    /// Notes when the request came for which the next statements are run.
     pub fn asked(&mut self, at: Instant) {
         self.asked = Some(at);
     }
@@ -71,13 +72,14 @@ impl Connection {
         self.database.takes_writes()
     }
 
-    /// Whether the database lacks space, so that what can be deleted should be.
+    /// Whether the database lacks space, so that whatever can be deleted should be deleted.
     pub fn is_full(&self) -> bool {
         self.database.is_full()
     }
 
-    /// Runs `work`, which writes, as [`repeatable`](Self::repeatable) does; at once without it
-    /// while the database takes no writes and another one is tried.
+    /// Runs `work`, which writes, as [`repeatable`](Self::repeatable) does. While the database
+    /// takes no writes and another one is being tried, it returns an error at once, without running
+    /// `work`.
     pub(super) fn writing<T>(
         &mut self,
         work: impl Fn(&mut OpenConnection) -> Result<T, postgres::Error>,
@@ -97,7 +99,8 @@ impl Connection {
         let done = self.repeatable(work);
         match (&done, self.refusal.take()) {
             (Ok(_), _) => database.took_write(),
-            // It alone waits for something, perhaps for another upload of the same file.
+            // Others have succeeded meanwhile: this write alone waits for something, perhaps for
+            // another upload of the same file.
             (Err(_), Some(Refusal::NoAnswer)) if database.writes.have_succeeded_since(began) => {}
             (Err(error), Some(refusal)) => database.refused(refusal, error),
             (Err(_), None) => {}
@@ -224,8 +227,8 @@ impl Connection {
         Ok(is_read_only)
     }
 
-    /// Tries whether a database that took no writes takes them now, by a commit of nothing that
-    /// waits for the disk and the stand-by as any other does.
+    /// Tries whether a database that took no writes takes them now, by a commit without effect,
+    /// which waits for the disk and the stand-by as any other does.
     ///
     /// # Errors
     /// Those of the database.

@@ -16,8 +16,8 @@ use super::writes::{Refusal, Writes};
 /// no statement may run for long, or wait for a lock for long. `enable_seqscan` is off, because a
 /// plan made while the table was empty would read the whole table when it has grown (measured:
 /// until autovacuum has analyzed the table, 1,200 files of 1 KB per second among 20,000, instead of
-/// 14,000). `jit` is off, because PostgreSQL believes that compiling pays where a table must be
-/// read as a whole all the same.
+/// 14,000). `jit` is off, because without `enable_seqscan` PostgreSQL overestimates the cost of a
+/// statement that must read a whole table, and would compile it.
 pub(super) const SERVER_SESSION_SETTINGS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '3s'; \
      SET enable_seqscan = off; SET jit = off";
 
@@ -31,7 +31,7 @@ pub struct Database {
     pub(super) writes: Writes,
     deadlines: Arc<Deadlines>,
     lineage: Lineage,
-    /// Whether the tables are missing, which can't be made in a read-only database.
+    /// Whether the tables are missing, and can't be made because the database is read-only.
     pub(super) has_no_tables: AtomicBool,
 }
 
@@ -77,8 +77,8 @@ impl Database {
         }
     }
 
-    /// Whether the database lacks space, as far as the latest writes have shown: deleting is what
-    /// may help.
+    /// Whether the database lacks space, as far as the latest writes have shown. Deleting may help
+    /// then.
     pub(super) fn is_full(&self) -> bool {
         self.writes.is_full()
     }

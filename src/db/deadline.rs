@@ -19,25 +19,25 @@ use crate::lock::lock;
 
 /// How often the connections are looked at.
 const TICK: Duration = Duration::from_millis(250);
-/// How long after a client's request its statements may go on without an answer. With the time to
-/// cancel and the wait for a worker this is below the ten seconds after which clients repeat a
-/// request.
+/// How long a request's statements may go without an answer, counted from when the request came, so
+/// that the wait for a worker is a part of it. Together with the time to cancel, this is below the
+/// ten seconds after which clients repeat a request.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(7);
-/// What a statement gets at the least, if its request has waited for a worker, or has done a part
-/// of its work already: a busy disk may keep a commit waiting for seconds.
+/// How long each statement may at least go without an answer, however long its request has waited
+/// for a worker, or has worked already: a busy disk may keep a commit waiting for seconds.
 const STATEMENT_PATIENCE: Duration = Duration::from_secs(4);
 /// How long a cancelled statement may take to end.
 const CANCEL_PATIENCE: Duration = Duration::from_secs(1);
 /// The patience with statements in the background, which is above their `statement_timeout` of 30
 /// seconds.
 const BACKGROUND_PATIENCE: Duration = Duration::from_secs(33);
-/// The patience with a sign of life, after which its connection is taken for dead. Whoever asked
-/// for it waits for a second.
+/// How long a database that is asked for a sign of life may go without an answer. After that its
+/// connection is taken for dead. Whoever wants the sign of life waits for one second only.
 const PROBE_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a database may take to greet a new connection.
 const GREETING_PATIENCE: Duration = Duration::from_secs(4);
-/// Statements that are being cancelled at once. Over TLS a frozen database keeps the thread that
-/// asks it to.
+/// The most statements that are cancelled at once. Each cancellation has a thread of its own, and
+/// over TLS a frozen database holds that thread up.
 const MAX_CANCELLING: usize = 16;
 
 /// How long a connection's statements may go without an answer.
@@ -108,7 +108,7 @@ struct State {
 }
 
 impl State {
-    /// What is due now; it counts as done from now on.
+    /// What must be done to overdue work now. It counts as done from then on.
     fn due(&mut self, now: Instant) -> Overdue {
         let Some(limits) = self.limits else {
             return Overdue::No;
@@ -135,7 +135,8 @@ impl Watched {
         let mut state = self.lock();
         state.socket = socket;
         state.overdue = Overdue::No;
-        // There is nothing to cancel yet, so that the connection is shut down soon after.
+        // Before the greeting there is nothing to cancel: the first deadline does nothing, and at
+        // the second one the connection is shut down.
         state.limits = Some(Limits {
             cancel: now + GREETING_PATIENCE - CANCEL_PATIENCE,
             close: now + GREETING_PATIENCE,
@@ -149,7 +150,7 @@ impl Watched {
         state.cancel = Some(Arc::new(cancel));
     }
 
-    /// Work begins that was asked for at that time.
+    /// Notes that work begins, which was asked for at the time `asked`.
     pub(super) fn begin(&self, patience: Patience, asked: Instant) {
         let mut state = self.lock();
         state.work = Some((patience, asked));
@@ -157,7 +158,7 @@ impl Watched {
         state.limits = patience.limits(asked, Instant::now());
     }
 
-    /// The database has answered, and is asked the next.
+    /// Notes that the database has answered, and that the work goes on with another question.
     pub(super) fn progress(&self) {
         let mut state = self.lock();
         if let Some((patience, asked)) = state.work {
@@ -165,7 +166,7 @@ impl Watched {
         }
     }
 
-    /// The work has ended.
+    /// Notes that the work has ended. Returns what was done to it if it took too long.
     pub(super) fn end(&self) -> Overdue {
         let mut state = self.lock();
         (state.work, state.limits) = (None, None);
@@ -245,8 +246,9 @@ impl std::fmt::Debug for Deadlines {
     }
 }
 
-/// Cancels a statement on a thread of its own, because that takes a connection, which may take long.
-/// If so many are busy already, the statement's connection is shut down without it.
+/// Cancels a statement on a thread of its own, because cancelling needs a new connection, which may
+/// take long. If [`MAX_CANCELLING`] threads are busy already, nothing is cancelled, and the
+/// statement's connection is shut down at its next deadline.
 fn cancel_aside(cancel: Cancel, cancelling: &Arc<AtomicUsize>) {
     if cancelling.fetch_add(1, Ordering::SeqCst) >= MAX_CANCELLING {
         cancelling.fetch_sub(1, Ordering::SeqCst);
@@ -254,7 +256,7 @@ fn cancel_aside(cancel: Cancel, cancelling: &Arc<AtomicUsize>) {
     }
     let busy = cancelling.clone();
     let run = move || {
-        // The driver panics where its runtime can't have the descriptors that it needs.
+        // The driver panics if its runtime can't get the descriptors that it needs.
         if catch_unwind(AssertUnwindSafe(|| cancel())).is_err() {
             log::debug!("no descriptor was left to cancel a statement by");
         }

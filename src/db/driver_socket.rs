@@ -1,4 +1,4 @@
-//! The socket of a connection to the database, which the driver shows nobody.
+//! The socket of a connection to the database, which the driver doesn't expose.
 //!
 //! **Fault.** A call of the driver waits for the database's answer for ever, and no other thread
 //! can end it: `postgres` has no time-out for statements, and keeps the socket to itself.
@@ -38,7 +38,7 @@ pub(super) fn just_connected() -> io::Result<Option<OwnedFd>> {
         return Ok(None);
     };
     for companion in companions.into_iter().filter(|found| *found != number) {
-        // What else is there (a descriptor to wake the runtime by) is no connected socket.
+        // The epoll also has a descriptor that wakes the runtime, which is no connected socket.
         let Ok(found) = duplicate(companion) else {
             continue;
         };
@@ -51,7 +51,7 @@ pub(super) fn just_connected() -> io::Result<Option<OwnedFd>> {
     Ok(None)
 }
 
-/// Whether an address is one that a database listens on. Sockets of a pair have none.
+/// Whether an address is one that a database listens on. The sockets of a pair have no name.
 fn is_named(address: &rustix::net::SocketAddrAny) -> bool {
     match address {
         rustix::net::SocketAddrAny::Unix(address) => address.path().is_some(),
@@ -59,7 +59,8 @@ fn is_named(address: &rustix::net::SocketAddrAny) -> bool {
     }
 }
 
-/// The descriptors in the epoll that has this one.
+/// The descriptors in the epoll that has the descriptor `number`. `None` where `/proc` doesn't
+/// tell.
 fn companions_of(number: RawFd) -> Option<Vec<RawFd>> {
     for entry in fs::read_dir("/proc/self/fd").ok()?.flatten() {
         let target = fs::read_link(entry.path()).unwrap_or_default();

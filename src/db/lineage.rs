@@ -11,8 +11,9 @@ use postgres::Client;
 
 use crate::lock::lock;
 
-/// Selects the identifier of the cluster and its timeline. On a primary the file of its log names
-/// the timeline; on a stand-by, the last checkpoint does. Every user may ask this.
+/// Selects the identifier of the cluster, its timeline, and whether it is a stand-by. On a primary
+/// the name of the current WAL file begins with the timeline; on a stand-by the last checkpoint
+/// tells it. Every user may ask this.
 const SELECT_LINEAGE: &str = "SELECT (SELECT system_identifier FROM pg_control_system()), \
      CASE WHEN pg_is_in_recovery() THEN \
          (SELECT timeline_id::int8 FROM pg_control_checkpoint()) \
@@ -24,12 +25,14 @@ const SELECT_LINEAGE: &str = "SELECT (SELECT system_identifier FROM pg_control_s
 pub(super) struct Position {
     system: i64,
     timeline: i64,
-    /// Whether it only follows. It may be behind then, and is no rival.
+    /// Whether the cluster is a stand-by. A stand-by may be on a lower timeline, and is no old
+    /// primary.
     is_stand_by: bool,
 }
 
 impl Position {
-    /// Asks a database. `None` if it doesn't tell, as one that isn't PostgreSQL itself.
+    /// Asks a database for its position. `None` if it doesn't tell, as a database that only speaks
+    /// PostgreSQL's protocol may not.
     pub(super) fn of(client: &mut Client) -> Option<Position> {
         let row = client.query_one(SELECT_LINEAGE, &[]);
         let read = row.and_then(|row| {
@@ -53,7 +56,7 @@ pub(super) struct Lineage {
 #[derive(Debug, Default)]
 struct Seen {
     highest: Option<Position>,
-    /// The host and the position that were refused last, which the log has told.
+    /// The host and the position that were refused last. They are logged already.
     refused: Option<(String, Position)>,
 }
 

@@ -34,7 +34,7 @@ pub(super) struct OpenConnection {
     is_out_of_sync: bool,
     /// Whether the last work may be missing on a synchronous standby.
     is_unreplicated: Arc<AtomicBool>,
-    /// Who ends statements that take too long.
+    /// The state by which statements that take too long are ended.
     pub(super) watched: Arc<Watched>,
 }
 
@@ -66,7 +66,8 @@ impl OpenConnection {
         let (token, settings) = (client.cancel_token(), settings.clone());
         watched.ready(move || {
             // A request to cancel has no answer, but TLS begins with one, for which the driver
-            // waits for ever if the database is frozen. So it goes without, unless TLS is a must.
+            // waits for ever if the database is frozen. So the request goes without TLS, unless TLS
+            // is required.
             let cancelled = if settings.requires_tls() {
                 let connector = settings.connector();
                 connector.is_ok_and(|connector| token.cancel_query(connector).is_ok())
@@ -91,7 +92,7 @@ impl OpenConnection {
         self.is_unreplicated.load(Ordering::SeqCst)
     }
 
-    /// Whether it can't be used any more.
+    /// Whether the connection can't be used any more.
     pub(super) fn has_ended(&self) -> bool {
         self.is_out_of_sync || self.client.is_closed()
     }
@@ -101,7 +102,7 @@ impl OpenConnection {
         self.statements.clear();
     }
 
-    /// Runs `work` once, under watch.
+    /// Runs `work` once, while its deadlines are watched.
     pub(super) fn run<T>(
         &mut self,
         work: &impl Fn(&mut OpenConnection) -> Result<T, postgres::Error>,

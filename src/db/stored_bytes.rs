@@ -3,18 +3,20 @@
 use super::connection::Connection;
 use super::error::Error;
 
-/// The most servers that are read. Nobody has as many.
+/// The most servers whose rows are read. No operator has as many.
 const MAX_SERVERS: i64 = 1_000;
 
+/// Writes how many bytes (`$2`) the server named `$1` has stored, and when that was noted.
 const UPSERT_STORED_BYTES: &str = "INSERT INTO stored_bytes (server, bytes, noted) \
      VALUES ($1, $2, now()) \
      ON CONFLICT (server) DO UPDATE SET bytes = excluded.bytes, noted = excluded.noted";
 
+/// Selects the bytes of all servers but `$1`, of at most `$2` servers.
 const SELECT_STORED_BYTES: &str =
     "SELECT server, bytes FROM stored_bytes WHERE server <> $1 LIMIT $2";
 
-/// Deletes the rows of servers that have ended: the others write theirs at least once an hour, if
-/// they have stored anything.
+/// Deletes the rows of servers that have ended. A running server that has stored anything writes
+/// its row at least once an hour.
 const DELETE_GONE: &str = "DELETE FROM stored_bytes WHERE noted < now() - interval '1 day'";
 
 impl Connection {

@@ -1,20 +1,21 @@
 //! Whether the database takes writes, as all connections share it.
 //!
-//! A database may hand out files and store none: a stand-by, a full disk, a commit that waits for a
-//! synchronous stand-by that is gone. From the first write that fails so until the next one that
-//! succeeds, one at a time is tried, and all others are refused at once, so that they hold neither
-//! workers nor the database's processes.
+//! A database may hand out files and store none: because it is a stand-by, because its disk is
+//! full, or because commits wait for a synchronous stand-by that is gone. From the first write that
+//! fails for such a reason until the next one that succeeds, one write at a time is tried, and all
+//! others are refused at once, so that they hold neither workers nor the database's processes.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::lock::lock;
 
-/// The pause between two questions to a read-only database whether it takes writes now, of which
-/// each may need a new connection.
+/// How long the server waits before it asks a read-only database again whether it takes writes.
+/// Each question may need a new connection.
 const READ_ONLY_PAUSE: Duration = Duration::from_millis(250);
-/// If several writes are in flight and none has ended for this long, they are taken to be stuck,
-/// before they are given up. One alone may be a large file.
+/// If several writes are in flight and none has ended for this long, they are taken to be stuck.
+/// That is sooner than each of them is given up. A single write may take longer, because it may be
+/// a large file.
 const STILL_FOR: Duration = Duration::from_secs(4);
 /// How long a full disk is remembered. Nothing but an upload shows whether there is space again,
 /// and a load balancer may send none to a server that says that it takes none.
@@ -38,7 +39,7 @@ impl Refusal {
         match error.code()?.code() {
             // Read-only transaction.
             "25006" => Some(Refusal::ReadOnly),
-            // Too many connections: a connection may be refused so, and not a write.
+            // Too many connections: a connection is refused with this code, not a write.
             "53300" => None,
             code if code.starts_with("53") => Some(Refusal::Full),
             _ => None,
@@ -60,16 +61,17 @@ struct State {
     is_trying: bool,
     /// Writes that have begun and not ended.
     in_flight: usize,
-    /// When the last one ended, or the first of those in flight began.
+    /// When a write last ended, or when the first of those in flight began.
     moved: Option<Instant>,
-    /// When the last one succeeded.
+    /// When a write last succeeded.
     succeeded: Option<Instant>,
 }
 
-/// The permission to try a write. Whoever has it says how it went; otherwise the next one tries.
+/// The permission to try a write. Its holder calls [`Writes::succeeded`] or [`Writes::refused`]. If
+/// it calls neither, the next write is tried in the same way.
 pub(super) struct Trial<'a> {
     writes: &'a Writes,
-    /// Why writes were refused when it began.
+    /// Why writes were refused when this one began; `None` if they were not.
     pub(super) refusal: Option<Refusal>,
 }
 
@@ -94,13 +96,14 @@ impl Writes {
         self.lock().succeeded.is_some_and(|at| at >= then)
     }
 
-    /// Whether a commit of nothing shows whether writes work. It needs no space.
+    /// Whether a commit without effect can show that writes work. It can't after a lack of space,
+    /// because it needs none.
     pub(super) fn may_be_tried(&self) -> bool {
         !self.is_full()
     }
 
-    /// The permission for a write; `None` while writes are refused and another one is tried, or
-    /// was just now.
+    /// Returns the permission for a write. `None` if writes are refused, and another one is being
+    /// tried, or was tried just now.
     pub(super) fn begin(&self, now: Instant) -> Option<Trial<'_>> {
         let mut state = self.lock();
         match state.refused {
@@ -179,7 +182,8 @@ mod tests {
         writes.refused(Refusal::ReadOnly, now);
         assert!(writes.begin(now).is_none());
         assert!(writes.begin(now + READ_ONLY_PAUSE).is_some());
-        // It is asked again without uploads.
+        // Unlike a full disk, this isn't forgotten, because the database is asked again without
+        // uploads.
         assert!(!writes.work(now + 2 * FULL_FOR));
     }
 

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 /// A client's end of a TCP connection to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Client {
-    /// To which of our addresses the connection leads, by its place in their list: one end may
-    /// lead to several at once.
+    /// The index of our address to which the connection leads: one end of a client may be connected
+    /// to several of our addresses at once.
     pub listener: usize,
-    /// The end's own address.
+    /// The address of the client's end.
     pub address: SocketAddr,
 }
 
@@ -16,12 +16,12 @@ pub struct Client {
 pub struct Arrival {
     /// The request.
     pub request: tiny_http::Request,
-    /// Who has sent it; nobody is known behind a Unix socket.
+    /// The client that has sent it. `None` on a Unix socket, where clients have no address.
     pub client: Option<Client>,
 }
 
 impl Arrival {
-    /// A request that came to the address with that place in the list.
+    /// A request that came to our address with the index `listener`.
     pub fn new(request: tiny_http::Request, listener: usize) -> Arrival {
         let address = request.remote_addr().copied();
         Arrival {

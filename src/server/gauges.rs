@@ -1,5 +1,5 @@
-//! The metrics of the server itself: what waits, works and is open now, and what was refused. What
-//! the service counts comes before them.
+//! The metrics of the server itself: what waits, works and is open now, and what was refused. They
+//! follow the metrics of the service.
 
 use std::sync::atomic::Ordering;
 
@@ -9,7 +9,7 @@ use super::guard::memory::resident;
 use crate::exposition::{Exposition, Kind};
 
 impl<S: Service> Door<S> {
-    /// All metrics, as text. No lock is held longer than a list is counted.
+    /// All metrics, as text. No lock is held for longer than it takes to count a list.
     pub fn metrics(&self) -> String {
         let mut exposition = Exposition::default();
         self.service.expose(&mut exposition);

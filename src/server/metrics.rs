@@ -24,8 +24,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// The most connections at once. Beyond them the oldest is closed; a server has one or two
 /// collectors.
 const MAX_CONNECTIONS: usize = 16;
-/// The pause between two looks at the connections while there are any. As often as that, one more
-/// is accepted, so that a flood of them doesn't take a processor.
+/// The pause between two looks at the connections while there are any. Each look accepts at most
+/// one more, so that a flood of connections doesn't take a processor.
 const TICK: Duration = Duration::from_millis(2);
 /// The pause after an error in accepting, as when descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
@@ -98,7 +98,7 @@ impl<S: Read + Write + Ends> Connection<S> {
         }
     }
 
-    /// Does what can be done without waiting. Whether the connection is still of use.
+    /// Does what can be done without waiting. Returns whether the connection is still of use.
     fn advance(&mut self, text: impl Fn() -> String, now: Instant) -> bool {
         let outcome = if self.answer.is_none() {
             self.read_head(text)
@@ -129,8 +129,8 @@ impl<S: Read + Write + Ends> Connection<S> {
     }
 
     /// Writes the answer as far as the client takes it, and reads what it still sends: closing the
-    /// socket before would reset the connection, and the answer might be lost. Whether the client
-    /// has ended the connection.
+    /// socket before would reset the connection, and the answer might be lost. Returns whether the
+    /// client has ended the connection.
     fn write_answer(&mut self) -> io::Result<bool> {
         let Some(answer) = &self.answer else {
             return Ok(false);
@@ -151,7 +151,7 @@ impl<S: Read + Write + Ends> Connection<S> {
     }
 }
 
-/// A connection of which one side can be ended.
+/// A connection whose sending side can be closed.
 trait Ends {
     /// Tells the other side that nothing more comes.
     fn end(&self) -> io::Result<()>;

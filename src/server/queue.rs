@@ -1,4 +1,4 @@
-//! The bounded queue between those who complete requests and those who answer them.
+//! The bounded queue between the threads that receive requests and those that answer them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -6,17 +6,18 @@ use std::time::{Duration, Instant};
 
 use crate::lock::{lock, unpoisoned};
 
-/// First in, first out; closed at the end. Of the threads that wait for an item, the one that came
-/// last gets the next: its memory, and that of its database connection, is in the processor's
-/// caches, and the others sleep on.
+/// A first-in, first-out queue, which is closed when the server stops. Of the threads that wait for
+/// an item, the one that came last gets the next: its memory, and that of its database connection,
+/// is in the processor's caches, and the others sleep on.
 ///
-/// Whether an item writes is known when a thread has looked at it. Not all threads may write at
-/// once: an item that may not yet comes back and waits for its turn, so that the thread takes
-/// another one meanwhile.
+/// Whether an item writes is known only when a thread has looked at it, and not all threads may
+/// write at once. An item that may not write yet is put back and waits for its turn, so that the
+/// thread can take another item meanwhile.
 pub struct Queue<T> {
-    /// Items that may wait for a thread, and again for their turn to write.
+    /// The most items that may wait for a thread, and also the most that may wait for their turn to
+    /// write.
     limit: usize,
-    /// Threads that may write at once.
+    /// The most threads that may write at once.
     writers: usize,
     state: Mutex<State<T>>,
 }
@@ -26,9 +27,9 @@ struct State<T> {
     items: VecDeque<(Instant, T)>,
     /// The items that wait for their turn to write.
     writes: VecDeque<(Instant, T)>,
-    /// Permits that are held.
+    /// The number of permits that are held.
     writing: usize,
-    /// When one was last given or returned.
+    /// When a permit was last given or returned.
     moved: Instant,
     /// The threads that wait and were not woken yet, in the order in which they came.
     waiting: Vec<Arc<Condvar>>,
@@ -41,7 +42,7 @@ pub struct Taken<'a, T> {
     pub item: T,
     /// When it came.
     pub came: Instant,
-    /// The permit to write, if it has waited for it.
+    /// The permit to write, if the item has waited for one.
     pub permit: Option<Permit<'a, T>>,
 }
 
@@ -66,7 +67,7 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Adds an item at the end; it comes back if the queue is full or closed.
+    /// Adds an item at the end. Returns the item if the queue is full or closed.
     pub fn push(&self, item: T) -> Result<(), T> {
         let mut state = self.lock();
         if state.closed || state.items.len() >= self.limit {
@@ -81,7 +82,7 @@ impl<T> Queue<T> {
         Ok(())
     }
 
-    /// Takes the first item, for which it waits; `None` if none will come any more.
+    /// Takes the first item, and waits until there is one. `None` if no more will come.
     pub fn pop(&self) -> Option<Taken<'_, T>> {
         let mut state = self.lock();
         loop {
@@ -107,19 +108,20 @@ impl<T> Queue<T> {
         is_free.then(|| state.give_permit(self))
     }
 
-    /// Lets an item that came then wait for its turn to write; it comes back if too many do.
+    /// Lets an item, which came at the time `came`, wait for its turn to write. Returns the item if
+    /// too many wait already.
     pub fn wait_to_write(&self, item: T, came: Instant) -> Result<(), T> {
         let mut state = self.lock();
         if state.writes.len() >= self.limit {
             return Err(item);
         }
-        // The caller takes the next item, so that nobody need be woken.
+        // The caller takes the next item itself, so that no thread need be woken.
         state.writes.push_back((came, item));
         Ok(())
     }
 
-    /// Takes the items that have waited for longer than `patience`; of those that wait for their
-    /// turn to write, longer than `stuck` if no turn has begun or ended for so long.
+    /// Takes the items that have waited for longer than `patience`. Items that wait for their turn
+    /// to write are taken after `stuck` instead, if no turn has begun or ended for that long.
     pub fn take_overdue(&self, patience: Duration, stuck: Duration) -> Vec<T> {
         let mut state = self.lock();
         let is_stuck = state.writing > 0 && state.moved.elapsed() > stuck;
@@ -129,7 +131,7 @@ impl<T> Queue<T> {
         overdue
     }
 
-    /// Takes no more items; those that are there can still be popped.
+    /// Closes the queue: it takes no more items, and those that it has can still be popped.
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -169,7 +171,7 @@ impl<T> State<T> {
         queue.pop_front().map(|(came, item)| (came, item, writes))
     }
 
-    /// Whether one more may write. At the end all may, because no more requests come.
+    /// Whether one more may write. When the queue is closed all may, because no more requests come.
     fn may_write(&self, writers: usize) -> bool {
         self.writing < writers || self.closed
     }

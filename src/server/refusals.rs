@@ -10,7 +10,7 @@ use crate::exposition::{Exposition, Kind};
 pub enum Refusal {
     /// Its body is larger than its endpoint takes (413), or no endpoint takes it.
     TooLarge,
-    /// Its head says of the body what can't be true, or too little (400, 411, 417).
+    /// Its head describes the body wrongly or insufficiently (400, 411, 417).
     Malformed,
     /// Its body ended early, or came too slowly (400).
     BrokenBody,
@@ -37,11 +37,11 @@ pub enum Closing {
     Idle,
     /// Its body came too slowly.
     SlowBody,
-    /// It was refused, and the client didn't end it.
+    /// Its request was refused, and the client didn't end the connection.
     Refused,
     /// Its client is gone, didn't take its answer, or sent too many requests ahead.
     Broken,
-    /// There were too many, or no descriptors or threads for more.
+    /// There were too many connections, or no descriptors or threads for more.
     TooMany,
 }
 

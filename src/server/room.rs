@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::budget::{Budget, Reservation};
 use crate::protocol::http::Body;
 
-/// How long a worker with a large answer waits for others to arrive.
+/// How long a worker waits for the memory for a large answer, until other answers have arrived.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The memory that all answers may take.
@@ -19,12 +19,13 @@ pub struct AnswerMemory {
     budget: Budget,
     /// Workers that wait for the budget.
     waiting: AtomicUsize,
-    /// Workers that may wait for the budget; the others stay there for small answers.
+    /// The most workers that may wait for the budget, so that the others stay free for small
+    /// answers.
     may_wait: usize,
 }
 
 impl AnswerMemory {
-    /// So many bytes, for the answers of `workers` threads.
+    /// A budget of `bytes`, for the answers of `workers` threads.
     pub fn new(bytes: usize, workers: usize) -> AnswerMemory {
         AnswerMemory {
             budget: Budget::new(bytes),
@@ -33,7 +34,7 @@ impl AnswerMemory {
         }
     }
 
-    /// The bytes, taken or not.
+    /// The budget of all bytes, taken or free.
     pub(super) fn budget(&self) -> &Budget {
         &self.budget
     }
@@ -60,12 +61,12 @@ impl AnswerMemory {
 pub struct Room {
     memory: Arc<AnswerMemory>,
     taken: Vec<Reservation>,
-    /// Whether others had taken too many.
+    /// Whether the request didn't get the memory that it needs, because others had taken too much.
     is_refused: bool,
 }
 
 impl Room {
-    /// Nothing yet.
+    /// A room that has taken nothing yet.
     pub fn new(memory: &Arc<AnswerMemory>) -> Room {
         Room {
             memory: memory.clone(),
@@ -74,8 +75,9 @@ impl Room {
         }
     }
 
-    /// Takes `bytes` more, for which it may wait a moment. Returns false if others have taken too
-    /// many. A request that is alone and wants more than there is gets what there is.
+    /// Takes `bytes` more, and may wait a moment for them. Returns false if others have taken too
+    /// many. A request that wants more than the whole budget gets the whole budget once nobody else
+    /// has any of it.
     #[must_use]
     pub fn take(&mut self, bytes: usize) -> bool {
         let budget = &self.memory.budget;
@@ -119,7 +121,7 @@ impl Room {
     pub(super) fn keep(self, body: &Body) -> Option<Arc<Reservation>> {
         let budget = &self.memory.budget;
         if let Body::Shared(buffer) = body {
-            // What many want at once is in memory once.
+            // A file that many clients fetch at once is in memory only once.
             if let Some(reserved) = budget.find(buffer) {
                 return Some(reserved);
             }

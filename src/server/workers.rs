@@ -16,7 +16,7 @@ use crate::protocol::http::Response;
 
 /// How long the workers may take to close their database connections at the end.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
-/// How often it is looked whether the workers have ended.
+/// The pause between two checks whether the workers have ended.
 const LEAVE_TICK: Duration = Duration::from_millis(5);
 
 /// Starts `count` workers that take requests out of the door's queue, and a thread for those that
@@ -47,7 +47,7 @@ fn serve<S: Service>(door: &Door<S>, queue: &Queue<Job<S::Waiting>>) {
             work,
             reserved,
         } = item;
-        // What holds this is among those that write, until the answer is there.
+        // While the worker holds this permit it counts as writing, until its answer is made.
         let mut permit = permit;
         let mut may_write = || {
             permit = permit.take().or_else(|| queue.permit());
@@ -94,7 +94,7 @@ fn answer<S: Service>(
     work: Work<S::Waiting>,
     turn: Turn<S::Worker>,
 ) -> Option<Outcome<S>> {
-    // What a panic may leave half done is what the worker keeps, which is thrown away then.
+    // A panic can leave only the worker's own state half done, which is thrown away then.
     let outcome = catch_unwind(AssertUnwindSafe(|| service.answer(work, turn)));
     outcome
         .inspect_err(|_| log::error!("a handler panicked; its request is answered 500"))

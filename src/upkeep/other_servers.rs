@@ -1,5 +1,6 @@
-//! What other servers on the same database store, for `files.max_total_size`: each counts all files
-//! once a minute only, and without this as many servers could store as many times the bound.
+//! What other servers on the same database store, for `files.max_total_size`. Each server counts
+//! all files only once a minute, so that without this exchange several servers could together store
+//! several times the bound.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -8,13 +9,14 @@ use super::failures::log_failure;
 use crate::db::Connection;
 use crate::statistics::StoredBytes;
 
-/// How old what a server has written may get: rows that are a day old are deleted, and others would
-/// take one that comes back for new bytes.
+/// The age at which a server writes its row again, even if nothing has changed. Rows that are a day
+/// old are deleted, and the other servers would take a row that comes back for new bytes.
 const NOTE_AGAIN: Duration = Duration::from_secs(3600);
 
 /// The exchange with the other servers.
 pub struct OtherServers {
-    /// The random name of this process. `None` without random numbers.
+    /// The random name of this process. `None` if the system has no random numbers: then nothing is
+    /// exchanged.
     name: Option<String>,
     /// What this server had stored before the exchange began, bytes. The others have counted it.
     before: u64,
@@ -26,7 +28,7 @@ pub struct OtherServers {
 }
 
 impl OtherServers {
-    /// Nothing is known yet.
+    /// An exchange in which nothing is known of other servers yet.
     pub fn new(stored: &StoredBytes) -> OtherServers {
         let mut random = [0; 16];
         let name = getrandom::getrandom(&mut random);
@@ -66,8 +68,8 @@ struct Observed {
 }
 
 impl Observed {
-    /// How many bytes were stored since the last look, of which the first count has those before
-    /// the first one.
+    /// How many bytes the others have stored since the last look. The first look adds nothing,
+    /// because the first count of all files has those bytes.
     fn added(&mut self, others: Vec<(String, u64)>) -> u64 {
         let before = self.bytes.take();
         let added = others.iter().map(|(name, bytes)| match &before {

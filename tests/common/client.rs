@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-/// Nothing here takes longer; a test that hangs fails instead.
+/// How long a client waits at each step. Nothing takes longer, so that a test that hangs fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 enum Stream {

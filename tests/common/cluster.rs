@@ -12,8 +12,9 @@ use postgres::{Client, NoTls};
 
 use super::{eventually, free_port, signal};
 
-/// Runs its arguments until told otherwise by a line on standard input, or its end, which
-/// also removes the folder $0. It answers "ended" when they have ended.
+/// A shell script that runs its arguments until a line or the end of standard input comes. The line
+/// `crash` ends them as a crash would, any other in order. The line `end`, or the end of standard
+/// input, also removes the folder $0. The script prints "ended" at the end.
 const KEEPER: &str = r#"
     "$@" >>"$0/log" 2>&1 </dev/null & pid=$!
     word=end; read -r word || word=end
@@ -26,7 +27,7 @@ const KEEPER: &str = r#"
 pub struct Cluster {
     folder: PathBuf,
     keeper: Option<Child>,
-    /// Whether it waits for the disk, as all do but those of tests.
+    /// Whether commits wait for the disk, as they do outside of tests.
     durable: bool,
     /// Its port on this machine's own address, if it listens there.
     port: Option<u16>,
@@ -107,7 +108,7 @@ impl Cluster {
         cluster
     }
 
-    /// Makes a stand-by the one that is written to.
+    /// Promotes a stand-by, so that it takes writes.
     pub fn promote(&self) {
         let mut promote = as_owner(&tool("pg_ctl"));
         promote.args(["promote", "--pgdata"]).arg(self.data());
@@ -118,7 +119,7 @@ impl Cluster {
         let made = tempfile::Builder::new().prefix("sfs-pg-").tempdir();
         let made = made.expect("a folder");
         let folder = made.path().to_path_buf();
-        // It is the keeper who removes it.
+        // The keeper removes the folder, not the test program.
         std::mem::forget(made);
         if is_root() {
             succeed(Command::new("chown").arg("postgres:").arg(&folder));
@@ -137,7 +138,7 @@ impl Cluster {
         self.port.unwrap_or(5432)
     }
 
-    /// Where the sockets are, and the data below.
+    /// The folder with the sockets, and with the data in a folder below.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -326,7 +327,8 @@ pub fn tool(name: &str) -> PathBuf {
     }
 }
 
-/// PostgreSQL refuses root: root becomes its user.
+/// A command that runs `program`, as the user `postgres` if we are root, because PostgreSQL refuses
+/// root.
 fn as_owner(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);

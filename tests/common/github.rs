@@ -125,7 +125,7 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>) {
         }
     }
     if head.starts_with("CONNECT ") {
-        // As a proxy it leads to itself, and says so in the next request's head.
+        // As a proxy the stand-in leads to itself: it also serves the request inside the tunnel.
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
         state.lock().expect("no panic").note("proxy", head);
         return serve(stream, state);

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::eventually;
 
-/// Starts `clients` threads, each of which calls what `client` has made for it with 0, 1, 2 and
-/// so on, for as long as `happening` runs. That gets a function that waits until so many more
-/// calls have returned.
+/// Starts `clients` threads for as long as `happening` runs. Each thread gets a function from
+/// `client`, and calls it with 0, 1, 2 and so on. `happening` gets a function that waits until so
+/// many more calls have returned.
 pub fn under_load<Client: FnMut(u64), Outcome>(
     clients: u64,
     client: impl Fn(u64) -> Client + Sync,

@@ -20,7 +20,7 @@ impl Onion {
         Onion::on(&Database::new(), settings)
     }
 
-    /// The same on that database.
+    /// A server with two keys on that database.
     pub fn on(database: &Database, settings: &str) -> Onion {
         let keys = ServerKeys::from_secrets(&[5; 32], Some(&[6; 32]));
         let files = tempfile::tempdir().expect("a folder");

@@ -1,5 +1,5 @@
-//! What stands between the server and its database in many places: a program that hands
-//! bytes on, and may end a connection that is idle.
+//! A connection pooler, such as many installations have between the server and its database: it
+//! hands bytes on, and may end a connection that is idle.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -14,7 +14,8 @@ pub struct Pooler {
 }
 
 impl Pooler {
-    /// In front of the cluster with its socket in `host`. Its threads end with the test program.
+    /// Starts a pooler in front of the cluster whose socket is in the folder `host`. Its threads
+    /// end with the test program.
     pub fn start(host: &Path) -> Pooler {
         let folder = tempfile::tempdir().expect("a folder");
         let listener = UnixListener::bind(folder.path().join(".s.PGSQL.5432")).expect("a socket");
@@ -38,14 +39,15 @@ impl Pooler {
         format!("host={folder} user=tester dbname={name}")
     }
 
-    /// Ends all connections: with an error if `severity` and `code` are any.
+    /// Ends all connections: with an error of `severity` and `code`, or without one if `code` is
+    /// empty.
     pub fn end_connections(&self, severity: &str, code: &str) {
         for mut client in self.clients.lock().expect("no panic").drain(..) {
             if !code.is_empty() {
                 // The message of an error: fields, each with its letter and a zero.
                 let fields = format!("S{severity}\0V{severity}\0C{code}\0Mended\0\0");
                 let length = (fields.len() as u32 + 4).to_be_bytes();
-                // Those that are gone need not be told.
+                // Clients that are gone already need not be told.
                 let _ = client.write_all(&[b"E", &length[..], fields.as_bytes()].concat());
             }
             let _ = client.shutdown(Shutdown::Both);

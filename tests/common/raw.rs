@@ -39,15 +39,15 @@ pub fn send(server: &Server, bytes: &[u8]) -> TcpStream {
     stream
 }
 
-/// All that comes in answer to `request` until the server ends the connection. One that refuses
-/// need not take all of the request.
+/// All that comes in answer to `request` until the server ends the connection. A server that
+/// refuses the request need not take all of it.
 pub fn ask(server: &Server, request: &[u8]) -> String {
     let mut stream = connect(server);
     let _ = stream.write_all(request);
     until_closed(stream).0
 }
 
-/// A request with a length of which the server can't be rid, other than by a restart.
+/// A request with a false length, whose descriptors the server can give back only by a restart.
 pub const LIE: &[u8] =
     b"POST /file HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000000\r\n\r\n";
 
@@ -78,8 +78,8 @@ pub fn until_closed(mut stream: impl Stream) -> (String, Duration) {
     )
 }
 
-/// Sends a head that starts so, and `unit` after `unit` until the connection is cut; the most
-/// memory that the server had meanwhile, bytes.
+/// Sends a head that begins with `start`, and `unit` after `unit` until the connection is cut.
+/// Returns the most memory that the server had meanwhile, bytes.
 pub fn flood(server: &Server, start: &[u8], unit: &[u8]) -> u64 {
     if server.address.starts_with("unix:") {
         flood_over(connect_locally(server), server, start, unit)
@@ -107,7 +107,8 @@ pub fn serves(server: &Server) {
     assert!(server.get(&format!("/file/{id}")).body == file);
 }
 
-/// Whether a client is answered that soon tries again, as one among too many must.
+/// Whether a client's one attempt is answered within seconds. Among too many connections a client
+/// must be ready to try again.
 pub fn is_served_at_once(server: &Server) -> bool {
     let Ok(mut stream) = TcpStream::connect(&server.address) else {
         return false;

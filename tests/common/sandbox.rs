@@ -38,7 +38,7 @@ fn filter(calls: &[i64], error: i32) -> Vec<libc::sock_filter> {
     let refused = libc::SECCOMP_RET_ERRNO | error as u32;
     let mut program = vec![step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0)];
     for (index, call) in calls.iter().enumerate() {
-        // Over the further comparisons and the permission.
+        // The jump goes over the further comparisons and the permission.
         let jump = (calls.len() - index) as u8;
         let compare = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
         program.push(step(compare, jump, *call as u32));

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::{Connection, Database, Response, eventually, sandbox};
 
+/// The path of the program under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_session-file-server");
 
 /// A folder with a `config.toml` for that database, and further settings.
@@ -62,7 +63,8 @@ impl Server {
         server.unwrap_or_else(|log| panic!("the server did not start: {log}"))
     }
 
-    /// The same; what it logged, if it ends instead of listening.
+    /// The same, by the URL of a database. Returns what the server logged if it ends instead of
+    /// listening.
     pub fn try_with(url: &str, settings: &str) -> Result<Server, String> {
         Server::launch(url, settings, &[])
     }
@@ -110,15 +112,15 @@ impl Server {
         server.unwrap_or_else(|log| panic!("the server did not start: {log}"))
     }
 
-    /// A server that may have no more than so many descriptors.
+    /// A server that may have no more than `limit` descriptors.
     pub fn with_descriptors(database: &Database, limit: u32) -> Server {
         let script = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
         let server = Server::within(database, "workers = 4", &["sh", "-c", &script]);
         server.unwrap_or_else(|log| panic!("the server did not start: {log}"))
     }
 
-    /// A server that another program starts: `wrapper` gets the server's own words behind its
-    /// own.
+    /// A server that another program starts: `wrapper` is that program and its arguments, which the
+    /// server's own command line follows.
     pub fn within(database: &Database, settings: &str, wrapper: &[&str]) -> Result<Server, String> {
         let mut command = Command::new(wrapper[0]);
         command.args(&wrapper[1..]).arg(BINARY);
@@ -218,13 +220,13 @@ impl Server {
             .count()
     }
 
-    /// Threads.
+    /// The number of threads.
     pub fn threads(&self) -> usize {
         let entries = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
         entries.expect("it runs").count()
     }
 
-    /// What it has of the machine's memory, bytes.
+    /// The machine's memory that the server has taken, bytes.
     pub fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()));
         let status = status.expect("it runs");

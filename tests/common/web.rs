@@ -20,7 +20,7 @@ const APACHE_MODULES: [&str; 7] = [
     "lbmethod_byrequests.load",
 ];
 
-/// A port that nobody has.
+/// A port that no program listens on.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address").port()

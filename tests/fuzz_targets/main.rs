@@ -18,9 +18,10 @@ use std::time::{Duration, Instant};
 
 /// The longest input, bytes; `scripts/fuzz` has the same bound.
 const MAX_LENGTH: usize = 16 * 1024;
-/// How many threads run a target: sockets are mostly waited for.
+/// How many threads run a target. They mostly wait for sockets, so that more threads than
+/// processors are of use.
 const THREADS: usize = 4;
-/// Mutations that are tried in each thread.
+/// The most mutations that are tried in each thread.
 const MOST: usize = 10_000;
 /// No mutation is begun after this time, so that the tests end.
 const LONGEST: Duration = Duration::from_secs(20);
@@ -62,7 +63,7 @@ fn seeds_are_written_to_where_the_fuzzer_begins() {
 /// [`MOST`] mutations in each, or for as long as [`LONGEST`].
 fn survives(target: &str, check: fn(&[u8]), seeds: &[Vec<u8>]) {
     let mut known = seeds.to_vec();
-    // It is there where somebody has fuzzed.
+    // The corpus is there only where somebody has fuzzed.
     for entry in fs::read_dir(corpus(target)).into_iter().flatten() {
         known.push(fs::read(entry.expect("an entry").path()).expect("a file"));
     }

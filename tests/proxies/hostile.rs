@@ -1,5 +1,5 @@
-//! What our server, or tiny_http in it, answers by closing the connection, and much else that
-//! nobody should send: harmless to all others behind a web server.
+//! Requests that nobody should send, some of which our server, or tiny_http in it, answers by
+//! closing the connection: behind a web server they harm no other request.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,9 +9,9 @@ use crate::common::{Connection, Web, bytes};
 use crate::requests::requests;
 use crate::site::Site;
 
-/// How often each is sent at least.
+/// How often each hostile request is sent at least.
 const ROUNDS: usize = 2;
-/// As many ordinary requests at least are answered meanwhile.
+/// How many ordinary requests are answered meanwhile at least.
 const ORDINARY: usize = 1000;
 
 pub fn requests_cost_no_other_a_thing(kind: Web) {

@@ -83,7 +83,7 @@ fn what_is_too_large_is_refused(kind: Web) {
         }
         _ => answer.assert_error(413),
     }
-    // What the server could not get rid of doesn't reach it.
+    // A false length, which would cost our server descriptors until its restart, doesn't reach it.
     let mut liar = site.connect();
     liar.head("POST", "/file", &[("Content-Length", "70000000")]);
     let answer = liar.answer("POST");
@@ -99,7 +99,8 @@ fn a_restart_under_load_fails_no_request(kind: Web) {
     let address = site.address.clone();
     let client = |client: u64| {
         let (address, file, path) = (&address, &file, &path);
-        // Kept alive to the web server, as browsers and service nodes do.
+        // The connection to the web server is kept alive, as browsers and service nodes keep
+        // theirs.
         let mut connection = Connection::open(address);
         move |number| {
             if number % 50 == 0 {
@@ -194,7 +195,7 @@ fn uploads_arrive_however_their_length_is_told(kind: Web) {
             let mut framed = format!("{:x}\r\n", chunk.len()).into_bytes();
             framed.extend_from_slice(chunk);
             framed.extend_from_slice(b"\r\n");
-            // A server that takes none has hung up.
+            // A server that refuses the upload may have hung up.
             let _ = connection.send(&framed);
         }
         let _ = connection.send(b"0\r\n\r\n");

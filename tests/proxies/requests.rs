@@ -165,8 +165,9 @@ const WHOLE: &[(&str, &[u8])] = &[
     ),
 ];
 
-/// The same, where no status can be asked for: the answer to a request without a version has no
-/// head, haproxy goes on in HTTP/2 when asked, and nobody waits for an answer to what ends early.
+/// Whole requests whose answers need no status: the answer to a request without a version has no
+/// head, haproxy goes on in HTTP/2 when asked to, and a request that ends early need not be
+/// answered.
 const WITHOUT_STATUS: &[(&str, &[u8])] = &[
     ("no version", b"GET ~\r\n\r\n"),
     (
@@ -199,11 +200,11 @@ pub struct Hostile {
 impl Hostile {
     /// Sends it, and returns the first line of what is answered.
     pub fn send(&self, mut connection: Connection) -> String {
-        // Some are refused before they are sent whole.
+        // Some requests are refused before they are sent whole.
         let _ = connection.send(&self.bytes);
         if !self.has_status {
-            // Nobody need answer these. (nginx answers nothing to a client that has closed one
-            // direction, so that the others don't.)
+            // These requests need no answer. (The client finishes only here, because nginx doesn't
+            // answer a client that has closed one direction.)
             connection.finish();
         }
         connection.first_line()

@@ -7,6 +7,7 @@ use std::process::Child;
 
 use crate::common::{self, Connection, Database, Server, Setup, Web, eventually, free_port};
 
+/// The names of our servers' sockets, in the folder of the site.
 const SOCKETS: [&str; 2] = ["first.sock", "second.sock"];
 
 /// The web server, and our servers, whose sockets the test holds as systemd would.
@@ -21,7 +22,7 @@ pub struct Site {
     pub other_address: String,
 }
 
-/// One of our servers; neither is there while it is taken away.
+/// One of our servers and its socket. Both are `None` while the server is taken away.
 #[derive(Default)]
 struct Behind {
     listener: Option<UnixListener>,
