@@ -16,8 +16,8 @@ pub const LARGE: usize = 4 * 1024 * 1024;
 /// up to its capacity, so that a small file never holds the memory of a much larger one.
 const CAPACITY_STEP: usize = 1024 * 1024;
 
-/// The most memory that spare buffers take, bytes, if the machine has enough. This is enough for two
-/// files of 10 MB, which suffices as long as buffers are freed as often as they are requested.
+/// The most memory that spare buffers take, bytes, if the machine has enough. This is enough for
+/// two files of 10 MB, which suffices as long as buffers are freed as often as they are requested.
 pub const MAX_SPARE_BYTES: usize = 24 * 1024 * 1024;
 
 /// The time without a request or a return of a large buffer, after which spare ones are freed.

@@ -82,8 +82,8 @@ pub fn file_info(id: &FileId, context: &mut Context) -> Result<Option<FileInfo>,
     Ok(info)
 }
 
-/// The answer with a file for old clients. It is written without a library, which would make further
-/// copies.
+/// The answer with a file for old clients. It is written without a library, which would make
+/// further copies.
 pub fn base64_json(bytes: &[u8]) -> String {
     let mut json = String::with_capacity(base64_json_length(bytes.len()));
     json += BASE64_JSON[0];

@@ -13,8 +13,8 @@ use crate::protocol::http::unix_seconds;
 use crate::protocol::releases::Channel;
 use crate::quantity;
 
-/// Prints the status, as text or as JSON: what the database has, and what the server tells that runs
-/// with this configuration if it has `metrics.listen`.
+/// Prints the status, as text or as JSON: what the database has, and what the server tells that
+/// runs with this configuration if it has `metrics.listen`.
 ///
 /// # Errors
 /// A sentence for the operator.

@@ -19,8 +19,8 @@ const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * DAY);
 pub(super) const MAX_SIZES: RangeInclusive<i64> = 1..=256 * 1024 * 1024;
 /// The values of `files.cache_size`, bytes. A terabyte is more than any machine has.
 pub(super) const CACHE_SIZES: RangeInclusive<i64> = 0..=1 << 40;
-/// The largest value of `memory`, bytes. Four terabytes are more than any machine has, and less than
-/// numbers overflow at when they are multiplied by 16.
+/// The largest value of `memory`, bytes. Four terabytes are more than any machine has, and less
+/// than numbers overflow at when they are multiplied by 16.
 pub(super) const MAX_MEMORY: i64 = 1 << 42;
 /// The values of `files.max_total_size`, bytes. With a quarter of the largest integer, sums never
 /// overflow.

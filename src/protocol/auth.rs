@@ -89,8 +89,8 @@ pub fn signer(request: &Request, now: SystemTime) -> Result<Option<BlindedId>, R
     }
 }
 
-/// The signed bytes: timestamp ‖ METHOD ‖ path and query as requested ‖ BLAKE2b-512(body), the
-/// last only if there is a body.
+/// The signed bytes: timestamp ‖ METHOD ‖ path and query as requested ‖ BLAKE2b-512(body), the last
+/// only if there is a body.
 fn signed_message(request: &Request, timestamp: &str) -> Vec<u8> {
     let mut message = [timestamp, request.method.as_str(), request.target]
         .concat()

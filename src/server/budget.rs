@@ -60,8 +60,8 @@ impl Budget {
         found.and_then(Weak::upgrade)
     }
 
-    /// Lets all who send a buffer have this reservation of it. Each must keep the buffer for as long
-    /// as the reservation, because a later buffer may have its address.
+    /// Lets all who send a buffer have this reservation of it. Each must keep the buffer for as
+    /// long as the reservation, because a later buffer may have its address.
     pub fn share(&self, buffer: &Arc<Buffer>, reserved: &Arc<Reservation>) {
         let mut buffers = lock(&self.buffers);
         buffers.retain(|_, reservation| reservation.strong_count() > 0);

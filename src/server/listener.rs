@@ -87,8 +87,8 @@ impl Listener {
         listen.map(bind).transpose()
     }
 
-    /// Listens at an address, which is one of `all` that the setting `key` has. `mode` is for a Unix
-    /// socket's file.
+    /// Listens at an address, which is one of `all` that the setting `key` has. `mode` is for a
+    /// Unix socket's file.
     fn bind(listen: &Listen, all: &[Listen], mode: u32, key: &str) -> Result<Listener, String> {
         match listen {
             Listen::Tcp(address) => bind_tcp(address, all, key),

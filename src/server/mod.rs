@@ -10,8 +10,8 @@
 //! large one to an elastic set of sending threads ([`send`]). So a worker waits for the database
 //! and for nothing else, and a client who is slower than [`pace`] allows costs its own connection.
 //!
-//! Apart from all that, a thread of its own serves the [`metrics`], for which the [`gauges`] are read
-//! and the [`refusals`] are counted.
+//! Apart from all that, a thread of its own serves the [`metrics`], for which the [`gauges`] are
+//! read and the [`refusals`] are counted.
 //!
 //! The files in [`guard`] make up for the faults of tiny_http, one each.
 

@@ -31,8 +31,8 @@ const SERVER_ROW_INTERVAL: Duration = Duration::from_secs(60);
 const REMOVALS_INTERVAL: Duration = Duration::from_secs(60);
 /// How often it is read when GitHub was last checked, which another server may have done.
 const LAST_CHECKS_INTERVAL: Duration = Duration::from_secs(60);
-/// How often it is tried whether a database takes writes again that took none. Until then nothing is
-/// written here.
+/// How often it is tried whether a database takes writes again that took none. Until then nothing
+/// is written here.
 const TRIAL_INTERVAL: Duration = Duration::from_secs(5);
 /// How often old version checks are deleted.
 const CHECKS_INTERVAL: Duration = Duration::from_secs(3600);

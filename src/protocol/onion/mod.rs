@@ -2,8 +2,9 @@
 //!
 //! A service node forwards an encrypted request. [`envelope`] finds its parts, [`cipher`]
 //! decrypts it, and [`sub_request`] reads the request inside. The caller's router answers that,
-//! at once or when it is asked again, and the response is encrypted here. Nothing is copied on the way: the plaintext is used in
-//! the buffer that was received, and the reply is encrypted in the buffer that is sent.
+//! at once or when it is asked again, and the response is encrypted here. Nothing is copied on the
+//! way: the plaintext is used in the buffer that was received, and the reply is encrypted in the
+//! buffer that is sent.
 
 pub mod bencode;
 pub mod cipher;

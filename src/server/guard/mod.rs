@@ -272,8 +272,8 @@ impl Guard {
         lock(&self.connections).expects_a_first_head(&open)
     }
 
-    /// Writes the metrics of the connections. Those to a Unix socket have no phase, because it isn't
-    /// known which requests they brought.
+    /// Writes the metrics of the connections. Those to a Unix socket have no phase, because it
+    /// isn't known which requests they brought.
     pub fn expose(&self, exposition: &mut Exposition) {
         let phases = lock(&self.connections).by_phase();
         let local = lock(&self.local).open();

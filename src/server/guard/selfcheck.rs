@@ -93,8 +93,8 @@ impl SelfCheck {
         Ok(is_dead)
     }
 
-    /// Asks at each address. One that can't be reached may be gone from the machine, which a restart
-    /// would not mend; the others must answer, and there must be one.
+    /// Asks at each address. One that can't be reached may be gone from the machine, which a
+    /// restart would not mend; the others must answer, and there must be one.
     fn ask_all(&self) -> io::Result<()> {
         let mut outcome = Err(io::Error::other("it has no address"));
         for address in &self.addresses {

@@ -115,7 +115,8 @@ impl Sockets {
         Ok(sockets)
     }
 
-    /// Calls `visit` for each accepted TCP connection to our ports, with the client unless the connection has ended.
+    /// Calls `visit` for each accepted TCP connection to our ports, with the client unless the
+    /// connection has ended.
     ///
     /// # Errors
     /// When there is no descriptor to look with.
