@@ -162,7 +162,11 @@ fn assert_outcome(url: &str, environment: &[(&str, &str)], refusal: Option<&str>
     let output = init_db(url, environment);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.success(), refusal.is_none(), "{url}: {said}");
-    assert!(said.contains(refusal.unwrap_or_default()), "{url}: {said}");
+    // Versions of rustls name an error as a word or describe it: NotValidForName, "not valid for
+    // name".
+    let plain = |text: &str| text.replace(' ', "").to_ascii_lowercase();
+    let refusal = plain(refusal.unwrap_or_default());
+    assert!(plain(&said).contains(&refusal), "{url}: {said}");
     assert!(!said.contains("sesame"), "{url}: {said}");
 }
 
