@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write};
 
+use crate::peers::{self, Compared};
 use crate::table::{Measured, Memory};
 
 /// The width of the chart, pixels.
@@ -17,7 +18,7 @@ const BAR: f64 = 13.0;
 
 /// The colour of this server's bars.
 const OURS: &str = "#2f6fdb";
-/// The colour of the Python server's bars.
+/// The colour of the bars of another server.
 const ORIGINAL: &str = "#b9bec7";
 /// The colour of text.
 const INK: &str = "#24292f";
@@ -35,23 +36,55 @@ pub fn draw(measured: &[Measured], memory: &Memory) -> String {
     svg.finish(bottom + 4.0)
 }
 
+/// Draws this server's requests and its processor time relative to those of each peer.
+pub fn draw_peers(compared: &[Compared]) -> String {
+    let mut svg = Svg::default();
+    let note = "more than 1: this server is ahead";
+    let requests = "Requests in a second, times as many as the peer answers";
+    svg.legend(54.0, [peers::NAMES[1], peers::NAMES[2]], note);
+    let bottom = svg.ratios(28.0, 48.0, requests, compared, Compared::requests);
+    let processor = "Processor time per request, times less than the peer takes";
+    let top = bottom + 56.0;
+    let bottom = svg.ratios(top, 22.0, processor, compared, Compared::processor);
+    svg.finish(bottom + 28.0)
+}
+
 impl Svg {
+    /// Draws the ratios to both peers from `top` on, with the bars `below` that. Returns where it
+    /// ends.
+    fn ratios(
+        &mut self,
+        top: f64,
+        below: f64,
+        heading: &str,
+        compared: &[Compared],
+        ratio: impl Fn(&Compared, usize) -> Option<f64>,
+    ) -> f64 {
+        self.heading(top, heading);
+        let both = |row| Some((row, [ratio(row, 1)?, ratio(row, 2)?]));
+        let rows: Vec<(&Compared, [f64; 2])> = compared.iter().filter_map(both).collect();
+        let longest = rows.iter().flat_map(|row| row.1).fold(1.0, f64::max);
+        let (mut y, scale) = (top + below, SPAN / (longest * 1.05));
+        let bottom = y + ROW * rows.len() as f64;
+        self.scale(y, bottom, longest, 1.0, scale);
+        for (row, ratios) in rows {
+            let labels = ratios.map(|ratio| format!("{ratio:.1}"));
+            self.pair(y, row.row.name, ratios.map(|ratio| ratio * scale), labels);
+            y += ROW;
+        }
+        bottom
+    }
+
     /// Draws the throughput from `top` on. Returns where it ends.
     fn throughput(&mut self, top: f64, measured: &[Measured]) -> f64 {
         self.heading(top, "Throughput, as a part of what the database alone does");
-        self.legend(top + 26.0);
+        let note = "1: one plain statement for each file, without HTTP";
+        self.legend(top + 26.0, ["this server", "the Python server"], note);
         let mut y = top + 48.0;
         let longest = measured.iter().map(Measured::ratio).fold(1.0, f64::max);
         let scale = SPAN / (longest * 1.05);
         let bottom = y + ROW * measured.len() as f64;
-        for tick in 0..=(longest * 2.0) as u32 {
-            let value = f64::from(tick) / 2.0;
-            let color = if tick == 2 { FAINT } else { "#e5e7eb" };
-            let x = LEFT + value * scale;
-            self.line(x, y - 6.0, bottom, color);
-            let label = value.to_string();
-            self.text(x, bottom + 16.0, "middle", FAINT, 12.0, &label);
-        }
+        self.scale(y, bottom, longest, 0.5, scale);
         for row in measured {
             let (ours, original) = (row.ratio(), row.row.original);
             let labels = [format!("{ours:.2}"), original.to_string()];
@@ -79,11 +112,23 @@ impl Svg {
         y
     }
 
+    /// Draws a line every `step`, from 0 to `longest`; the one at 1 is darker.
+    fn scale(&mut self, top: f64, bottom: f64, longest: f64, step: f64, scale: f64) {
+        for tick in 0..=(longest / step) as u32 {
+            let value = f64::from(tick) * step;
+            let color = if value == 1.0 { FAINT } else { "#e5e7eb" };
+            let x = LEFT + value * scale;
+            self.line(x, top - 6.0, bottom, color);
+            let label = value.to_string();
+            self.text(x, bottom + 16.0, "middle", FAINT, 12.0, &label);
+        }
+    }
+
     fn heading(&mut self, y: f64, text: &str) {
         self.text(16.0, y, "start", INK, 16.0, text);
     }
 
-    /// A row: our bar, and the original's below.
+    /// A row: a bar of our colour, and one of the other below.
     fn pair(&mut self, y: f64, name: &str, lengths: [f64; 2], labels: [String; 2]) {
         self.text(LEFT - 10.0, y + BAR + 5.0, "end", INK, 13.0, name);
         self.bar(y, lengths[0], OURS, &labels[0]);
@@ -128,26 +173,18 @@ impl Svg {
         ));
     }
 
-    fn legend(&mut self, y: f64) {
-        let entries = [
-            (16.0, OURS, "this server"),
-            (130.0, ORIGINAL, "the Python server"),
-        ];
-        for (x, color, name) in entries {
+    fn legend(&mut self, y: f64, names: [&str; 2], note: &str) {
+        let mut x = 16.0;
+        for (color, name) in [OURS, ORIGINAL].into_iter().zip(names) {
             let top = y - 10.0;
             self.put(format_args!(
                 r#"<rect x="{x}" y="{top}" width="12" height="12" rx="2" fill="{color}"/>"#
             ));
             self.text(x + 18.0, y, "start", INK, 13.0, name);
+            // About the width of the name, and a gap.
+            x += 44.0 + 6.7 * name.len() as f64;
         }
-        self.text(
-            290.0,
-            y,
-            "start",
-            FAINT,
-            13.0,
-            "1: one plain statement for each file, without HTTP",
-        );
+        self.text(x + 8.0, y, "start", FAINT, 13.0, note);
     }
 
     fn finish(self, height: f64) -> String {

@@ -4,8 +4,10 @@ mod chart;
 mod client;
 #[path = "../../tests/common/mod.rs"]
 mod common;
+mod disk;
 mod floor;
 mod growth;
+mod limits;
 mod mix;
 mod peers;
 mod process;
@@ -35,14 +37,19 @@ cargo bench --bench load -- mix [OPTION...]
     --direct          plain HTTP instead of onion requests
     --reconnect       a connection for each request
     --set LINE        a line of config.toml; may be given again
-cargo bench --bench load -- peers [--only TEXT] [--rounds N] [--seconds N]
+cargo bench --bench load -- peers [--only TEXT] [--rounds N] [--seconds N] [--chart FILE]
     The server through nginx, beside a Python server through nginx and nginx's own files. Needs
     nginx, uwsgi-plugin-python3, python3-flask and python3-psycopg.
+cargo bench --bench load -- limits [--rounds N] [--seconds N]
+    The library that speaks HTTP and the ciphers of onion requests, each alone, beside the server.
 cargo bench --bench load -- rows|connections [--seconds N]
     The same work in tables of 100 to 1,000,000 rows, and by 1 to 64 clients.
 cargo bench --bench load -- days [--files N] [--only ours]
     Days on which a tenth of N files (5,000, of 100 KB) expire and as many come: the size of
     the table with PostgreSQL's settings for vacuuming it, and with those of schema.pgsql.
+cargo bench --bench load -- disk [--files N] [--only TEXT]
+    What N files (5,000, of 1 MB) that are stored and expire cost in WAL, writes and space, with
+    several settings of PostgreSQL.
 cargo bench --bench load -- small [--seconds N]
     Everything but the clients in one core and 512 MB, through nginx. For root, on a machine
     with control groups; as the package has it and with larger settings.
@@ -122,6 +129,17 @@ fn table(asked: &Asked) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Compares the server with its peers, and draws the table into a file if one is named.
+fn peers(asked: &Asked) -> Result<(), Box<dyn Error>> {
+    let seconds = asked.seconds.unwrap_or(2.0);
+    let compared = peers::measure_all(&asked.only, asked.rounds, seconds);
+    println!("{}\n\n{}", process::machine(), peers::table(&compared));
+    if let Some(path) = &asked.chart {
+        std::fs::write(path, chart::draw_peers(&compared))?;
+    }
+    Ok(())
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let Some(mut asked) = arguments()? else {
         print!("{HELP}");
@@ -134,17 +152,19 @@ fn main() -> Result<(), Box<dyn Error>> {
             asked.mix.seconds = seconds.unwrap_or(asked.mix.seconds);
             print!("{}", mix::run(&asked.mix));
         }
-        "peers" => print!(
-            "{}\n\n{}",
-            process::machine(),
-            peers::run(&asked.only, asked.rounds, seconds.unwrap_or(2.0))
-        ),
+        "peers" => peers(&asked)?,
         "rows" => print!("{}", growth::rows(seconds.unwrap_or(3.0))),
         "connections" => print!("{}", growth::connections(seconds.unwrap_or(2.0))),
         "small" => {
             let table = small::run(seconds.unwrap_or(20.0))?;
             println!("\n{table}");
         }
+        "limits" => print!(
+            "{}\n\n{}",
+            process::machine(),
+            limits::run(asked.rounds, seconds.unwrap_or(2.0))
+        ),
+        "disk" => print!("{}", disk::run(asked.files, &asked.only)),
         "days" => print!("{}", growth::days(asked.files, &asked.only)),
         other => return Err(format!("there is no {other}; see --help").into()),
     }

@@ -22,8 +22,8 @@ const PYTHON_PROCESSES: &str = "4";
 const FILES: usize = 16;
 
 /// A row of the table: a kind of work, with files of one size.
-struct Row {
-    name: &'static str,
+pub struct Row {
+    pub name: &'static str,
     size: usize,
     is_upload: bool,
     /// Onion requests, which only this server answers here.
@@ -52,9 +52,11 @@ const ROWS: &[Row] = &[
     row("onion GET 10 MB", 10_000_000, false, true),
 ];
 
+/// What is compared, in the order of the columns.
+pub const NAMES: [&str; 3] = ["this server", "Python server", "nginx, files in a folder"];
+
 /// A way to store and fetch files.
 struct Peer {
-    name: &'static str,
     address: String,
     /// Whether it is nginx alone, which stores what is PUT under a name that the client chooses.
     is_folder: bool,
@@ -71,8 +73,36 @@ struct Did {
     processor: f64,
 }
 
-/// Measures all peers, and returns the table as Markdown.
-pub fn run(only: &str, rounds: usize, seconds: f64) -> String {
+impl Did {
+    /// The processor time per request, milliseconds.
+    fn processor(&self) -> f64 {
+        self.processor * 1000.0 / self.total.done.max(1) as f64
+    }
+}
+
+/// The measurements of a row: this server's, and those of the peers that do such work.
+pub struct Compared {
+    pub row: &'static Row,
+    did: Vec<Did>,
+}
+
+impl Compared {
+    /// How many times as many requests this server answers as that peer does, the median of the
+    /// rounds. `None` if the peer doesn't do such work.
+    pub fn requests(&self, peer: usize) -> Option<f64> {
+        let theirs = &self.did.get(peer)?.rates;
+        let ratios = self.did[0].rates.iter().zip(theirs);
+        Some(median(ratios.map(|(ours, theirs)| ours / theirs).collect()))
+    }
+
+    /// How many times less processor time a request costs than with that peer.
+    pub fn processor(&self, peer: usize) -> Option<f64> {
+        Some(self.did.get(peer)?.processor() / self.did[0].processor())
+    }
+}
+
+/// Measures all peers.
+pub fn measure_all(only: &str, rounds: usize, seconds: f64) -> Vec<Compared> {
     let mut cluster = Cluster::durable();
     let (ours, theirs) = (cluster.database(), cluster.database());
     let settings = format!("{DEFAULT_CACHE}\nlisten = 'unix:http.sock'\nsocket_mode = '666'");
@@ -83,7 +113,6 @@ pub fn run(only: &str, rounds: usize, seconds: f64) -> String {
     let others = Others::start(&theirs);
     let peers = [
         Peer {
-            name: "this server",
             address: nginx.address.clone(),
             is_folder: false,
             processes: vec![server.pid(), nginx.pid()],
@@ -93,15 +122,22 @@ pub fn run(only: &str, rounds: usize, seconds: f64) -> String {
     ];
     let transport = Transport::Onion(process::x25519_key(&server));
     let rows = ROWS.iter().filter(|row| row.name.contains(only));
-    let mut text = table_head(&peers);
-    for row in rows {
+    let compare = |row: &'static Row| {
         let did = measure(row, &peers, &transport, [&ours, &theirs], rounds, seconds);
-        text += &describe(row, &did);
-        eprint!("{}", describe(row, &did));
-    }
+        let compared = Compared { row, did };
+        eprint!("{}", describe(&compared));
+        compared
+    };
+    let compared = rows.map(compare).collect();
     drop((others, nginx, server));
     cluster.stop();
-    text
+    compared
+}
+
+/// The table as Markdown.
+pub fn table(compared: &[Compared]) -> String {
+    let rows: String = compared.iter().map(describe).collect();
+    head_of_table() + &rows
 }
 
 fn measure(
@@ -245,7 +281,6 @@ impl Others {
 
     fn folder(&self) -> Peer {
         Peer {
-            name: "nginx, files in a folder",
             address: format!("127.0.0.1:{}", self.ports[0]),
             is_folder: true,
             processes: vec![self.nginx.id()],
@@ -254,7 +289,6 @@ impl Others {
 
     fn python(&self) -> Peer {
         Peer {
-            name: "Python server",
             address: format!("127.0.0.1:{}", self.ports[1]),
             is_folder: false,
             processes: vec![self.nginx.id(), self.uwsgi.id()],
@@ -285,11 +319,11 @@ fn uwsgi(folder: &Path, database: &Database) -> Command {
     uwsgi
 }
 
-fn table_head(peers: &[Peer]) -> String {
+fn head_of_table() -> String {
     let mut names = String::from("| work |");
     let mut rule = String::from("| --- |");
-    for (number, peer) in peers.iter().enumerate() {
-        let _ = write!(names, " {}, /s | processor, ms |", peer.name);
+    for (number, peer) in NAMES.iter().enumerate() {
+        let _ = write!(names, " {peer}, /s | processor, ms |");
         rule += " ---: | ---: |";
         if number > 0 {
             names += " times as many | times less processor |";
@@ -299,22 +333,19 @@ fn table_head(peers: &[Peer]) -> String {
     format!("{names}\n{rule}\n")
 }
 
-/// A row of the table. The ratios are those of this server to each peer, medians of the rounds.
-fn describe(row: &Row, did: &[Did]) -> String {
-    let mut text = format!("| {} |", row.name);
-    let processor = |did: &Did| did.processor * 1000.0 / did.total.done.max(1) as f64;
-    for (number, peer) in did.iter().enumerate() {
+/// A row of the table.
+fn describe(compared: &Compared) -> String {
+    let mut text = format!("| {} |", compared.row.name);
+    for (number, peer) in compared.did.iter().enumerate() {
         let rate = rounded(median(peer.rates.clone()));
         let errors = match peer.total.errors {
             0 => String::new(),
             count => format!(" ({count} errors)"),
         };
-        let _ = write!(text, " {rate}{errors} | {:.3} |", processor(peer));
-        if number > 0 {
-            let ratios = did[0].rates.iter().zip(&peer.rates);
-            let ratio = median(ratios.map(|(ours, theirs)| ours / theirs).collect());
-            let less = processor(peer) / processor(&did[0]);
-            let _ = write!(text, " **{ratio:.1}** | {less:.1} |");
+        let _ = write!(text, " {rate}{errors} | {:.3} |", peer.processor());
+        let ratios = (compared.requests(number), compared.processor(number));
+        if let (1.., (Some(requests), Some(processor))) = (number, ratios) {
+            let _ = write!(text, " **{requests:.1}** | {processor:.1} |");
         }
     }
     text + "\n"

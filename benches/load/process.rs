@@ -30,6 +30,26 @@ pub fn processor_time_of_all(pids: &[u32]) -> Duration {
     pids.iter().map(time).sum()
 }
 
+/// The bytes that a process and its children have written to disks, including children that have
+/// ended.
+pub fn written(pid: u32) -> u64 {
+    let children = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children"));
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let tasks = tasks.into_iter().flatten().flatten();
+    let children: Vec<String> = tasks.filter_map(|task| children(task).ok()).collect();
+    let children = children.iter().flat_map(|list| list.split_whitespace());
+    let io = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    let of = |pid: &str| {
+        let io = io(pid);
+        let line = io
+            .lines()
+            .find_map(|line| line.strip_prefix("write_bytes: "));
+        line.and_then(|bytes| bytes.parse::<u64>().ok())
+            .unwrap_or(0)
+    };
+    of(&pid.to_string()) + children.map(of).sum::<u64>()
+}
+
 /// The most memory that a process ever had, bytes.
 pub fn most_memory(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();

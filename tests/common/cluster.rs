@@ -194,15 +194,17 @@ impl Cluster {
         self.tell("crash");
     }
 
+    /// The server's first process, of which all others are children.
+    pub fn pid(&self) -> u32 {
+        let file = std::fs::read_to_string(self.folder.join("data/postmaster.pid"));
+        let file = file.expect("it runs");
+        let pid = file.lines().next().and_then(|pid| pid.parse().ok());
+        pid.expect("a pid")
+    }
+
     /// Sends a signal to the server and all of its processes.
     pub fn signal(&self, name: &str) {
-        let pids = std::fs::read_to_string(self.folder.join("data/postmaster.pid"));
-        let pid = pids
-            .expect("it runs")
-            .lines()
-            .next()
-            .and_then(|pid| pid.parse().ok());
-        let pid: u32 = pid.expect("a pid");
+        let pid = self.pid();
         for process in children(pid).into_iter().chain([pid]) {
             signal(process, name);
         }
