@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Mutex;
 
-use common::{Cluster, Database, Server, bytes};
+use common::{Cluster, Database, Server, bytes, eventually};
 
 /// What a PostgreSQL server has logged.
 fn log(cluster: &Cluster) -> String {
@@ -64,4 +64,84 @@ fn its_bytes_are_written_once_and_nobody_is_refused() {
         let size = database.number("SELECT pg_table_size('files')");
         assert!((size as usize) < bytes * 5 / 4, "{level}: {size}");
     }
+}
+
+/// The number of the lock on an upload's id, as the server computes it.
+fn lock_number(id: &str) -> i64 {
+    let first = id.as_bytes().first_chunk().expect("44 characters");
+    i64::from_be_bytes(*first)
+}
+
+#[test]
+fn an_upload_waits_for_another_of_its_file_for_seconds_at_most_and_holds_up_no_others() {
+    let database = Database::new();
+    let server = Server::with(&database, "workers = 4");
+    let file = bytes(1, 300_000);
+    let id = server.upload(&file);
+    database.execute("DELETE FROM files");
+    let mut other = database.client();
+    let lock = format!("SELECT pg_advisory_lock({})", lock_number(&id));
+    other.batch_execute(&lock).expect("a lock");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| server.post("/file", &file));
+        eventually("it waits", || database.waiting_for_locks() == 1);
+        for seed in 2..6 {
+            server.upload(&bytes(seed, 300_000));
+        }
+        let answer = waiting.join().expect("an answer");
+        answer.assert_error(503);
+        assert!(answer.header("retry-after").is_some(), "{answer:?}");
+        assert_eq!(server.get("/health?write").status, 200);
+        // The other upload fails, so that the one that has waited for it stores the file.
+        let waiting = scope.spawn(|| server.post("/file", &file));
+        eventually("it waits", || database.waiting_for_locks() == 1);
+        drop(other);
+        assert_eq!(waiting.join().expect("an answer").status, 200);
+    });
+    assert!(!server.log().contains("takes no writes"), "{}", server.log());
+    assert!(server.get(&format!("/file/{id}")).body == file);
+}
+
+#[test]
+fn a_file_that_is_there_is_found_however_the_database_says_that_its_id_is_taken() {
+    // The last code is what a sharded PostgreSQL makes of another node's unique violation.
+    for code in ["23505", "XX000"] {
+        let database = Database::new();
+        let server = Server::start(&database);
+        let file = bytes(1, 300_000);
+        let id = server.upload(&file);
+        // Another upload, which takes no lock, comes between: it stores the file, and this one
+        // fails.
+        database.execute(&format!(
+            "CREATE EXTENSION dblink; CREATE TABLE kept AS SELECT * FROM files; \
+             DELETE FROM files; \
+             CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                 IF current_setting('application_name') = 'other' THEN RETURN NEW; END IF; \
+                 PERFORM dblink_exec('{} application_name=other', \
+                     'INSERT INTO files SELECT * FROM kept'); \
+                 RAISE 'in the way' USING ERRCODE = '{code}'; END $$; \
+             CREATE TRIGGER fail BEFORE INSERT ON files FOR EACH ROW EXECUTE FUNCTION fail()",
+            database.url
+        ));
+        let answer = server.post("/file", &file);
+        assert_eq!(answer.status, 200, "{code}: {answer:?}");
+        assert!(server.get(&format!("/file/{id}")).body == file);
+    }
+}
+
+#[test]
+fn an_error_that_is_none_of_a_taken_id_stays_one() {
+    let database = Database::new();
+    let server = Server::start(&database);
+    database.execute(
+        "CREATE SEQUENCE tries; \
+         CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             PERFORM nextval('tries'); RAISE 'out of order' USING ERRCODE = 'XX000'; END $$; \
+         CREATE TRIGGER fail BEFORE INSERT ON files FOR EACH ROW EXECUTE FUNCTION fail()",
+    );
+    server.post("/file", &bytes(1, 300_000)).assert_error(500);
+    assert_eq!(database.number("SELECT last_value FROM tries"), 1);
+    eventually("it is logged", || {
+        server.log().contains("out of order (SQLSTATE XX000)")
+    });
 }
