@@ -98,7 +98,11 @@ fn an_upload_waits_for_another_of_its_file_for_seconds_at_most_and_holds_up_no_o
         drop(other);
         assert_eq!(waiting.join().expect("an answer").status, 200);
     });
-    assert!(!server.log().contains("takes no writes"), "{}", server.log());
+    assert!(
+        !server.log().contains("takes no writes"),
+        "{}",
+        server.log()
+    );
     assert!(server.get(&format!("/file/{id}")).body == file);
 }
 

@@ -197,7 +197,9 @@ impl OpenConnection {
         let statement = self.statement(sql)?;
         let watched = self.watched.clone();
         let begin = self.client.build_transaction();
-        let mut transaction = begin.isolation_level(IsolationLevel::ReadCommitted).start()?;
+        let mut transaction = begin
+            .isolation_level(IsolationLevel::ReadCommitted)
+            .start()?;
         watched.progress();
         let Some(content) = before(&mut transaction, &watched)? else {
             transaction.rollback()?;
