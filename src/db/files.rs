@@ -108,14 +108,14 @@ const INSERT_OR_REFRESH: &str = "INSERT INTO files (id, data, uploaded, expiry) 
      ON CONFLICT (id) DO UPDATE \
      SET uploaded = excluded.uploaded, expiry = greatest(files.expiry, excluded.expiry), \
          data = coalesce(files.data, excluded.data) \
-     RETURNING length(data), uploaded, expiry, uploaded";
+     RETURNING length(data), uploaded, expiry, uploaded AS now";
 
 /// Inserts a file with a new id. Returns no row if the id is taken or blocked. The time of the
 /// statement is returned as `uploaded`.
 const INSERT_NEW: &str = "INSERT INTO files (id, data, uploaded, expiry) \
      SELECT $1::text, $2::bytea, now(), now() + make_interval(secs => $3) \
      WHERE NOT EXISTS (SELECT FROM blocked_files WHERE blocked_files.id = $1) \
-     ON CONFLICT (id) DO NOTHING RETURNING length(data), uploaded, expiry, uploaded";
+     ON CONFLICT (id) DO NOTHING RETURNING length(data), uploaded, expiry, uploaded AS now";
 
 /// Selects the current time, and whether an id is blocked.
 const SELECT_NOW: &str =
