@@ -307,6 +307,10 @@ fn what_a_sharded_database_refuses_is_recognised() {
     let taken = "WITH x AS (UPDATE files SET a = greatest(a, now() + make_interval(secs => $2)) \
          WHERE id = $1 RETURNING length(data), a) SELECT x.*, now() FROM x";
     assert_eq!(refusal(taken), None);
+}
+
+#[test]
+fn a_statement_of_many_ids_is_recognised() {
     for (sql, names) in [
         ("SELECT data FROM files WHERE id = $1", true),
         ("SELECT data FROM files WHERE id = ANY($1)", false),
