@@ -105,6 +105,22 @@ fn init_db_tunes_each_partition_once_and_keeps_what_the_operator_has_set() {
 }
 
 #[test]
+fn who_uses_a_partition_that_init_db_would_change_is_named() {
+    let database = partitioned();
+    database.execute("ALTER TABLE part_3 ALTER data SET STORAGE EXTENDED");
+    let mut other = database.client();
+    other
+        .batch_execute("BEGIN; LOCK TABLE part_3 IN ACCESS SHARE MODE")
+        .expect("allowed");
+    let said = refused(&database, &["init-db"]);
+    let sentence = "is using its table part_3; repeat this when that has ended";
+    assert!(said.contains(sentence), "{said}");
+    drop(other);
+    succeeded(&database, &["init-db"]);
+    assert_eq!(parts(&database, "attstorage = 'e'"), ALL);
+}
+
+#[test]
 fn the_schema_for_psql_does_the_same_as_init_db() {
     let database = Database::new();
     database.execute(PARTITIONED);
