@@ -24,32 +24,50 @@ CREATE TABLE IF NOT EXISTS files (
 
 DO $$
 DECLARE
-    -- the storage parameters of the table, as one text
-    options text;
-    -- those of its TOAST table
-    toast_options text;
+    -- whether the extension Citus distributes the table
+    is_distributed boolean := false;
+    -- the table, or a partition of it
+    part record;
 BEGIN
+    IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
+        is_distributed := EXISTS (SELECT FROM pg_catalog.pg_dist_partition
+                                  WHERE logicalrelid = 'files'::regclass);
+    END IF;
+
     -- Out-of-line storage without compression: files are encrypted, so they can't be compressed,
-    -- and length() and substring() read only the parts that they need.
-    IF EXISTS (SELECT FROM pg_attribute
-               WHERE attrelid = 'files'::regclass AND attname = 'data' AND attstorage <> 'e') THEN
+    -- and length() and substring() read only the parts that they need. (Citus refuses the statement
+    -- for a distributed table, whose shards have the storage that the table had before.)
+    IF NOT is_distributed AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'files'::regclass
+                                      AND attname = 'data' AND attstorage <> 'e') THEN
         ALTER TABLE files ALTER COLUMN data SET STORAGE EXTERNAL;
     END IF;
 
-    -- Vacuum more often than by default. The space of deleted files is reused only after a vacuum,
-    -- which by default waits until a fifth of the table is dead: days of files. The files' bytes
-    -- are in the TOAST table, which has its own setting. Settings by the operator are kept. (A
-    -- partitioned table has no such settings, only its partitions have.)
-    SELECT array_to_string(files.reloptions, ','), array_to_string(toast.reloptions, ',')
-        INTO options, toast_options
-        FROM pg_class files LEFT JOIN pg_class toast ON toast.oid = files.reltoastrelid
-        WHERE files.oid = 'files'::regclass AND files.relkind = 'r';
-    IF FOUND AND coalesce(options, '') NOT LIKE '%autovacuum_vacuum_scale_factor%' THEN
-        ALTER TABLE files SET (autovacuum_vacuum_scale_factor = 0.02);
-    END IF;
-    IF FOUND AND coalesce(toast_options, '') NOT LIKE '%autovacuum_vacuum_scale_factor%' THEN
-        ALTER TABLE files SET (toast.autovacuum_vacuum_scale_factor = 0.02);
-    END IF;
+    -- A partitioned table holds nothing itself: all of this is for each of its partitions.
+    FOR part IN
+        SELECT pg_class.oid::regclass AS name, attstorage AS storage,
+               coalesce(array_to_string(pg_class.reloptions, ','), '') AS options,
+               coalesce(array_to_string(toast.reloptions, ','), '') AS toast_options
+        FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid AND attname = 'data'
+            LEFT JOIN pg_class toast ON toast.oid = pg_class.reltoastrelid
+        WHERE pg_class.relkind = 'r' AND (pg_class.oid = 'files'::regclass
+            OR pg_class.oid IN (SELECT relid FROM pg_partition_tree('files')))
+        ORDER BY pg_class.oid
+    LOOP
+        IF NOT is_distributed AND part.storage <> 'e' THEN
+            EXECUTE format('ALTER TABLE %s ALTER COLUMN data SET STORAGE EXTERNAL', part.name);
+        END IF;
+        -- Vacuum more often than by default. The space of deleted files is reused only after a
+        -- vacuum, which by default waits until a fifth of the table is dead: days of files. The
+        -- files' bytes are in the TOAST table, which has its own setting. Settings by the operator
+        -- are kept.
+        IF part.options NOT LIKE '%autovacuum_vacuum_scale_factor%' THEN
+            EXECUTE format('ALTER TABLE %s SET (autovacuum_vacuum_scale_factor = 0.02)', part.name);
+        END IF;
+        IF part.toast_options NOT LIKE '%autovacuum_vacuum_scale_factor%' THEN
+            EXECUTE format('ALTER TABLE %s SET (toast.autovacuum_vacuum_scale_factor = 0.02)',
+                           part.name);
+        END IF;
+    END LOOP;
 
     -- CREATE INDEX IF NOT EXISTS would lock the table even if the index exists.
     IF to_regclass('files_expiry') IS NULL THEN

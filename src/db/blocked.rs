@@ -20,8 +20,8 @@ use crate::protocol::file_id::FileId;
 const REMOVED_KEPT_FOR: Duration = Duration::from_secs(600);
 /// The most removed ids that are read at once, which are about half a megabyte.
 const MAX_REMOVED_READ: usize = 10_000;
-/// The number of ids whose files one statement deletes.
-const FILE_DELETE_BATCH: usize = 100;
+/// The number of ids whose files one statement looks for.
+const LOOK_BATCH: usize = 1_000;
 /// The number of blocked ids that one statement selects.
 const LIST_BATCH: i64 = 1_000;
 
@@ -48,11 +48,11 @@ const BLOCK_FILE: &str = "WITH deleted AS ( \
 
 const UNBLOCK_FILE: &str = "DELETE FROM blocked_files WHERE id = $1";
 
-/// Selects what is known of an id. Always returns one row.
-const SELECT_KNOWN: &str = "SELECT length(files.data), files.uploaded, files.expiry, \
-         blocked_files.blocked, blocked_files.reason \
-     FROM (SELECT) one LEFT JOIN files ON files.id = $1 AND files.data IS NOT NULL \
-         LEFT JOIN blocked_files ON blocked_files.id = $1 LIMIT 1";
+/// Selects size and times of a stored file, expired or not.
+const SELECT_STORED: &str =
+    "SELECT length(data), uploaded, expiry FROM files WHERE id = $1 AND data IS NOT NULL";
+
+const SELECT_BLOCK: &str = "SELECT blocked, reason FROM blocked_files WHERE id = $1";
 
 const SELECT_BLOCKED_AFTER: &str = "SELECT id::text, blocked, reason FROM blocked_files \
      WHERE id > $1 ORDER BY id LIMIT $2";
@@ -67,11 +67,13 @@ const SELECT_REMOVED: &str = "SELECT id::text FROM removed_files \
 const SELECT_REMOVED_BLOCKED: &str =
     "SELECT id::text FROM removed_files JOIN blocked_files USING (id) LIMIT $1";
 
-/// Deletes files whose ids are blocked. The block is checked again, because it may have been lifted
-/// since the id was selected. The collation is named, because the ids of an older server's files
-/// may have another one than the blocked ids.
-const DELETE_BLOCKED: &str = "DELETE FROM files WHERE id = ANY($1) \
-     AND EXISTS (SELECT FROM blocked_files WHERE blocked_files.id = files.id COLLATE \"C\")";
+/// Selects those among some ids that have a row.
+const SELECT_PRESENT: &str = "SELECT id::text FROM files WHERE id = ANY($1)";
+
+/// Deletes a file whose id is blocked. The block is checked again, because it may have been lifted
+/// since the id was selected.
+const DELETE_BLOCKED: &str = "DELETE FROM files WHERE id = $1 \
+     AND EXISTS (SELECT FROM blocked_files WHERE blocked_files.id = $1)";
 
 const FORGET_REMOVED: &str =
     "DELETE FROM removed_files WHERE removed < now() - make_interval(secs => $1)";
@@ -155,7 +157,12 @@ impl Connection {
     pub fn known_file(&mut self, id: &FileId) -> Result<KnownFile, Error> {
         self.repeatable(|open| {
             let form = TextForm::of(open)?;
-            read_known(&open.query_one(SELECT_KNOWN, &[&id.as_str()])?, form)
+            let stored = open.query_opt(SELECT_STORED, &[&id.as_str()])?;
+            let block = open.query_opt(SELECT_BLOCK, &[&id.as_str()])?;
+            Ok(KnownFile {
+                stored: stored.as_ref().map(read_stored).transpose()?,
+                block: block.map(|row| read_block(&row, 0, form)).transpose()?,
+            })
         })
     }
 
@@ -167,14 +174,7 @@ impl Connection {
     pub fn blocked_files(&mut self, after: &str) -> Result<Vec<(String, Block)>, Error> {
         self.repeatable(|open| {
             let form = TextForm::of(open)?;
-            let read = |row: &Row| {
-                let reason: Option<String> = row.try_get(2)?;
-                let block = Block {
-                    since: row.try_get(1)?,
-                    reason: reason.map(|reason| form.read(reason)),
-                };
-                Ok((row.try_get(0)?, block))
-            };
+            let read = |row: &Row| Ok((row.try_get(0)?, read_block(row, 1, form)?));
             let rows = open.query(SELECT_BLOCKED_AFTER, &[&after, &LIST_BATCH])?;
             rows.iter().map(read).collect()
         })
@@ -215,8 +215,14 @@ impl Connection {
             let rows = open.query(SELECT_REMOVED_BLOCKED, &[&(MAX_REMOVED_READ as i64)])?;
             rows.iter().map(|row| row.try_get(0)).collect()
         })?;
-        for batch in blocked.chunks(FILE_DELETE_BATCH) {
-            self.repeatable(|open| open.execute(DELETE_BLOCKED, &[&batch]))?;
+        for batch in blocked.chunks(LOOK_BATCH) {
+            let present: Vec<String> = self.repeatable(|open| {
+                let rows = open.query(SELECT_PRESENT, &[&batch])?;
+                rows.iter().map(|row| row.try_get(0)).collect()
+            })?;
+            for id in present {
+                self.repeatable(|open| open.execute(DELETE_BLOCKED, &[&id]))?;
+            }
         }
         self.repeatable(|open| open.execute(FORGET_REMOVED, &[&REMOVED_KEPT_FOR.as_secs_f64()]))?;
         Ok(())
@@ -228,21 +234,19 @@ fn read_bytes(row: &Row) -> Result<Option<u64>, postgres::Error> {
     Ok(bytes.map(|bytes| bytes as u64))
 }
 
-fn read_known(row: &Row, form: TextForm) -> Result<KnownFile, postgres::Error> {
-    let size: Option<i32> = row.try_get(0)?;
-    let since: Option<SystemTime> = row.try_get(3)?;
-    let reason: Option<String> = row.try_get(4)?;
-    let stored = match size {
-        Some(size) => Some(KnownTimes {
-            size: size as u64,
-            uploaded: row.try_get(1)?,
-            expires: row.try_get(2)?,
-        }),
-        None => None,
-    };
-    let block = since.map(|since| Block {
-        since,
+fn read_stored(row: &Row) -> Result<KnownTimes, postgres::Error> {
+    Ok(KnownTimes {
+        size: row.try_get::<_, i32>(0)? as u64,
+        uploaded: row.try_get(1)?,
+        expires: row.try_get(2)?,
+    })
+}
+
+/// Reads a block, whose time is in that column and whose reason is in the next.
+fn read_block(row: &Row, column: usize, form: TextForm) -> Result<Block, postgres::Error> {
+    let reason: Option<String> = row.try_get(column + 1)?;
+    Ok(Block {
+        since: row.try_get(column)?,
         reason: reason.map(|reason| form.read(reason)),
-    });
-    Ok(KnownFile { stored, block })
+    })
 }

@@ -1,7 +1,9 @@
 //! The files: reading, storing and extending them.
 //!
-//! Every statement names one id, so that a sharded PostgreSQL can run it. A row without bytes
-//! counts as absent; one of the older server's layouts has such rows for files that are in a folder
+//! Every statement names one id, so that a sharded PostgreSQL can run it. For the same reason what a
+//! statement writes and returns has no function whose result changes with the time: `now()` stands
+//! in the values and conditions alone, or in a query around the statement (`tests/statements.rs`).
+//! A row without bytes counts as absent; one of the older server's layouts has such rows for files that are in a folder
 //! (see [`older`](super::older)). A file whose id is blocked counts as absent too (see
 //! [`blocked`](super::blocked)), because its upload may have begun before the block and ended after
 //! it. Lifetimes are passed in seconds, and `now()` is always the
@@ -15,7 +17,7 @@ use postgres::fallible_iterator::FallibleIterator;
 
 use super::connection::{Connection, OpenConnection};
 use super::error::Error;
-use super::file_copy::{NewRow, copy_file};
+use super::file_copy::{NewRow, copy_absent_file, copy_file};
 use crate::buffer::Buffer;
 use crate::protocol::file_id::FileId;
 
@@ -24,11 +26,6 @@ use crate::protocol::file_id::FileId;
 /// driver copies a parameter two or three times, and keeps buffers of that size for as long as the
 /// connection is open (rust-postgres issue 1081).
 const INLINE_UPLOAD_MAX: usize = 64 * 1024;
-/// How often storing a large file is tried on one connection. The first try fails if another client
-/// stores the same file at the same time, or if there is a row without bytes; the second try
-/// replaces such a row. If that fails too, it is tried again later, like other conflicts.
-const MAX_STORE_TRIES: usize = 2;
-
 /// A file's size and times.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FileInfo {
@@ -103,20 +100,22 @@ const REFRESH_FILE: &str = "WITH refreshed AS (UPDATE files \
 
 /// Inserts a file, or refreshes it if it is there. Existing bytes aren't written again, because
 /// `data` is set to its old value. `uploaded` is named, because it may have no default in a table
-/// that another program has created. Returns no row if the id is blocked.
+/// that another program has created. Returns no row if the id is blocked. The time of the statement
+/// is returned as `uploaded`.
 const INSERT_OR_REFRESH: &str = "INSERT INTO files (id, data, uploaded, expiry) \
      SELECT $1::text, $2::bytea, now(), now() + make_interval(secs => $3) \
      WHERE NOT EXISTS (SELECT FROM blocked_files WHERE blocked_files.id = $1) \
      ON CONFLICT (id) DO UPDATE \
-     SET uploaded = now(), expiry = greatest(files.expiry, excluded.expiry), \
+     SET uploaded = excluded.uploaded, expiry = greatest(files.expiry, excluded.expiry), \
          data = coalesce(files.data, excluded.data) \
-     RETURNING length(data), uploaded, expiry, now()";
+     RETURNING length(data), uploaded, expiry, uploaded AS now";
 
-/// Inserts a file with a new id. Returns no row if the id is taken or blocked.
+/// Inserts a file with a new id. Returns no row if the id is taken or blocked. The time of the
+/// statement is returned as `uploaded`.
 const INSERT_NEW: &str = "INSERT INTO files (id, data, uploaded, expiry) \
      SELECT $1::text, $2::bytea, now(), now() + make_interval(secs => $3) \
      WHERE NOT EXISTS (SELECT FROM blocked_files WHERE blocked_files.id = $1) \
-     ON CONFLICT (id) DO NOTHING RETURNING length(data), uploaded, expiry, now()";
+     ON CONFLICT (id) DO NOTHING RETURNING length(data), uploaded, expiry, uploaded AS now";
 
 /// Selects the current time, and whether an id is blocked.
 const SELECT_NOW: &str =
@@ -125,14 +124,15 @@ const SELECT_NOW: &str =
 /// Selects one row if the id is blocked.
 const SELECT_BLOCKED: &str = "SELECT blocked FROM blocked_files WHERE id = $1";
 
-/// Selects the expiry of an older server's row without bytes, which the new row must not shorten.
-const SELECT_WITHOUT_BYTES: &str = "SELECT expiry FROM files WHERE id = $1 AND data IS NULL";
+/// Selects whether an id has a row.
+const SELECT_IS_TAKEN: &str = "SELECT EXISTS (SELECT FROM files WHERE id = $1)";
 
-const EXTEND_FILE: &str = "UPDATE files \
-     SET expiry = greatest(expiry, now() + make_interval(secs => $2)) \
-     WHERE id = $1 AND expiry > now() AND data IS NOT NULL \
-         AND NOT EXISTS (SELECT FROM blocked_files WHERE blocked_files.id = $1) \
-     RETURNING length(data), uploaded, expiry, now()";
+const EXTEND_FILE: &str = "WITH extended AS (UPDATE files \
+         SET expiry = greatest(expiry, now() + make_interval(secs => $2)) \
+         WHERE id = $1 AND expiry > now() AND data IS NOT NULL \
+             AND NOT EXISTS (SELECT FROM blocked_files WHERE blocked_files.id = $1) \
+         RETURNING length(data), uploaded, expiry) \
+     SELECT extended.*, now() FROM extended";
 
 impl Connection {
     /// Reads a file that has not expired. `take_room` is called with its length before memory is
@@ -241,9 +241,17 @@ impl Connection {
             if row.try_get(1)? {
                 return Ok(None);
             }
-            match copy_new(open, id, data, now, now + ttl, false) {
-                Err(error) if is_taken(&error) => Ok(None),
-                stored => stored.map(Some),
+            let row = new_row(id, data, now, ttl);
+            match copy_file(open, row) {
+                Ok(()) => Ok(Some(row.info())),
+                Err(error) if may_be_taken(open, &error) => {
+                    let taken = open.query_one(SELECT_IS_TAKEN, &[&id.as_str()])?;
+                    if taken.try_get(0)? {
+                        return Ok(None);
+                    }
+                    Err(error)
+                }
+                Err(error) => Err(error),
             }
         })
     }
@@ -313,55 +321,60 @@ fn refresh_or_send(
     data: &[u8],
     ttl: Duration,
 ) -> Result<Option<FileInfo>, postgres::Error> {
-    let (name, seconds) = (id.as_str(), ttl.as_secs_f64());
-    let mut tries = 1;
+    let (mut was_there, mut failed) = (false, None);
     loop {
-        let row = open.query_one(REFRESH_FILE, &[&name, &seconds])?;
+        let row = open.query_one(REFRESH_FILE, &[&id.as_str(), &ttl.as_secs_f64()])?;
         match read_refreshed(&row)? {
             Refreshed::Stored(info) => return Ok(Some(info)),
             Refreshed::Blocked => return Ok(None),
             Refreshed::Absent => {}
         }
-        let now: SystemTime = row.try_get(3)?;
-        let (replace, mut expires) = (tries > 1, now + ttl);
-        if replace {
-            let older = open.query_opt(SELECT_WITHOUT_BYTES, &[&name])?;
-            let older = older.map(|row| row.try_get(0)).transpose()?;
-            expires = older.map_or(expires, |older| expires.max(older));
+        if let Some(error) = failed {
+            return Err(error);
         }
-        match copy_new(open, id, data, now, expires, replace) {
-            Err(error) if is_taken(&error) && tries < MAX_STORE_TRIES => tries += 1,
-            stored => return stored.map(Some),
+        let row = new_row(id, data, row.try_get(3)?, ttl);
+        // A row that was there and is gone was deleted meanwhile. Looking for it again might find
+        // another one that is deleted, without end.
+        let stored = if was_there {
+            copy_file(open, row).map(|()| Some(row))
+        } else {
+            copy_absent_file(open, row)
+        };
+        match stored {
+            Ok(Some(row)) => return Ok(Some(row.info())),
+            Ok(None) => was_there = true,
+            Err(error) if may_be_taken(open, &error) => failed = Some(error),
+            Err(error) => return Err(error),
         }
     }
 }
 
-/// Stores a large file under a new id. If the id is taken, the error is one that [`is_taken`]. With
-/// `replace`, an older row without bytes is replaced.
-fn copy_new(
-    open: &mut OpenConnection,
-    id: &FileId,
-    data: &[u8],
-    now: SystemTime,
-    expires: SystemTime,
-    replace: bool,
-) -> Result<FileInfo, postgres::Error> {
-    let row = NewRow {
+fn new_row<'a>(id: &'a FileId, data: &'a [u8], now: SystemTime, ttl: Duration) -> NewRow<'a> {
+    NewRow {
         id,
         data,
         uploaded: now,
-        expires,
-    };
-    copy_file(open, &row, replace)?;
-    Ok(FileInfo {
-        size: data.len(),
-        uploaded: now,
-        expires,
-        remaining: until(expires, now),
-    })
+        expires: now + ttl,
+    }
 }
 
-/// Whether an error means that the file's id is taken.
-fn is_taken(error: &postgres::Error) -> bool {
-    error.code() == Some(&SqlState::UNIQUE_VIOLATION)
+impl NewRow<'_> {
+    /// What is known of the file when it has just been stored.
+    fn info(&self) -> FileInfo {
+        FileInfo {
+            size: self.data.len(),
+            uploaded: self.uploaded,
+            expires: self.expires,
+            remaining: until(self.expires, self.uploaded),
+        }
+    }
+}
+
+/// Whether a file may not have been stored because its id was taken meanwhile, so that the database
+/// should be asked. A database of several nodes may report what one of them has said, a unique
+/// violation (23505), by a code of its own.
+fn may_be_taken(open: &OpenConnection, error: &postgres::Error) -> bool {
+    !open.has_ended()
+        && (error.code() == Some(&SqlState::UNIQUE_VIOLATION)
+            || error.code().is_some() && matches!(Error::of_statement(error), Error::Failed(_)))
 }

@@ -14,7 +14,10 @@ const SELECT_HIDDEN_TABLES: &str = "SELECT name FROM unnest($1::text[]) name \
 /// Selects the properties of the table that matter. A unique index counts only if it is not
 /// partial, not deferrable and valid. A column of another program is a problem if it must not be
 /// null and has no default, because the server never fills it.
-const SELECT_TABLE: &str = "SELECT relkind::text, relpersistence::text, \
+const SELECT_TABLE: &str = "SELECT relkind::text, \
+         (SELECT min(pg_class.oid::regclass::text) FROM pg_class WHERE relpersistence = 'u' \
+             AND (pg_class.oid = files.oid OR relispartition AND pg_class.oid IN \
+                 (SELECT relid FROM pg_partition_tree(files.oid)))), \
          EXISTS (SELECT FROM pg_index \
              JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0] \
              WHERE indrelid = files.oid AND attname = 'id' AND indnkeyatts = 1 AND indisunique \
@@ -32,8 +35,8 @@ const SELECT_TABLE: &str = "SELECT relkind::text, relpersistence::text, \
 struct FilesTable {
     /// `relkind` of `pg_class`.
     kind: String,
-    /// `relpersistence` of `pg_class`.
-    persistence: String,
+    /// The table, or one of its partitions, if PostgreSQL empties it after a crash.
+    unlogged: Option<String>,
     /// Whether there is a unique index on the id alone.
     has_unique_id: bool,
     /// Whether there are rules (`CREATE RULE`), which change the effect of statements.
@@ -77,11 +80,12 @@ impl Connection {
     /// Those of the database.
     pub(super) fn durability_warning(&mut self) -> Result<Option<String>, Error> {
         let table = self.repeatable(table)?;
-        let is_unlogged = table.is_some_and(|table| table.persistence == "u");
-        Ok(is_unlogged.then(|| {
-            "the table files is unlogged: PostgreSQL empties it after a crash; ALTER TABLE files \
-             SET LOGGED keeps what was acknowledged"
-                .into()
+        let unlogged = table.and_then(|table| table.unlogged);
+        Ok(unlogged.map(|name| {
+            format!(
+                "the table {name} is unlogged: PostgreSQL empties it after a crash; ALTER TABLE \
+                 {name} SET LOGGED keeps what was acknowledged"
+            )
         }))
     }
 }
@@ -143,7 +147,7 @@ fn table(open: &mut OpenConnection) -> Result<Option<FilesTable>, postgres::Erro
     let read = |row: postgres::Row| {
         Ok(FilesTable {
             kind: row.try_get(0)?,
-            persistence: row.try_get(1)?,
+            unlogged: row.try_get(1)?,
             has_unique_id: row.try_get(2)?,
             has_rules: row.try_get(3)?,
             unknown_column: row.try_get(4)?,

@@ -5,14 +5,16 @@ use std::time::SystemTime;
 use super::connection::OpenConnection;
 use crate::quantity;
 
-/// Selects the oldest transaction that holds locks on our tables. The start of other users'
-/// transactions is hidden; they come first, because ours are short.
+/// Selects the oldest transaction that holds locks on our tables, or on their partitions. The start
+/// of other users' transactions is hidden; they come first, because ours are short.
 const SELECT_HOLDER: &str = "SELECT relation::regclass::text, pid, usename::text, \
          application_name, xact_start \
      FROM pg_locks JOIN pg_stat_activity USING (pid) \
      WHERE locktype = 'relation' AND granted AND pid <> pg_backend_pid() \
          AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-         AND relation = ANY(ARRAY(SELECT to_regclass(name)::oid FROM unnest($1::text[]) name)) \
+         AND relation = ANY(ARRAY(SELECT to_regclass(name)::oid FROM unnest($1::text[]) name \
+             UNION SELECT inhrelid FROM unnest($1::text[]) name \
+                 JOIN pg_inherits ON inhparent = to_regclass(name))) \
      ORDER BY xact_start NULLS FIRST LIMIT 1";
 
 /// A sentence about the oldest transaction that holds a lock on one of `tables`.

@@ -16,6 +16,7 @@ mod collation;
 mod connection;
 mod database;
 mod deadline;
+mod distribution;
 mod driver_socket;
 mod error;
 mod file_copy;

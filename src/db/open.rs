@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use postgres::error::DbError;
 use postgres::types::ToSql;
-use postgres::{Client, CopyInWriter, NoTls, Row, RowIter, Statement};
+use postgres::{Client, CopyInWriter, IsolationLevel, NoTls, Row, RowIter, Statement, Transaction};
 
 use super::deadline::{Deadlines, Overdue, Patience, Watched};
 use super::error::{Error, Remedy};
@@ -178,8 +178,9 @@ impl OpenConnection {
     }
 
     /// Runs a `COPY … FROM STDIN`, whose input comes from `write`, which tells of its progress.
-    /// Errors of writing appear when the copy ends. The statement `before`, with an id as its
-    /// parameter, runs first in the same transaction.
+    /// Errors of writing appear when the copy ends. `before` runs first in the same transaction,
+    /// each of whose statements sees what others have committed before it, and returns what is to
+    /// be written; if that is nothing, nothing is copied. Returns what was written.
     ///
     /// This cures two faults of the driver. Without an explicit transaction it reports success when
     /// the database has read the last row, without waiting for the commit (`copy_in.rs` in
@@ -187,25 +188,31 @@ impl OpenConnection {
     /// input, the driver sends two requests but expects one answer, so that the next statement
     /// would get the other answer (rust-postgres pull request 1337); the connection is then
     /// abandoned.
-    pub(super) fn copy_in(
+    pub(super) fn copy_in<T>(
         &mut self,
-        before: Option<(&str, &str)>,
+        before: impl FnOnce(&mut Transaction, &Watched) -> Result<Option<T>, postgres::Error>,
         sql: &'static str,
-        write: impl FnOnce(&mut CopyInWriter, &Watched),
-    ) -> Result<(), postgres::Error> {
+        write: impl FnOnce(&mut CopyInWriter, &Watched, &T),
+    ) -> Result<Option<T>, postgres::Error> {
         let statement = self.statement(sql)?;
         let watched = self.watched.clone();
-        let mut transaction = self.client.transaction()?;
-        if let Some((sql, id)) = before {
-            transaction.execute(sql, &[&id])?;
-        }
+        let begin = self.client.build_transaction();
+        let mut transaction = begin
+            .isolation_level(IsolationLevel::ReadCommitted)
+            .start()?;
+        watched.progress();
+        let Some(content) = before(&mut transaction, &watched)? else {
+            transaction.rollback()?;
+            return Ok(None);
+        };
         let mut writer = transaction
             .copy_in(&statement)
             .inspect_err(|_| self.is_out_of_sync = true)?;
-        write(&mut writer, &watched);
+        write(&mut writer, &watched, &content);
         writer.finish()?;
         watched.progress();
-        transaction.commit()
+        transaction.commit()?;
+        Ok(Some(content))
     }
 
     /// The prepared statement for `sql`, which is prepared at its first use on this connection.

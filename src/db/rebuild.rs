@@ -11,6 +11,7 @@ use postgres::error::SqlState;
 use postgres::{CancelToken, Row};
 
 use super::connection::{Connection, Database, OpenConnection};
+use super::distribution::is_distributed;
 use super::error::Error;
 use super::identifier::quoted;
 use super::locks;
@@ -166,7 +167,10 @@ impl Connection {
     /// [`Error::Layout`] if it can't be done while the files are served.
     pub fn plan_rebuild(&mut self) -> Result<RebuildPlan, Error> {
         let (key, obstacles, checks) = self.repeatable(|open| {
-            let key = open.query_opt(SELECT_KEY, &[])?;
+            let key = match is_distributed(open)? {
+                true => None,
+                false => open.query_opt(SELECT_KEY, &[])?,
+            };
             let obstacles = open.query(SELECT_OBSTACLES, &[])?;
             let obstacles = obstacles.iter().map(|row| row.try_get(0));
             let checks = open.query(SELECT_CHECKS, &[])?;
@@ -182,8 +186,8 @@ impl Connection {
         })?;
         let Some(key) = key else {
             return Err(Error::Layout(
-                "its table files is partitioned or has no primary key (id), so that its ids \
-                 can't be rebuilt by this program"
+                "its table files is partitioned or distributed, or has no primary key (id), so that \
+                 its ids can't be rebuilt by this program"
                     .into(),
             ));
         };

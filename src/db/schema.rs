@@ -137,17 +137,6 @@ impl Connection {
         }
     }
 
-    /// The size of the whole database on its disk, bytes.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub fn database_size(&mut self) -> Result<u64, Error> {
-        self.repeatable(|open| {
-            let row = open.query_one("SELECT pg_database_size(current_database())", &[])?;
-            Ok(row.try_get::<_, i64>(0)? as u64)
-        })
-    }
-
     /// Problems that don't keep the server from running, a sentence for each. The schema must be
     /// current.
     ///

@@ -18,7 +18,7 @@ use crate::statistics::Counts;
 const UPSERT_SERVER: &str = "INSERT INTO servers (name, requests, bytes_up, bytes_down, files_stored, \
          downloads, cache_hits, noted) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, clock_timestamp()) \
-     ON CONFLICT (name) DO UPDATE SET noted = clock_timestamp(), requests = excluded.requests, \
+     ON CONFLICT (name) DO UPDATE SET noted = excluded.noted, requests = excluded.requests, \
          bytes_up = excluded.bytes_up, bytes_down = excluded.bytes_down, \
          files_stored = excluded.files_stored, downloads = excluded.downloads, \
          cache_hits = excluded.cache_hits \

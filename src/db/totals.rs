@@ -62,18 +62,6 @@ impl Connection {
                 .into(),
         ))
     }
-
-    /// The size of the table `files` on the disk, bytes. This is about the size of the files in it,
-    /// and free space that can be reused.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub fn files_disk_size(&mut self) -> Result<u64, Error> {
-        self.repeatable(|open| {
-            let row = open.query_one("SELECT pg_table_size('files')", &[])?;
-            Ok(row.try_get::<_, i64>(0)? as u64)
-        })
-    }
 }
 
 impl Totals {

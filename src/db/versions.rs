@@ -87,7 +87,7 @@ const RECORD_CHECK: &str = "INSERT INTO version_checks (blinded_id, platform, ch
      WHERE (SELECT reltuples < $4 FROM pg_class WHERE oid = 'version_checks'::regclass) \
          OR EXISTS (SELECT FROM version_checks \
              WHERE blinded_id = $1 AND platform = $2 AND channel = $3) \
-     ON CONFLICT (blinded_id, platform, channel) DO UPDATE SET checked = now()";
+     ON CONFLICT (blinded_id, platform, channel) DO UPDATE SET checked = excluded.checked";
 
 impl Connection {
     /// Registers projects, unless they are registered already.
