@@ -3,11 +3,12 @@
 //! Every statement names one id, so that a sharded PostgreSQL can run it. For the same reason what a
 //! statement writes and returns has no function whose result changes with the time: `now()` stands
 //! in the values and conditions alone, or in a query around the statement (`tests/statements.rs`).
-//! A row without bytes counts as absent; one of the older server's layouts has such rows for files that are in a folder
-//! (see [`older`](super::older)). A file whose id is blocked counts as absent too (see
-//! [`blocked`](super::blocked)), because its upload may have begun before the block and ended after
-//! it. Lifetimes are passed in seconds, and `now()` is always the
-//! database's, so that servers that share a database need not agree on the time.
+//!
+//! A row without bytes counts as absent; one of the older server's layouts has such rows for files
+//! that are in a folder (see [`older`](super::older)). A file whose id is blocked counts as absent
+//! too (see [`blocked`](super::blocked)), because its upload may have begun before the block and
+//! ended after it. Lifetimes are passed in seconds, and `now()` is always the database's, so that
+//! servers that share a database need not agree on the time.
 
 use std::time::{Duration, SystemTime};
 
@@ -26,6 +27,7 @@ use crate::protocol::file_id::FileId;
 /// driver copies a parameter two or three times, and keeps buffers of that size for as long as the
 /// connection is open (rust-postgres issue 1081).
 const INLINE_UPLOAD_MAX: usize = 64 * 1024;
+
 /// A file's size and times.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FileInfo {
