@@ -327,6 +327,60 @@ fn what_is_no_replica_is_left_out_with_a_sentence() {
 }
 
 #[test]
+fn after_a_fail_over_the_new_primary_is_no_replica_of_itself() {
+    let mut first = Cluster::start();
+    let database = first.database();
+    drop(Server::start(&database));
+    let second = first.stand_by();
+    let id = store_elsewhere(&database, &second, b"a file");
+    let path = format!("/file/{id}");
+    let settings = read_url(&database, &[&first, &second]);
+    let (one, other) = (first.folder().display(), second.folder().display());
+    let url = format!("host={one},{other} user=tester dbname={}", database.name);
+    let server = Server::try_with(&url, &settings).expect("started");
+    wait_until_used(&server);
+    first.crash();
+    for _ in 0..50 {
+        assert_eq!(server.get(&path).status, 200, "the stand-by has it");
+    }
+    second.promote();
+    eventually("the new primary is used", || {
+        let answer = server.get(&path);
+        assert_eq!(answer.status, 200);
+        server.post("/file", b"another").status == 200
+    });
+    eventually("it is no replica", || {
+        assert_eq!(server.get(&path).status, 200);
+        metric(&server, "replica_used") == 0.0
+    });
+    let log = server.log();
+    assert!(!log.contains("was promoted"), "{log}");
+}
+
+#[test]
+fn a_user_without_privileges_can_have_replicas() {
+    let primary = Cluster::start();
+    let database = primary.database();
+    let name = &database.name;
+    database.execute(&format!(
+        "CREATE ROLE plain LOGIN; ALTER DATABASE {name} OWNER TO plain; \
+         ALTER SCHEMA public OWNER TO plain"
+    ));
+    let as_plain = |url: &str| url.replace("user=tester", "user=plain");
+    let url = as_plain(&database.url);
+    let id = {
+        let server = Server::try_with(&url, "").expect("started");
+        server.upload(b"a file")
+    };
+    let replica = primary.stand_by();
+    let settings = as_plain(&read_url(&database, &[&replica]));
+    let server = Server::try_with(&url, &settings).expect("started");
+    wait_until_used(&server);
+    assert_eq!(server.get(&format!("/file/{id}")).status, 200);
+    assert_eq!(reads(&server, "found"), 1.0);
+}
+
+#[test]
 fn the_server_starts_without_its_replica_and_status_says_so() {
     let primary = Cluster::start();
     let database = primary.database();

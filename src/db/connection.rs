@@ -163,7 +163,10 @@ impl Connection {
             }
             let error = match result {
                 _ if is_unreplicated => return Err(self.unreplicated()),
-                Ok(result) => return Ok(result),
+                Ok(result) => {
+                    self.database.answered();
+                    return Ok(result);
+                }
                 Err(_) if overdue != Overdue::No => return Err(self.gave_up(overdue)),
                 Err(error) => error,
             };

@@ -102,6 +102,13 @@ impl Database {
         }
     }
 
+    /// Notes that a statement has succeeded.
+    pub(super) fn answered(&self) {
+        if let Some(replicas) = &self.replicas {
+            replicas.primary_answered();
+        }
+    }
+
     /// Whether the database lacks space, as far as the latest writes have shown. Deleting may help
     /// then.
     pub(super) fn is_full(&self) -> bool {

@@ -84,11 +84,19 @@ pub(super) struct Primary {
     /// How far its WAL went, and when: the latest entry that is at least [`MAX_LAG`] old, or the
     /// oldest one, and all that follow.
     history: VecDeque<(Instant, i64)>,
+    /// When it last answered anybody.
+    answered: Option<Instant>,
 }
 
 impl Primary {
-    /// Notes what the primary told when it was asked at the time `asked`.
-    pub(super) fn told(&mut self, facts: Facts, asked: Instant) {
+    /// Notes that the primary has answered a statement of any thread.
+    pub(super) fn answered(&mut self, now: Instant) {
+        self.answered = Some(now);
+    }
+
+    /// Notes what the primary told when it was asked at the time `asked`. Returns whether this
+    /// continues what was known before. If it doesn't, nothing is known of any replica.
+    pub(super) fn told(&mut self, facts: Facts, asked: Instant) -> bool {
         // After a gap, or on another server, a replica must show anew that it has caught up: in
         // the meantime files may have been removed.
         let goes_on = self.latest.is_some_and(|(at, before)| {
@@ -103,6 +111,7 @@ impl Primary {
         while self.history.get(1).is_some_and(|(at, _)| is_old(*at)) {
             self.history.pop_front();
         }
+        goes_on
     }
 
     /// Whether the replica that has told these facts can be used.
@@ -114,17 +123,21 @@ impl Primary {
             return Verdict::Unfit(reason);
         }
         if now.duration_since(at) >= PRIMARY_KNOWN_FOR {
-            // A replica that is being promoted meanwhile still has all files.
-            return Verdict::Unchanged;
+            // A replica that is being promoted meanwhile still has all files. But if the primary
+            // answers others, it isn't away, and replicas may fall behind unnoticed.
+            let answers_others = |answered: Instant| answered.duration_since(at) >= MAX_LAG;
+            let is_there = self.answered.is_some_and(answers_others);
+            return if is_there {
+                Verdict::Waiting
+            } else {
+                Verdict::Unchanged
+            };
         }
         if replica.started == primary.started {
             return Verdict::IsPrimary;
         }
         if !replica.is_stand_by || replica.timeline > primary.timeline {
-            return Verdict::Unfit(
-                "it doesn't follow the primary, but was promoted or follows one that was; make it \
-                 a stand-by of the primary again",
-            );
+            return Verdict::Promoted { primary_told: at };
         }
         if replica.wal >= *wal {
             Verdict::Fit
@@ -175,7 +188,8 @@ mod tests {
         for second in 0..60 {
             let now = start + second * SECOND;
             let wal = 100 + i64::from(second);
-            primary.told(facts(1, 1, false, wal), now);
+            let goes_on = primary.told(facts(1, 1, false, wal), now);
+            assert_eq!(goes_on, second > 0);
             assert!(primary.history.len() <= 12);
             let had = if second >= 10 { wal - 10 } else { 100 };
             assert_eq!(primary.judge(&replica(wal), now), Verdict::Fit);
@@ -201,9 +215,12 @@ mod tests {
             facts(2, 1, true, 100),
             facts(2, 2, false, 100),
         ] {
+            primary.answered(now + PRIMARY_KNOWN_FOR);
             assert_eq!(primary.judge(&replica, later), Verdict::Unchanged);
+            primary.answered(now + 20 * SECOND);
+            assert_eq!(primary.judge(&replica, later), Verdict::Waiting);
         }
-        primary.told(facts(1, 1, false, 200), later);
+        assert!(!primary.told(facts(1, 1, false, 200), later));
         let replica = facts(2, 1, true, 150);
         assert_eq!(primary.judge(&replica, later), Verdict::Waiting);
         let replica = facts(2, 1, true, 200);
@@ -228,10 +245,15 @@ mod tests {
         primary.told(facts(1, 2, false, 100), now);
         let follower = facts(2, 2, true, 100);
         assert_eq!(primary.judge(&follower, now), Verdict::Fit);
+        for replica in [
+            facts(2, 3, false, 100),
+            facts(2, 2, false, 100),
+            facts(2, 3, true, 100),
+        ] {
+            let verdict = primary.judge(&replica, now);
+            assert_eq!(verdict, Verdict::Promoted { primary_told: now });
+        }
         for (replica, word) in [
-            (facts(2, 3, false, 100), "promoted"),
-            (facts(2, 2, false, 100), "promoted"),
-            (facts(2, 3, true, 100), "promoted"),
             (
                 Facts {
                     system: 8,

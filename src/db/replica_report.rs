@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::connection::Connection;
 use super::replica_connection::{ReplicaConnection, Setback};
 use super::replica_lag::{Facts, Primary};
-use super::replica_standing::Verdict;
+use super::replica_standing::{PROMOTED, Verdict};
 use crate::quantity;
 
 /// What was found out about a replica.
@@ -73,6 +73,7 @@ fn compare(replica: &Facts, primary: Facts) -> ReplicaState {
     let (mut known, now) = (Primary::default(), Instant::now());
     known.told(primary, now);
     match known.judge(replica, now) {
+        Verdict::Promoted { .. } => ReplicaState::Unusable(PROMOTED.into()),
         Verdict::Unfit(reason) => ReplicaState::Unusable(reason.into()),
         Verdict::IsPrimary => ReplicaState::IsPrimary,
         _ => ReplicaState::Behind(replica.bytes_behind(&primary)),

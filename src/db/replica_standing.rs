@@ -25,9 +25,15 @@ pub(super) enum Verdict {
     Behind,
     /// It is the primary itself.
     IsPrimary,
+    /// It doesn't follow the primary as that was when it told of itself last.
+    Promoted { primary_told: Instant },
     /// It can't be used, for this reason.
     Unfit(&'static str),
 }
+
+/// Why a replica that was promoted can't be used.
+pub(super) const PROMOTED: &str = "it doesn't follow the primary, but was promoted or follows one that was; \
+     make it a stand-by of the primary again";
 
 /// What the operator must be told about a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +71,8 @@ pub(super) struct Standing {
     pause: Duration,
     /// Since when it is used.
     used_since: Option<Instant>,
+    /// Since when it is known to be promoted.
+    promoted_since: Option<Instant>,
     told: Told,
 }
 
@@ -77,6 +85,7 @@ impl Standing {
             out_until: None,
             pause: Duration::ZERO,
             used_since: None,
+            promoted_since: None,
             told: Told::Nothing,
         }
     }
@@ -115,6 +124,7 @@ impl Standing {
         }
         self.out_until = None;
         self.checked = Some(now);
+        let verdict = self.resolved(verdict, now);
         match verdict {
             Verdict::Fit => self.is_fit = true,
             Verdict::Unchanged => {}
@@ -137,6 +147,20 @@ impl Standing {
             }
             _ if self.is_fit => self.used(),
             _ => None,
+        }
+    }
+
+    /// The verdict on a replica that was promoted: in a fail-over it becomes the primary, so that
+    /// the primary must tell of itself once more before the replica is left out.
+    fn resolved(&mut self, verdict: Verdict, now: Instant) -> Verdict {
+        let Verdict::Promoted { primary_told } = verdict else {
+            self.promoted_since = None;
+            return verdict;
+        };
+        if primary_told > *self.promoted_since.get_or_insert(now) {
+            Verdict::Unfit(PROMOTED)
+        } else {
+            Verdict::Unchanged
         }
     }
 
@@ -229,6 +253,26 @@ mod tests {
         standing.judged(Verdict::Behind, later);
         standing.judged(Verdict::Unchanged, later);
         assert!(!standing.is_used(later));
+    }
+
+    #[test]
+    fn one_that_is_promoted_is_left_out_unless_it_becomes_the_primary() {
+        let (mut standing, now) = (Standing::new(), Instant::now());
+        standing.judged(Verdict::Fit, now);
+        let promoted = Verdict::Promoted { primary_told: now };
+        assert_eq!(standing.judged(promoted, now + SECOND), None);
+        assert!(standing.is_used(now + SECOND));
+        let later = now + 2 * SECOND;
+        let becomes_primary = standing.judged(Verdict::IsPrimary, later);
+        assert_eq!(becomes_primary, Some(News::IsPrimary));
+        standing.judged(Verdict::Fit, later);
+        standing.judged(promoted, later);
+        let told_again = Verdict::Promoted {
+            primary_told: later + SECOND,
+        };
+        let news = standing.judged(told_again, later + SECOND);
+        assert_eq!(news, Some(News::LeftOut(PROMOTED.into())));
+        assert!(!standing.is_used(later + SECOND));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::blocked::Removed;
 use super::connection::Connection;
 use super::database::Database;
 use super::deadline::Patience;
+use super::error::Error;
 use super::replica_connection::{ReplicaConnection, Setback};
 use super::replica_lag::Facts;
 use super::replicas::Replicas;
@@ -21,6 +22,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// How far back it is read which files were removed: much longer than a replica in use may be
 /// behind, and than the primary may keep us waiting.
 const REMOVED_WITHIN: Duration = Duration::from_secs(90);
+/// The failures of a question, one after the other, of which the operator is told. A new database
+/// has no tables for a moment.
+const UNUSUAL: u32 = 5;
 /// The pause before a thread goes on after a panic.
 const PAUSE_AFTER_PANIC: Duration = Duration::from_secs(10);
 
@@ -35,7 +39,10 @@ impl Database {
             return Ok(());
         };
         let (database, all) = (self.clone(), replicas.clone());
-        let connect = move || database.patient_connection(Patience::Probe);
+        let connect = move || PrimaryWatch {
+            connection: database.patient_connection(Patience::Probe),
+            failures: 0,
+        };
         let builder = thread::Builder::new().name("replicas".into());
         builder.spawn(move || repeat(connect, |primary| ask_primary(primary, &all)))?;
         for number in 1..=replicas.number() {
@@ -65,14 +72,35 @@ fn repeat<C>(connect: impl Fn() -> C, work: impl Fn(&mut C)) {
     }
 }
 
-fn ask_primary(primary: &mut Connection, replicas: &Replicas) {
+/// What asks the primary.
+struct PrimaryWatch {
+    connection: Connection,
+    /// The questions without an answer since the last answer.
+    failures: u32,
+}
+
+fn ask_primary(primary: &mut PrimaryWatch, replicas: &Replicas) {
     let asked = Instant::now();
-    let told = primary.removed_files(REMOVED_WITHIN);
-    let told = told.and_then(|removed| Ok((removed, primary.repeatable(Facts::of)?)));
+    let removed = primary.connection.removed_files(REMOVED_WITHIN);
+    let told = removed.and_then(|removed| Ok((removed, primary.connection.repeatable(Facts::of)?)));
+    primary.failures += 1;
     match told {
-        Ok((Removed::Files(ids), facts)) => replicas.primary_told(facts, Some(ids), asked),
-        Ok((Removed::Many, facts)) => replicas.primary_told(facts, None, asked),
-        Err(error) => log::debug!("the primary doesn't tell how far its WAL goes: {error}"),
+        Ok((removed, facts)) => {
+            let removed = match removed {
+                Removed::Files(ids) => Some(ids),
+                Removed::Many => None,
+            };
+            replicas.primary_told(facts, removed, asked);
+            primary.failures = 0;
+        }
+        // That it is away is logged already.
+        Err(error) if primary.failures != UNUSUAL || matches!(error, Error::Unavailable(_)) => {
+            log::debug!("the primary doesn't tell how far its WAL goes: {error}");
+        }
+        Err(error) => log::warn!(
+            "no replica can be used, because the database of database.url doesn't tell how far its \
+             write-ahead log goes and which files were removed: {error}"
+        ),
     }
 }
 

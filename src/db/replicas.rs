@@ -14,7 +14,7 @@ use super::lineage::Lineage;
 use super::open::OpenConnection;
 use super::replica_ids::{LatestIds, Route};
 use super::replica_lag::{Facts, Primary};
-use super::replica_standing::{News, Standing};
+use super::replica_standing::{News, Standing, Verdict};
 use super::settings::Settings;
 use crate::lock::lock;
 use crate::protocol::file_id::FileId;
@@ -174,8 +174,19 @@ impl Replicas {
     /// Notes what the primary has told when it was asked at the time `asked`, and which files were
     /// removed there lately, `None` if they are too many.
     pub(super) fn primary_told(&self, facts: Facts, removed: Option<Vec<FileId>>, asked: Instant) {
+        if !lock(&self.primary).told(facts, asked) {
+            // What was removed since the primary was last asked may be missing in the list.
+            for replica in &self.all {
+                let news = lock(&replica.standing).judged(Verdict::Waiting, Instant::now());
+                replica.report(news);
+            }
+        }
         lock(&self.latest_ids).removed(removed);
-        lock(&self.primary).told(facts, asked);
+    }
+
+    /// Notes that the primary has answered a statement.
+    pub(super) fn primary_answered(&self) {
+        lock(&self.primary).answered(Instant::now());
     }
 
     /// Notes that this server writes a file.
