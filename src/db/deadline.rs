@@ -34,9 +34,9 @@ const BACKGROUND_PATIENCE: Duration = Duration::from_secs(33);
 /// How long a database that is asked for a sign of life may go without an answer. After that its
 /// connection is taken for dead. Whoever wants the sign of life waits for one second only.
 const PROBE_PATIENCE: Duration = Duration::from_secs(3);
-/// How long a replica may go without an answer. The primary is asked then, for which there must be
-/// time.
-const REPLICA_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a replica may go without an answer, or without a greeting. The primary is asked then,
+/// and the client should hardly notice. With the time to cancel, it is two seconds.
+const REPLICA_PATIENCE: Duration = Duration::from_millis(1500);
 /// How long a cancelled statement on a replica may take to end. No client waits for its result.
 const REPLICA_CANCEL_PATIENCE: Duration = Duration::from_millis(250);
 /// How long a database may take to greet a new connection.
