@@ -142,7 +142,9 @@ fn fed(program: &str, arguments: &[&str], input: &str) -> Option<(bool, String)>
 #[test]
 fn the_text_is_what_prometheus_reads_and_has_every_family() {
     let github = GitHub::start();
-    let settings = github.settings(&format!("{SETTINGS}\nfiles.max_total_size = 1000000"));
+    let settings = github.settings(&format!(
+        "{SETTINGS}\nfiles.max_total_size = 1000000\ndatabase.read_url = 'host=/nowhere'"
+    ));
     let server = Server::with(&Database::new(), &settings);
     server.upload(b"a file");
     eventually("the timer thread has counted and asked", || {
@@ -192,6 +194,8 @@ const FAMILIES: &[&str] = &[
     "session_file_server_file_cache_limit_bytes",
     "session_file_server_database_up",
     "session_file_server_database_outages_total",
+    "session_file_server_replica_used",
+    "session_file_server_replica_reads_total",
     "session_file_server_github_last_check_timestamp_seconds",
     "session_file_server_queue_length",
     "session_file_server_queue_limit",

@@ -12,14 +12,15 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 /// The query that asks about uploads: `/health?write`.
 const WRITE: &str = "write";
 
-/// 200 when the database answers within a second, else 503. Whether it takes uploads, as far as
-/// the latest ones have shown, is said by the field `write`; with the query `write`, it is 503 if
-/// it doesn't.
+/// 200 when the database answers within a second or files are read from a replica, else 503.
+/// Whether the database takes uploads, as far as the latest ones have shown, is said by the field
+/// `write`; with the query `write`, it is 503 if it doesn't.
 pub fn check(request: &Request, context: &mut Context) -> Response {
-    if !context.probe.answers_within(HEALTH_TIMEOUT) {
+    let answers = context.probe.answers_within(HEALTH_TIMEOUT);
+    if !answers && !context.db.reads_from_replica() {
         return Response::unavailable();
     }
-    let writes = context.db.takes_writes();
+    let writes = answers && context.db.takes_writes();
     if request.query(WRITE).is_some() && !writes {
         return Response::unavailable();
     }

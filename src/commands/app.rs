@@ -66,8 +66,9 @@ impl App {
             "clients name a file of this server as http://HOST/file/ID{}",
             keys.url_ending()
         );
-        let database = Database::new(config.database.clone());
+        let database = Database::with_replicas(config.database.clone(), config.replicas.as_ref());
         database.start_deadlines().map_err(cannot_start)?;
+        database.watch_replicas().map_err(cannot_start)?;
         let app = App {
             config: config.clone(),
             keys,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::explain::explain;
 use crate::config::{Config, Shares};
-use crate::db::{Capacity, Database};
+use crate::db::{Capacity, Database, ReplicaReport, ReplicaState};
 use crate::machine::{self, Limits};
 use crate::quantity::{bytes, number};
 use crate::{output, server};
@@ -12,6 +12,8 @@ use crate::{output, server};
 /// The connections of a server beside those of its workers: the timer's and the probe's, and one
 /// for a command such as `status`.
 const OTHER_CONNECTIONS: u64 = 3;
+/// One more with replicas, for the thread that asks how far the database's WAL goes.
+const CONNECTIONS_FOR_REPLICAS: u64 = 1;
 /// What the server takes beside the memory for files, bytes: itself, its threads, and what malloc
 /// keeps.
 const BESIDE: u64 = 40_000_000;
@@ -32,6 +34,8 @@ struct Facts {
     database: Result<Capacity, String>,
     /// The bytes that are free where PostgreSQL's data are; the reason if that can't be known.
     free_disk: Result<u64, String>,
+    /// What was found out about the replicas.
+    replicas: Vec<ReplicaReport>,
 }
 
 /// The result of a check: a sentence, about what was found or about what doesn't fit.
@@ -57,7 +61,9 @@ pub fn run(config: &Config) -> Result<(), String> {
 
 impl Facts {
     fn gather(config: &Config) -> Facts {
-        let mut connection = Database::new(config.database.clone()).connection();
+        let replicas = config.replicas.as_ref();
+        let database = Database::with_replicas(config.database.clone(), replicas);
+        let mut connection = database.connection();
         let database = connection.capacity();
         let database = database.map_err(|error| explain(&error, config));
         Facts {
@@ -65,6 +71,7 @@ impl Facts {
             descriptors: machine::descriptors(),
             free_disk: free_disk(database.as_ref().ok()),
             database,
+            replicas: connection.report_on_replicas(),
         }
     }
 }
@@ -89,13 +96,32 @@ fn free_disk(database: Option<&Capacity>) -> Result<u64, String> {
 
 fn check(config: &Config, facts: &Facts) -> Vec<Finding> {
     let shares = config.shares(&facts.limits);
-    vec![
+    let mut findings = vec![
         connections(config, facts),
         own_memory(&shares, &facts.limits),
         shared_memory(config, &shares, facts),
         descriptors(facts.descriptors),
         disk(config, facts),
-    ]
+    ];
+    findings.extend(facts.replicas.iter().map(replica));
+    findings
+}
+
+/// The connections of a server with this configuration beside those of its workers.
+fn other_connections(config: &Config) -> u64 {
+    OTHER_CONNECTIONS
+        + config
+            .replicas
+            .as_ref()
+            .map_or(0, |_| CONNECTIONS_FOR_REPLICAS)
+}
+
+fn replica(report: &ReplicaReport) -> Finding {
+    let text = format!("replica on {}: {}", report.name, report.state.describe());
+    match report.state {
+        ReplicaState::Unusable(_) => Err(text),
+        ReplicaState::Behind(_) | ReplicaState::IsPrimary => Ok(text),
+    }
 }
 
 fn connections(config: &Config, facts: &Facts) -> Finding {
@@ -104,14 +130,15 @@ fn connections(config: &Config, facts: &Facts) -> Finding {
         .as_ref()
         .map_err(|error| format!("connections: not checked: {error}"))?;
     let (workers, has) = (config.workers as u64, database.connections());
-    let needs = workers + OTHER_CONNECTIONS;
+    let others = other_connections(config);
+    let needs = workers + others;
     if needs <= has {
         return Ok(format!(
-            "connections: {workers} workers and {OTHER_CONNECTIONS} others, of {has} that \
+            "connections: {workers} workers and {others} others, of {has} that \
              PostgreSQL has for this user"
         ));
     }
-    let fitting = has.saturating_sub(OTHER_CONNECTIONS);
+    let fitting = has.saturating_sub(others);
     let remedy = match fitting {
         0 => String::new(),
         fitting => format!("set workers to {fitting}, or "),
@@ -124,7 +151,7 @@ fn connections(config: &Config, facts: &Facts) -> Finding {
         ),
     };
     Err(format!(
-        "connections: {workers} workers and {OTHER_CONNECTIONS} others need {needs}, but PostgreSQL \
+        "connections: {workers} workers and {others} others need {needs}, but PostgreSQL \
          has {has} for this user ({reason}); {remedy}raise that limit"
     ))
 }
@@ -159,7 +186,8 @@ fn shared_memory(config: &Config, shares: &Shares, facts: &Facts) -> Finding {
     let files = shares.total() as u64;
     let local = facts.database.as_ref().ok().filter(|db| db.is_local);
     let postgresql = local.map_or(0, |database| {
-        database.shared_buffers + (config.workers as u64 + OTHER_CONNECTIONS) * PER_CONNECTION
+        database.shared_buffers
+            + (config.workers as u64 + other_connections(config)) * PER_CONNECTION
     });
     let needs = files + BESIDE + SYSTEM + postgresql;
     if needs <= machine {
@@ -256,6 +284,7 @@ mod tests {
             descriptors: Some(1 << 20),
             database: Ok(database()),
             free_disk: Ok(100_000_000_000),
+            replicas: Vec::new(),
         }
     }
 
@@ -301,6 +330,24 @@ mod tests {
         assert_misfit("", &limited, "connections: 8 workers");
         limited.database = Err("the database is away".into());
         assert_misfit("", &limited, "connections: not checked: the database");
+    }
+
+    #[test]
+    fn a_replica_that_can_t_be_used_is_found() {
+        let report = |state| ReplicaReport {
+            name: "a, port 5432".into(),
+            state,
+        };
+        let mut replicated = facts();
+        replicated.replicas = vec![
+            report(ReplicaState::Behind(7)),
+            report(ReplicaState::IsPrimary),
+            report(ReplicaState::Unusable("it is gone".into())),
+        ];
+        let misfit = "replica on a, port 5432: left out: it is gone";
+        assert_misfit("", &replicated, misfit);
+        let settings = "database.read_url = 'host=a'\nworkers = 94";
+        assert_misfit(settings, &facts(), "connections: 94 workers and 4 others");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use crate::cache::files::FileCache;
 use crate::config::{Config, Platform};
-use crate::db::Database;
+use crate::db::{Database, Replicas};
 use crate::exposition::{Exposition, Kind};
 use crate::lock::lock;
 use crate::statistics::Statistics;
@@ -42,6 +42,9 @@ impl Sources<'_> {
         exposition.gauge("database_up", help, u8::from(!self.database.is_away()));
         let help = "Outages of the database, with the present one.";
         exposition.counter("database_outages_total", help, self.database.outages());
+        if let Some(replicas) = self.database.replicas() {
+            expose_replicas(replicas, exposition);
+        }
         if self.config.versions.enabled {
             self.expose_checks(exposition);
         }
@@ -75,6 +78,21 @@ impl Sources<'_> {
             let labels = [("platform", platform.as_str())];
             family.sample(&labels, checked.map_or(0, seconds));
         }
+    }
+}
+
+/// Writes whether the replicas are used, and what became of the reads from them.
+fn expose_replicas(replicas: &Replicas, exposition: &mut Exposition) {
+    let help = "Whether files are read from the replica.";
+    let mut family = exposition.family("replica_used", Kind::Gauge, help);
+    for (name, is_used) in replicas.states() {
+        family.sample(&[("replica", name)], u8::from(is_used));
+    }
+    let help = "Reads of files by what a replica had: the file; nothing, so that the database of \
+                database.url was asked as well; or no answer, so that it was asked instead.";
+    let mut family = exposition.family("replica_reads_total", Kind::Counter, help);
+    for (outcome, count) in replicas.reads() {
+        family.sample(&[("outcome", outcome)], count);
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::app::App;
 use super::check_system;
 use crate::config::{Config, ConfigSource, Shares};
+use crate::db::Settings;
 use crate::handover::{Handover, ListeningSocket};
 use crate::machine::Limits;
 use crate::server::{self, Ended, Listener, Workers};
@@ -72,8 +73,7 @@ fn serve(
     let shares = divide_memory(&config);
     let listeners = Listener::open_all(&config, inherited)?;
     let withdraw = || listeners.iter().for_each(Listener::withdraw);
-    let workers =
-        server::affordable_workers(config.workers, listeners.len()).inspect_err(|_| withdraw())?;
+    let workers = affordable_workers(&config, listeners.len()).inspect_err(|_| withdraw())?;
     let metrics = Listener::open_metrics(&config).inspect_err(|_| withdraw())?;
     let addresses: Vec<String> = listeners.iter().map(|l| l.address().to_string()).collect();
     let stop = Stop::default();
@@ -106,6 +106,13 @@ fn serve(
         return Err("the database can't be used as it is; see above".into());
     }
     Ok(())
+}
+
+/// How many of the wanted workers there are threads for, beside those that the rest needs.
+fn affordable_workers(config: &Config, addresses: usize) -> Result<usize, String> {
+    let replicas = config.replicas.as_ref();
+    let for_replicas = replicas.map_or(0, Settings::watching_threads);
+    server::affordable_workers(config.workers, addresses, for_replicas)
 }
 
 /// Divides the memory for files, and warns if it is more than this process may have.

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use super::explain::explain;
 use super::running::Running;
 use crate::config::{Config, Platform};
-use crate::db::{self, Connection, Database, KnownReleases, NotedServer, Totals};
+use crate::db::{
+    self, Connection, Database, KnownReleases, NotedServer, ReplicaReport, ReplicaState, Totals,
+};
 use crate::output::{self, print, printable};
 use crate::protocol::http::unix_seconds;
 use crate::protocol::releases::Channel;
@@ -19,7 +21,8 @@ use crate::quantity;
 /// # Errors
 /// A sentence for the operator.
 pub fn run(config: &Config, json: bool) -> Result<(), String> {
-    let mut db = Database::new(config.database.clone()).connection();
+    let replicas = config.replicas.as_ref();
+    let mut db = Database::with_replicas(config.database.clone(), replicas).connection();
     let status = db
         .check_schema()
         .and_then(|()| Status::gather(&mut db, config));
@@ -48,6 +51,7 @@ pub struct Status {
     /// The number of blocked ids.
     blocked: u64,
     versions: Vec<PlatformStatus>,
+    replicas: Vec<ReplicaReport>,
     servers: Vec<NotedServer>,
     /// Problems that don't keep the server from running.
     warnings: Vec<String>,
@@ -85,6 +89,7 @@ impl Status {
             database_bytes: db.database_size()?,
             files: db.totals()?,
             blocked: db.count_blocked_files()?,
+            replicas: db.report_on_replicas(),
             servers: db.noted_servers()?,
             warnings: db.schema_warnings()?,
             now: SystemTime::now(),
@@ -114,6 +119,11 @@ impl Status {
             quantity::bytes(self.database_bytes),
             db::SCHEMA_VERSION
         );
+        for replica in &self.replicas {
+            let state = replica.state.describe();
+            let state = output::one_line(&state);
+            text += &format!("replica      {}: {state}\n", replica.name);
+        }
         for version in &self.versions {
             let platform = version.platform.as_str();
             let releases = self.describe_releases(&version.releases);
@@ -178,6 +188,13 @@ impl Status {
                 "cache_hits": server.counts.cache_hits,
             })
         });
+        let replicas = self.replicas.iter().map(|replica| {
+            let (behind, reason) = match &replica.state {
+                ReplicaState::Behind(bytes) => (Some(*bytes), None),
+                other => (None, Some(other.describe())),
+            };
+            json!({ "name": replica.name, "bytes_behind": behind, "unused": reason })
+        });
         json!({
             "files": {
                 "count": self.files.files,
@@ -191,6 +208,7 @@ impl Status {
                 "bytes": self.database_bytes,
                 "schema_version": db::SCHEMA_VERSION,
             },
+            "replicas": replicas.collect::<Vec<_>>(),
             "versions": versions,
             "servers": servers.collect::<Vec<_>>(),
             "warnings": self.warnings,

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use crate::db;
 use reader::TomlReader;
-use values::{WORKERS, database_url, integer, listen, log_level, socket_mode};
+use values::{WORKERS, database_url, integer, listen, log_level, replicas, socket_mode};
 
 pub use files::Files;
 pub use key_files::KeyFiles;
@@ -58,6 +58,8 @@ pub struct Config {
     pub log_level: log::LevelFilter,
     /// `database.url`: how to reach the database.
     pub database: db::Settings,
+    /// `database.read_url`: how to reach the replicas of which files are read.
+    pub replicas: Option<db::Settings>,
     /// The table `files`.
     pub files: Files,
     /// The table `keys`.
@@ -107,6 +109,7 @@ impl Config {
             }),
             log_level: keys.take("log_level", log::LevelFilter::Info, log_level),
             database: keys.take("database.url", db::Settings::default(), database_url),
+            replicas: keys.take("database.read_url", None, |url| replicas(url).map(Some)),
             keys: KeyFiles::take(&mut keys, folder),
             versions: Versions::take(&mut keys),
         };
@@ -310,6 +313,21 @@ mod tests {
     }
 
     #[test]
+    fn replicas_are_of_any_kind_and_bounded_in_number() {
+        let hosts = |number: usize| vec!["h"; number].join(",");
+        let parse = |hosts: &str| mistakes(&format!("database.read_url = 'host={hosts}'"));
+        assert!(parse(&hosts(16)).is_empty());
+        let found = parse(&hosts(17));
+        assert!(
+            found.len() == 1 && found[0].contains("17 hosts"),
+            "{found:?}"
+        );
+        let found = parse("a,b sslnegotiation=direct sslmode=require");
+        assert!(found[0].contains("sslnegotiation"), "{found:?}");
+        assert!(Config::default().replicas.is_none());
+    }
+
+    #[test]
     fn not_all_workers_may_write_unless_there_is_one() {
         let writers = |text: &str| {
             let config = Config::parse(text, Path::new("c"));
@@ -346,8 +364,16 @@ mod tests {
 
     #[test]
     fn a_password_in_the_database_url_is_not_repeated_in_the_mistake() {
-        let found = mistakes("database.url = 'postgresql://u:secret@h:port/db'");
-        assert_eq!(found.len(), 1);
-        assert!(!found[0].contains("secret"), "{found:?}");
+        for key in ["database.url", "database.read_url"] {
+            let found = mistakes(&format!("{key} = 'postgresql://u:secret@h:port/db'"));
+            assert_eq!(found.len(), 1);
+            assert!(!found[0].contains("secret"), "{found:?}");
+            assert!(found[0].starts_with(&format!("1: {key}: ")), "{found:?}");
+        }
+        let shown = format!(
+            "{:?}",
+            Config::parse("database.read_url = 'password=secret'", Path::new("c"))
+        );
+        assert!(!shown.contains("secret"), "{shown}");
     }
 }

@@ -237,8 +237,19 @@ pub(super) fn database_url(value: &Node) -> Result<db::Settings, String> {
         r#""{}" or "postgresql://user@host/sessionfiles""#,
         db::DEFAULT_URL
     );
+    let parsed = db::Settings::parse(text(value, &example)?);
     // The URL isn't repeated, because it may hold a password.
-    db::Settings::parse(text(value, &example)?).map_err(|error| {
+    parsed.map_err(|error| {
         format!("not the address of a database ({error}); write for example {example}")
+    })
+}
+
+/// The connection string or URL of replicas.
+pub(super) fn replicas(value: &Node) -> Result<db::Settings, String> {
+    let example = r#""host=replica.example dbname=sessionfiles sslmode=verify-full""#;
+    let parsed = db::Settings::parse_replicas(text(value, example)?);
+    // The URL isn't repeated, because it may hold a password.
+    parsed.map_err(|error| {
+        format!("not the address of a replica ({error}); write for example {example}")
     })
 }

@@ -12,7 +12,10 @@ impl Config {
     /// A sentence for each warning, starting with the key.
     pub fn warnings(&self) -> Vec<String> {
         let files = &self.files;
-        let mut warnings = self.database.warnings();
+        let mut warnings = self.database.warnings("database.url");
+        if let Some(replicas) = &self.replicas {
+            warnings.extend(replicas.warnings("database.read_url"));
+        }
         if files.expiry < LEAST_EXPIRY {
             warnings.push(
                 "files.expiry: below 14 days avatars are lost, because clients renew them after \

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::deadline::{Overdue, Patience};
 use super::error::{Error, Remedy, describe};
+use super::reader::Reader;
 use super::retry::RetryState;
 use super::settings::Settings;
 use super::writes::Refusal;
@@ -34,7 +35,10 @@ impl Database {
     }
 
     pub(super) fn patient_connection(self: &Arc<Database>, patience: Patience) -> Connection {
+        let reads_from = self.replicas.as_ref();
+        let reads_from = reads_from.filter(|_| patience == Patience::Request);
         Connection {
+            reader: reads_from.map(Reader::new),
             database: self.clone(),
             open: None,
             patience,
@@ -48,6 +52,8 @@ impl Database {
 pub struct Connection {
     pub(super) database: Arc<Database>,
     open: Option<OpenConnection>,
+    /// What reads files from replicas, if there are any.
+    pub(super) reader: Option<Reader>,
     /// How long statements may go without an answer.
     pub(super) patience: Patience,
     /// When the request at hand came.
@@ -70,6 +76,13 @@ impl Connection {
     /// Whether the database takes writes, as far as the latest ones have shown.
     pub fn takes_writes(&self) -> bool {
         self.database.takes_writes()
+    }
+
+    /// Whether files are read from a replica now.
+    pub fn reads_from_replica(&self) -> bool {
+        self.database
+            .replicas()
+            .is_some_and(|replicas| replicas.are_used())
     }
 
     /// Whether the database lacks space, so that whatever can be deleted should be deleted.
@@ -150,7 +163,10 @@ impl Connection {
             }
             let error = match result {
                 _ if is_unreplicated => return Err(self.unreplicated()),
-                Ok(result) => return Ok(result),
+                Ok(result) => {
+                    self.database.answered();
+                    return Ok(result);
+                }
                 Err(_) if overdue != Overdue::No => return Err(self.gave_up(overdue)),
                 Err(error) => error,
             };

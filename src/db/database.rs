@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use super::deadline::Deadlines;
+use super::deadline::{Deadlines, Patience};
 use super::error::Error;
 use super::lineage::Lineage;
 use super::open::OpenConnection;
 use super::outage::Outage;
+use super::replicas::Replicas;
 use super::settings::Settings;
 use super::writes::{Refusal, Writes};
 
@@ -31,6 +32,8 @@ pub struct Database {
     pub(super) writes: Writes,
     deadlines: Arc<Deadlines>,
     lineage: Lineage,
+    /// The replicas of which files are read, if there are any.
+    pub(super) replicas: Option<Arc<Replicas>>,
     /// Whether the tables are missing, and can't be made because the database is read-only.
     pub(super) has_no_tables: AtomicBool,
 }
@@ -41,17 +44,34 @@ impl Database {
         Database::with_session(settings, SERVER_SESSION_SETTINGS)
     }
 
+    /// The database of a server, and those replicas of it of which files are read.
+    pub fn with_replicas(settings: Settings, replicas: Option<&Settings>) -> Arc<Database> {
+        let database = Database::unshared(settings, SERVER_SESSION_SETTINGS);
+        let deadlines = &database.deadlines;
+        let replicas = replicas
+            .map(|settings| Replicas::new(settings, SERVER_SESSION_SETTINGS, deadlines.clone()));
+        Arc::new(Database {
+            replicas: replicas.map(Arc::new),
+            ..database
+        })
+    }
+
     /// A database whose connections run the statements `session` first.
     pub(super) fn with_session(settings: Settings, session: &'static str) -> Arc<Database> {
-        Arc::new(Database {
+        Arc::new(Database::unshared(settings, session))
+    }
+
+    fn unshared(settings: Settings, session: &'static str) -> Database {
+        Database {
             settings,
             session,
             outage: Outage::new(),
             writes: Writes::default(),
             deadlines: Arc::default(),
             lineage: Lineage::default(),
+            replicas: None,
             has_no_tables: AtomicBool::new(false),
-        })
+        }
     }
 
     /// Starts the threads that end statements without an answer. Without them statements may take
@@ -61,6 +81,11 @@ impl Database {
     /// When the system has no thread to spare.
     pub fn start_deadlines(&self) -> std::io::Result<()> {
         self.deadlines.start()
+    }
+
+    /// The replicas of which files are read, if there are any.
+    pub fn replicas(&self) -> Option<&Replicas> {
+        self.replicas.as_deref()
     }
 
     /// Whether the database takes writes, as far as the latest ones have shown.
@@ -74,6 +99,13 @@ impl Database {
             log::warn!(
                 "the database can't be reached; requests are answered 503 until it can: {error}"
             );
+        }
+    }
+
+    /// Notes that a statement has succeeded.
+    pub(super) fn answered(&self) {
+        if let Some(replicas) = &self.replicas {
+            replicas.primary_answered();
         }
     }
 
@@ -122,8 +154,14 @@ impl Database {
         if !self.outage.may_connect() {
             return Err(Error::Unavailable("the database is away".into()));
         }
-        match OpenConnection::connect(&self.settings, self.session, &self.deadlines, &self.lineage)
-        {
+        let opened = OpenConnection::connect(
+            &self.settings,
+            self.session,
+            &self.deadlines,
+            &self.lineage,
+            Patience::Request,
+        );
+        match opened {
             Ok(open) => {
                 if self.outage.ended() {
                     log::info!("the database is back");

@@ -34,6 +34,11 @@ const BACKGROUND_PATIENCE: Duration = Duration::from_secs(33);
 /// How long a database that is asked for a sign of life may go without an answer. After that its
 /// connection is taken for dead. Whoever wants the sign of life waits for one second only.
 const PROBE_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a replica may go without an answer, or without a greeting. The primary is asked then,
+/// and the client should hardly notice. With the time to cancel, it is two seconds.
+const REPLICA_PATIENCE: Duration = Duration::from_millis(1500);
+/// How long a cancelled statement on a replica may take to end. No client waits for its result.
+const REPLICA_CANCEL_PATIENCE: Duration = Duration::from_millis(250);
 /// How long a database may take to greet a new connection.
 const GREETING_PATIENCE: Duration = Duration::from_secs(4);
 /// The most statements that are cancelled at once. Each cancellation has a thread of its own, and
@@ -51,6 +56,8 @@ pub(super) enum Patience {
     Background,
     /// For a sign of life.
     Probe,
+    /// For what the primary can be asked as well.
+    Replica,
 }
 
 impl Patience {
@@ -61,11 +68,28 @@ impl Patience {
             Patience::Request => (asked + REQUEST_PATIENCE).max(now + STATEMENT_PATIENCE),
             Patience::Background => now + BACKGROUND_PATIENCE,
             Patience::Probe => now + PROBE_PATIENCE,
+            Patience::Replica => now + REPLICA_PATIENCE,
         };
         Some(Limits {
             cancel,
-            close: cancel + CANCEL_PATIENCE,
+            close: cancel + self.with_cancelling(),
         })
+    }
+
+    /// How long a cancelled statement may take to end.
+    fn with_cancelling(self) -> Duration {
+        match self {
+            Patience::Replica => REPLICA_CANCEL_PATIENCE,
+            _ => CANCEL_PATIENCE,
+        }
+    }
+
+    /// How long a database may take to greet a new connection.
+    fn with_greeting(self) -> Duration {
+        match self {
+            Patience::Replica => REPLICA_PATIENCE,
+            _ => GREETING_PATIENCE,
+        }
     }
 }
 
@@ -92,8 +116,9 @@ pub(super) enum Overdue {
 type Cancel = Arc<dyn Fn() + Send + Sync>;
 
 /// A connection under watch.
-#[derive(Default)]
 pub(super) struct Watched {
+    /// How long the database may take to greet the connection.
+    greeting: Duration,
     state: Mutex<State>,
 }
 
@@ -124,6 +149,14 @@ impl State {
 }
 
 impl Watched {
+    /// A connection that is used with that patience.
+    pub(super) fn new(patience: Patience) -> Watched {
+        Watched {
+            greeting: patience.with_greeting(),
+            state: Mutex::default(),
+        }
+    }
+
     /// Called when the driver has connected, on its thread, before the database's greeting.
     pub(super) fn connected(&self) {
         let found = driver_socket::just_connected();
@@ -138,8 +171,8 @@ impl Watched {
         // Before the greeting there is nothing to cancel: the first deadline does nothing, and at
         // the second one the connection is shut down.
         state.limits = Some(Limits {
-            cancel: now + GREETING_PATIENCE - CANCEL_PATIENCE,
-            close: now + GREETING_PATIENCE,
+            cancel: now,
+            close: now + self.greeting,
         });
     }
 
@@ -221,8 +254,8 @@ impl Deadlines {
     }
 
     /// A new connection to watch, until it is dropped.
-    pub(super) fn watch(&self) -> Arc<Watched> {
-        let new = Arc::<Watched>::default();
+    pub(super) fn watch(&self, patience: Patience) -> Arc<Watched> {
+        let new = Arc::new(Watched::new(patience));
         let mut watched = lock(&self.watched);
         watched.retain(|old| old.strong_count() > 0);
         watched.push(Arc::downgrade(&new));
@@ -308,7 +341,7 @@ mod tests {
 
     #[test]
     fn between_two_pieces_of_work_nothing_is_overdue() {
-        let watched = Watched::default();
+        let watched = Watched::new(Patience::Probe);
         watched.begin(Patience::Probe, Instant::now());
         assert_eq!(watched.end(), Overdue::No);
         let later = Instant::now() + 100 * SECOND;

@@ -147,7 +147,7 @@ impl Connection {
         id: &FileId,
         take_room: impl Fn(usize) -> bool,
     ) -> Result<Fetched, Error> {
-        self.repeatable(|open| {
+        let read = |open: &mut OpenConnection| {
             let Some(row) = open.query_opt(SELECT_START, &[&id.as_str()])? else {
                 return Ok(Fetched::Absent);
             };
@@ -173,7 +173,8 @@ impl Connection {
                 expires,
                 remaining,
             }))
-        })
+        };
+        self.reading(id, read, |fetched| matches!(fetched, Fetched::Absent))
     }
 
     /// Reads size and times of a file that has not expired.
@@ -181,7 +182,8 @@ impl Connection {
     /// # Errors
     /// Those of the database.
     pub fn file_info(&mut self, id: &FileId) -> Result<Option<FileInfo>, Error> {
-        self.repeatable(|open| info(open.query_opt(SELECT_INFO, &[&id.as_str()])?))
+        let read = |open: &mut OpenConnection| info(open.query_opt(SELECT_INFO, &[&id.as_str()])?);
+        self.reading(id, read, Option::is_none)
     }
 
     /// Stores a file under its content id with the lifetime `ttl`. If it is stored already, it
@@ -196,6 +198,7 @@ impl Connection {
         data: &[u8],
         ttl: Duration,
     ) -> Result<Option<FileInfo>, Error> {
+        self.is_writing(id);
         self.writing(|open| {
             if data.len() > INLINE_UPLOAD_MAX {
                 return refresh_or_send(open, id, data, ttl);
@@ -215,6 +218,7 @@ impl Connection {
     /// # Errors
     /// Those of the database.
     pub fn refresh(&mut self, id: &FileId, ttl: Duration) -> Result<Refreshed, Error> {
+        self.is_writing(id);
         self.writing(|open| {
             let row = open.query_one(REFRESH_FILE, &[&id.as_str(), &ttl.as_secs_f64()])?;
             read_refreshed(&row)
@@ -264,6 +268,7 @@ impl Connection {
     /// # Errors
     /// Those of the database.
     pub fn extend(&mut self, id: &FileId, ttl: Duration) -> Result<Option<FileInfo>, Error> {
+        self.is_writing(id);
         self.writing(|open| info(open.query_opt(EXTEND_FILE, &[&id.as_str(), &ttl.as_secs_f64()])?))
     }
 }

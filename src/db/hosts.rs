@@ -1,4 +1,4 @@
-//! The hosts of `database.url`, each as a configuration of its own.
+//! The hosts of `database.url` and `database.read_url`, each as a configuration of its own.
 //!
 //! The driver tries several hosts by itself, but takes the first that lets it in, and can't be told
 //! to go on to the next ([`lineage`](super::lineage) may refuse one).
@@ -10,9 +10,13 @@ use postgres::config::{Host, LoadBalanceHosts};
 /// is one host, or if the driver shall choose among them at random.
 pub(super) fn single(config: &Config) -> Option<Vec<(String, Config)>> {
     let hosts = config.get_hosts();
-    if hosts.len() < 2 || config.get_load_balance_hosts() == LoadBalanceHosts::Random {
-        return None;
-    }
+    let is_ours = hosts.len() > 1 && config.get_load_balance_hosts() != LoadBalanceHosts::Random;
+    is_ours.then(|| each(config))
+}
+
+/// The configuration of each host alone, with the host's name for the log.
+pub(super) fn each(config: &Config) -> Vec<(String, Config)> {
+    let hosts = config.get_hosts();
     let (addresses, ports) = (config.get_hostaddrs(), config.get_ports());
     let of = |(index, host): (usize, &Host)| {
         let mut single = without_hosts(config);
@@ -37,7 +41,7 @@ pub(super) fn single(config: &Config) -> Option<Vec<(String, Config)>> {
             None => (name, single),
         }
     };
-    Some(hosts.iter().enumerate().map(of).collect())
+    hosts.iter().enumerate().map(of).collect()
 }
 
 /// A copy of everything but the hosts, which can't be removed.

@@ -39,16 +39,18 @@ pub(super) struct OpenConnection {
 }
 
 impl OpenConnection {
-    /// Connects, and runs the statements `session` first. The connection is watched by `deadlines`.
+    /// Connects, and runs the statements `session` first. The connection is watched by `deadlines`,
+    /// with that `patience` while the database greets it.
     pub(super) fn connect(
         settings: &Settings,
         session: &'static str,
         deadlines: &Arc<Deadlines>,
         lineage: &Lineage,
+        patience: Patience,
     ) -> Result<OpenConnection, Error> {
         let is_unreplicated = Arc::<AtomicBool>::default();
         let noted = is_unreplicated.clone();
-        let watched = deadlines.watch();
+        let watched = deadlines.watch(patience);
         let begin = Begin {
             session,
             watched: watched.clone(),

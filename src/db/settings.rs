@@ -1,4 +1,4 @@
-//! The parsed and checked `database.url`, and connecting with it.
+//! The parsed and checked `database.url` or `database.read_url`, and connecting with it.
 
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,7 +11,7 @@ use postgres::config::{ChannelBinding, Host, SslMode, TargetSessionAttrs};
 use postgres::error::DbError;
 use zeroize::Zeroizing;
 
-use super::deadline::Watched;
+use super::deadline::{Patience, Watched};
 use super::error::Error;
 use super::hosts;
 use super::lineage::{Lineage, Position};
@@ -72,6 +72,8 @@ pub(super) struct Begin {
 const GIVEN: [&str; 2] = ["target_session_attrs", "sslnegotiation"];
 /// The parameter of libpq that names a password file.
 const PASSWORD_FILE: &str = "passfile";
+/// The most hosts of `database.read_url`. Each has a thread that watches it.
+const MAX_REPLICAS: usize = 16;
 /// PostgreSQL's port, which is used if the URL names none.
 const DEFAULT_PORT: u16 = 5432;
 
@@ -81,6 +83,27 @@ impl Settings {
     /// # Errors
     /// The mistake. The text isn't repeated, because it may hold a password.
     pub fn parse(url: &str) -> Result<Settings, String> {
+        // Several hosts are a primary and its stand-bys.
+        Settings::parse_for(url, TargetSessionAttrs::ReadWrite)
+    }
+
+    /// Parses the same for databases that are only read, each host by itself.
+    ///
+    /// # Errors
+    /// The mistake, without the text.
+    pub fn parse_replicas(url: &str) -> Result<Settings, String> {
+        let settings = Settings::parse_for(url, TargetSessionAttrs::Any)?;
+        let hosts = settings.driver.get_hosts().len();
+        if hosts > MAX_REPLICAS {
+            return Err(format!("{hosts} hosts are more than {MAX_REPLICAS}"));
+        }
+        if hosts > 1 && !settings.may_split {
+            return Err("sslnegotiation can't be set for several hosts".into());
+        }
+        Ok(settings)
+    }
+
+    fn parse_for(url: &str, several: TargetSessionAttrs) -> Result<Settings, String> {
         if url.trim().is_empty() {
             return Err("it is empty".into());
         }
@@ -118,8 +141,7 @@ impl Settings {
         set_tls(&mut config, &tls)?;
         set_defaults(&mut config);
         if config.get_hosts().len() > 1 && !is_given(GIVEN[0]) {
-            // Several hosts are a primary and its stand-bys.
-            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+            config.target_session_attrs(several);
         }
         Ok(Settings {
             driver: config,
@@ -129,6 +151,24 @@ impl Settings {
         })
     }
 
+    /// The settings of each host alone, with the host's name for the log.
+    pub(super) fn each_host(&self) -> Vec<(String, Settings)> {
+        let hosts = hosts::each(&self.driver);
+        // What this driver doesn't tell of a host is kept if it is the only one.
+        let is_one = hosts.len() == 1;
+        let settings = |(name, driver)| {
+            let driver = if is_one { self.driver.clone() } else { driver };
+            let settings = Settings {
+                driver,
+                tls: self.tls.clone(),
+                password_file: self.password_file.clone(),
+                may_split: false,
+            };
+            (name, settings)
+        };
+        hosts.into_iter().map(settings).collect()
+    }
+
     /// Opens a connection, which is not replaced when it breaks.
     ///
     /// # Errors
@@ -136,7 +176,7 @@ impl Settings {
     pub(super) fn connect(&self) -> Result<Client, Error> {
         let begin = Begin {
             session: "",
-            watched: Arc::default(),
+            watched: Arc::new(Watched::new(Patience::Unlimited)),
             notice: Arc::new(|_| ()),
         };
         self.connect_to(self.with_password()?, &begin)
@@ -257,14 +297,21 @@ impl Settings {
         self.driver.get_dbname().unwrap_or("(the user's own)")
     }
 
-    /// Warnings about settings that may be a mistake, a sentence for each.
-    pub fn warnings(&self) -> Vec<String> {
+    /// The threads that watch the hosts, if they are replicas: one for each, and one for the
+    /// primary.
+    pub fn watching_threads(&self) -> usize {
+        self.driver.get_hosts().len() + 1
+    }
+
+    /// Warnings about settings that may be a mistake, a sentence for each, which begins with the
+    /// settings' `key`.
+    pub fn warnings(&self, key: &str) -> Vec<String> {
         let certificates = self.connector().err();
-        let certificates = certificates.map(|error| format!("database.url: {error}"));
+        let certificates = certificates.map(|error| format!("{key}: {error}"));
         let missing = self.socket_folders().filter(|folder| !folder.is_dir());
         let warn = |folder: &PathBuf| {
             format!(
-                "database.url: there is no folder {} with PostgreSQL's socket now; install or \
+                "{key}: there is no folder {} with PostgreSQL's socket now; install or \
                  start PostgreSQL, or set host to where it is",
                 folder.display()
             )
@@ -497,7 +544,7 @@ mod tests {
     #[test]
     fn a_socket_folder_that_is_not_there_is_a_warning_only() {
         let settings = Settings::parse("host=/no/such/folder,/proc dbname=x").expect("valid");
-        let warnings = settings.warnings();
+        let warnings = settings.warnings("database.url");
         assert!(
             warnings.len() == 1 && warnings[0].contains("/no/such/folder"),
             "{warnings:?}"

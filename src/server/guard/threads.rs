@@ -31,16 +31,20 @@ const FOR_CLIENTS: usize = 2;
 const STACK_SIZE: usize = 16 * 1024;
 
 /// How many of the `wanted` workers the server can have beside its other threads, if it listens
-/// on so many `addresses`; fewer are logged as a warning.
+/// on so many `addresses` and watches replicas with so many threads; fewer are logged as a warning.
 ///
 /// # Errors
 /// A sentence for the operator, if not even one fits.
-pub fn affordable_workers(wanted: usize, addresses: usize) -> Result<usize, String> {
+pub fn affordable_workers(
+    wanted: usize,
+    addresses: usize,
+    for_replicas: usize,
+) -> Result<usize, String> {
     const REMEDY: &str =
         "raise the limit (TasksMax= of systemd, pids.max of a container, ulimit -u)";
     // Each address beyond the first has an accept loop of its own.
     let for_addresses = addresses * FOR_TINY_HTTP + addresses.saturating_sub(1);
-    let others = for_addresses + OUR_OWN + FOR_CLIENTS;
+    let others = for_addresses + OUR_OWN + for_replicas + FOR_CLIENTS;
     let all = can_start(others + wanted);
     let Err(error) = all else { return Ok(wanted) };
     match (1..wanted)
