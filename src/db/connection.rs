@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::deadline::{Overdue, Patience};
 use super::error::{Error, Remedy, describe};
-use super::reader::Reader;
+use super::replicas::Reader;
 use super::retry::RetryState;
 use super::settings::Settings;
 use super::writes::Refusal;

@@ -198,7 +198,7 @@ impl Connection {
         data: &[u8],
         ttl: Duration,
     ) -> Result<Option<FileInfo>, Error> {
-        self.is_writing(id);
+        self.note_write(id);
         self.writing(|open| {
             if data.len() > INLINE_UPLOAD_MAX {
                 return refresh_or_send(open, id, data, ttl);
@@ -218,7 +218,7 @@ impl Connection {
     /// # Errors
     /// Those of the database.
     pub fn refresh(&mut self, id: &FileId, ttl: Duration) -> Result<Refreshed, Error> {
-        self.is_writing(id);
+        self.note_write(id);
         self.writing(|open| {
             let row = open.query_one(REFRESH_FILE, &[&id.as_str(), &ttl.as_secs_f64()])?;
             read_refreshed(&row)
@@ -268,7 +268,7 @@ impl Connection {
     /// # Errors
     /// Those of the database.
     pub fn extend(&mut self, id: &FileId, ttl: Duration) -> Result<Option<FileInfo>, Error> {
-        self.is_writing(id);
+        self.note_write(id);
         self.writing(|open| info(open.query_opt(EXTEND_FILE, &[&id.as_str(), &ttl.as_secs_f64()])?))
     }
 }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::deadline::{Overdue, Patience};
-use super::error::{Error, Remedy};
-use super::open::OpenConnection;
-use super::replicas::Replicas;
+use super::shared::Replicas;
+use crate::db::deadline::{Overdue, Patience};
+use crate::db::error::{Error, Remedy};
+use crate::db::open::OpenConnection;
 
 /// Why work on a replica came to nothing.
 pub(super) enum Setback {

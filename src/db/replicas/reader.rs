@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::open::OpenConnection;
-use super::replica_connection::{ReplicaConnection, Setback};
-use super::replicas::{Outcome, Replicas};
+use super::connection::{ReplicaConnection, Setback};
+use super::shared::{Outcome, Replicas};
+use crate::db::open::OpenConnection;
 
 /// The connection of a thread to its own replica or, while that is left out, to another one.
-pub(super) struct Reader {
+pub(in crate::db) struct Reader {
     replicas: Arc<Replicas>,
     /// The number of the thread's own replica.
     own: usize,
@@ -16,7 +16,7 @@ pub(super) struct Reader {
 
 impl Reader {
     /// For a new thread.
-    pub(super) fn new(replicas: &Arc<Replicas>) -> Reader {
+    pub(in crate::db) fn new(replicas: &Arc<Replicas>) -> Reader {
         Reader {
             own: replicas.first_of_next_reader(),
             replicas: replicas.clone(),

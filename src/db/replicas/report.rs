@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::connection::Connection;
-use super::replica_connection::{ReplicaConnection, Setback};
-use super::replica_lag::{Facts, Primary};
-use super::replica_standing::{PROMOTED, Verdict};
+use super::connection::{ReplicaConnection, Setback};
+use super::lag::{Facts, Primary};
+use super::standing::{PROMOTED, Verdict};
+use crate::db::connection::Connection;
 use crate::quantity;
 
 /// What was found out about a replica.

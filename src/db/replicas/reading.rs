@@ -1,10 +1,10 @@
 //! Reading files: on a replica if there is one, and on the primary if the replica doesn't have
 //! them.
 
-use super::connection::{Connection, OpenConnection};
-use super::error::Error;
-use super::replica_ids::Route;
-use super::replicas::Outcome;
+use super::ids::Route;
+use super::shared::Outcome;
+use crate::db::connection::{Connection, OpenConnection};
+use crate::db::error::Error;
 use crate::protocol::file_id::FileId;
 
 impl Connection {
@@ -13,7 +13,7 @@ impl Connection {
     ///
     /// # Errors
     /// Those of the primary, if it had to be asked.
-    pub(super) fn reading<T>(
+    pub(in crate::db) fn reading<T>(
         &mut self,
         id: &FileId,
         work: impl Fn(&mut OpenConnection) -> Result<T, postgres::Error>,
@@ -60,7 +60,7 @@ impl Connection {
     }
 
     /// Notes that a file is about to be written, so that its next readers see it as it is then.
-    pub(super) fn is_writing(&self, id: &FileId) {
+    pub(in crate::db) fn note_write(&self, id: &FileId) {
         if let Some(replicas) = &self.database.replicas {
             replicas.written(id);
         }

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::blocked::Removed;
-use super::connection::Connection;
-use super::database::Database;
-use super::deadline::Patience;
-use super::error::Error;
-use super::replica_connection::{ReplicaConnection, Setback};
-use super::replica_lag::Facts;
-use super::replicas::Replicas;
+use super::connection::{ReplicaConnection, Setback};
+use super::lag::Facts;
+use super::shared::Replicas;
+use crate::db::blocked::Removed;
+use crate::db::connection::Connection;
+use crate::db::database::Database;
+use crate::db::deadline::Patience;
+use crate::db::error::Error;
 
 /// How often the primary and each replica are asked.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -7,8 +7,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::open::OpenConnection;
-use super::replica_standing::Verdict;
+use super::standing::Verdict;
+use crate::db::open::OpenConnection;
 
 /// How far a replica may be behind the primary. A replica on a sound network is behind by
 /// milliseconds, and a minute is what clients may take to learn that a file was extended.

@@ -1,21 +1,21 @@
 //! The replicas of the database, of which files are read: what all threads know of them.
 //!
 //! Only a replica that was found to follow the primary closely is asked
-//! ([`replica_watch`](super::replica_watch)), so that one that is away costs requests nothing. One
+//! ([`watch`](super::watch)), so that one that is away costs requests nothing. One
 //! that fails while it is asked is left out for a while, and the primary answers instead.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::deadline::{Deadlines, Patience};
-use super::error::Error;
-use super::lineage::Lineage;
-use super::open::OpenConnection;
-use super::replica_ids::{LatestIds, Route};
-use super::replica_lag::{Facts, Primary};
-use super::replica_standing::{News, Standing, Verdict};
-use super::settings::Settings;
+use super::ids::{LatestIds, Route};
+use super::lag::{Facts, Primary};
+use super::standing::{News, Standing, Verdict};
+use crate::db::deadline::{Deadlines, Patience};
+use crate::db::error::Error;
+use crate::db::lineage::Lineage;
+use crate::db::open::OpenConnection;
+use crate::db::settings::Settings;
 use crate::lock::lock;
 use crate::protocol::file_id::FileId;
 
@@ -74,7 +74,7 @@ struct Replica {
 
 impl Replicas {
     /// The hosts of these settings. No connection is made yet.
-    pub(super) fn new(
+    pub(in crate::db) fn new(
         settings: &Settings,
         session: &'static str,
         deadlines: Arc<Deadlines>,
@@ -185,7 +185,7 @@ impl Replicas {
     }
 
     /// Notes that the primary has answered a statement.
-    pub(super) fn primary_answered(&self) {
+    pub(in crate::db) fn primary_answered(&self) {
         lock(&self.primary).answered(Instant::now());
     }
 
