@@ -2,7 +2,7 @@
 //!
 //! One thread asks the primary each second how far its log goes, and one for each replica whether
 //! that has followed ([`watch`], [`lag`]). What they find, and failures of requests, decide whether a
-//! replica is used (`standing`). A request reads by `reading`.
+//! replica is used ([`standing`]). A request reads by [`reading`].
 
 mod connection;
 mod ids;
