@@ -151,18 +151,22 @@ impl Connection {
         }
         let mut retries = RetryState::new(may_reconnect);
         loop {
+            self.leave_old_primary();
             let open = match &mut self.open {
                 Some(open) => open,
                 None => self.open.insert(self.database.connect()?),
             };
             let (result, overdue) = open.run(work, self.patience, self.asked);
             let is_unreplicated = open.is_unreplicated();
+            let is_old_primary = self.leave_old_primary();
             if overdue != Overdue::No {
                 // A cancellation that comes late must not meet the next statement.
                 self.open = None;
             }
             let error = match result {
                 _ if is_unreplicated => return Err(self.unreplicated()),
+                // What an old primary has told or taken counts for nothing.
+                Ok(_) if is_old_primary => return Err(old_primary()),
                 Ok(result) => {
                     self.database.answered();
                     return Ok(result);
@@ -181,6 +185,17 @@ impl Connection {
             }
             log::debug!("a statement is tried again: {}", describe(&error));
         }
+    }
+
+    /// Closes the connection if it leads to an old primary. Returns whether it did.
+    fn leave_old_primary(&mut self) -> bool {
+        let is_old = |open: &OpenConnection| self.database.has_newer_primary(open.timeline);
+        let is_old = self.open.as_ref().is_some_and(is_old);
+        if is_old {
+            log::debug!("a connection to an old primary is closed");
+            self.open = None;
+        }
+        is_old
     }
 
     /// The remedy for an error. The connection is closed, or its prepared statements are
@@ -259,6 +274,10 @@ impl Connection {
         self.patience = patience;
         tried
     }
+}
+
+fn old_primary() -> Error {
+    Error::Unavailable("the database was an old primary".into())
 }
 
 fn read_only() -> Error {

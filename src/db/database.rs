@@ -109,6 +109,11 @@ impl Database {
         }
     }
 
+    /// Whether a primary was seen that has replaced the one of this timeline.
+    pub(super) fn has_newer_primary(&self, timeline: i64) -> bool {
+        self.lineage.has_passed(timeline)
+    }
+
     /// Whether the database lacks space, as far as the latest writes have shown. Deleting may help
     /// then.
     pub(super) fn is_full(&self) -> bool {

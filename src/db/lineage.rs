@@ -3,7 +3,9 @@
 //! After a fail-over the old primary may come back, writable, as the first host of `database.url`.
 //! What is written to it then is lost when it is made a stand-by. PostgreSQL numbers timelines: a
 //! promotion begins a new one. So the highest timeline that was seen is remembered, with the
-//! identifier that a cluster and its stand-bys share, and a primary of a lower one is refused.
+//! identifier that a cluster and its stand-bys share, and a primary of a lower one is refused. A
+//! connection that was made before a higher timeline was seen is used no more: the old primary may
+//! have been frozen, or cut off from the others.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -77,20 +79,27 @@ impl Lineage {
         }
     }
 
-    /// Whether a database may be used.
+    /// Whether a higher timeline was seen since [`admit`](Self::admit) has returned this one.
+    pub(super) fn has_passed(&self, timeline: i64) -> bool {
+        self.lock()
+            .highest
+            .is_some_and(|highest| highest.timeline > timeline)
+    }
+
+    /// Whether a database may be used. Returns the highest timeline that was seen.
     ///
     /// # Errors
     /// A sentence why it may not, which is logged if it is new.
-    pub(super) fn admit(&self, host: &str, position: Position) -> Result<(), String> {
+    pub(super) fn admit(&self, host: &str, position: Position) -> Result<i64, String> {
         self.saw(position);
         let mut seen = self.lock();
         let place = |position: Position| (position.system, position.timeline);
         let is_elsewhere = |highest: &Position| place(*highest) != place(position);
         let Some(highest) = seen.highest.filter(is_elsewhere) else {
-            return Ok(());
+            return Ok(position.timeline);
         };
         if position.is_stand_by && position.system == highest.system {
-            return Ok(());
+            return Ok(highest.timeline);
         }
         let reason = if position.system == highest.system {
             format!(
@@ -141,7 +150,8 @@ mod tests {
             is_stand_by: true,
             ..at(7, 1)
         };
-        assert!(lineage.admit("d", behind).is_ok(), "it follows");
+        assert_eq!(lineage.admit("d", behind), Ok(4), "it follows");
+        assert!(lineage.has_passed(3) && !lineage.has_passed(4));
         let other = lineage.admit("c", at(8, 9)).expect_err("another cluster");
         assert!(other.contains("another cluster"));
     }

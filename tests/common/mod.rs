@@ -6,6 +6,7 @@
 
 mod client;
 mod cluster;
+mod failover;
 mod github;
 mod load;
 mod onion;
