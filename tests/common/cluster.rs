@@ -270,8 +270,10 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.keeper.is_some() {
-            // A test that fails may have left it stopped.
-            self.signal("CONT");
+            // A test that fails may have left it stopped, or may fail because it has ended.
+            if self.data().join("postmaster.pid").exists() {
+                self.signal("CONT");
+            }
             self.tell("end");
         } else {
             let _ = std::fs::remove_dir_all(&self.folder);

@@ -92,12 +92,12 @@ impl Cluster {
     }
 }
 
-/// The processes whose working directory is that folder.
-fn processes_in(folder: &Path) -> Vec<u32> {
+/// The processes whose working directory is that folder or below it.
+pub fn processes_in(folder: &Path) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").expect("Linux").flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let is_there = |pid: &u32| {
-        std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|place| place == folder)
+        std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|place| place.starts_with(folder))
     };
     pids.filter(is_there).collect()
 }

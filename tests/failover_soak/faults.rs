@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::clients::Site;
+use crate::common::acknowledged::Site;
 use crate::common::{Server, signal};
 use crate::group::{Group, NAMES};
 use crate::takes_uploads;

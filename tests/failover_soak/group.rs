@@ -24,6 +24,17 @@ const SETTINGS: [&str; 3] = [
     "wal_retrieve_retry_interval = '500ms'",
 ];
 
+/// The lines of each node's log that are shown if the test fails.
+const LOG_LINES: usize = 40;
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{}", self.logs());
+        }
+    }
+}
+
 impl Group {
     /// A primary and two stand-bys.
     pub fn start(is_synchronous: bool) -> Group {
@@ -48,6 +59,17 @@ impl Group {
             node.alter_system(&format!("synchronous_standby_names = '{ANY}'"));
         }
         group
+    }
+
+    /// The end of each node's log.
+    fn logs(&self) -> String {
+        let log = |node: &Cluster| {
+            let log = std::fs::read_to_string(node.folder().join("log")).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
+        };
+        let logs: Vec<String> = self.nodes.iter().map(log).collect();
+        logs.join("\n\n")
     }
 
     /// The `database.url` that names all nodes.

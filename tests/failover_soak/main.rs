@@ -8,21 +8,21 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-mod clients;
 mod faults;
 mod group;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use clients::{Seen, Site, Stored, client, fault_of};
+use common::acknowledged::{Site, client};
 use common::{Server, config_folder, eventually, under_load};
 use faults::Soak;
 use group::Group;
-use session_file_server::protocol::keys::ServerKeys;
 
 /// The number of clients.
 const CLIENTS: u64 = 6;
+/// Each byte of the servers' key.
+const KEY: u8 = 5;
 /// The time between two faults.
 const BETWEEN_FAULTS: Duration = Duration::from_secs(3);
 
@@ -41,14 +41,9 @@ fn nothing_that_was_acknowledged_is_lost_in_a_failover() {
     println!("SOAK_SEED={seed}, synchronous: {is_synchronous}");
     let group = Group::start(is_synchronous);
     let folder = config_folder("", "");
-    let site = Site {
-        addresses: [0, 1]
-            .map(|number| format!("unix:{}/{number}", folder.path().display()))
-            .to_vec(),
-        public_key: *ServerKeys::from_secrets(&[5; 32], None).pairs()[0].public(),
-        seen: Seen::new().into(),
-    };
-    std::fs::write(folder.path().join("key"), hex::encode([5; 32])).expect("writable");
+    let address = |number| format!("unix:{}/{number}", folder.path().display());
+    let site = Site::new((0..2).map(address).collect(), KEY);
+    std::fs::write(folder.path().join("key"), hex::encode([KEY; 32])).expect("writable");
     let mut soak = Soak::new(group, &site, folder.path(), seed);
     let deadline = Instant::now() + Duration::from_secs(seconds);
     let lost = under_load(
@@ -65,20 +60,16 @@ fn run(soak: &mut Soak, site: &Site, is_synchronous: bool, deadline: Instant) ->
     let (mut lost, mut checked) = (0, 0);
     while Instant::now() < deadline {
         std::thread::sleep(BETWEEN_FAULTS);
-        {
-            let mut seen = site.seen.lock().expect("no panic");
-            seen.uploads.begin();
-            seen.reads.begin();
-        }
+        site.seen.lock().expect("no panic").begin();
         let fault = soak.draw();
         let told = soak.suffer(fault);
         soak.wait_until_well();
         let seen = site.seen.lock().expect("no panic");
-        let (uploads, reads) = (seen.uploads.longest(), seen.reads.longest());
+        let (uploads, reads) = (seen.service.uploads.longest(), seen.service.reads.longest());
         let (at, number) = (seen.started.elapsed().as_secs(), seen.stored.len());
         drop(seen);
         soak.note(fault, uploads, reads);
-        let gone = missing(&soak.servers[0], site, checked, number);
+        let gone = site.forget_missing(0, checked, number);
         println!(
             "{at:5} s  {:<38} {:5.1} s without uploads, {:5.1} s without reads; {} files were \
              lost of {}; {told}",
@@ -93,26 +84,10 @@ fn run(soak: &mut Soak, site: &Site, is_synchronous: bool, deadline: Instant) ->
         lost += gone.len();
     }
     let number = site.seen.lock().expect("no panic").stored.len();
-    let gone = missing(&soak.servers[1], site, 0, number);
+    let gone = site.forget_missing(1, 0, number);
     println!("at the end {} of {number} files are missing", gone.len());
     assert!(!is_synchronous || gone.is_empty(), "{gone:?}");
     lost + gone.len()
-}
-
-/// The files with the numbers `from` to `to` that aren't there as they were acknowledged, with what
-/// is wrong. The clients forget them.
-fn missing(server: &Server, site: &Site, from: usize, to: usize) -> Vec<(Stored, String)> {
-    let files = site.seen.lock().expect("no panic").stored[from..to].to_vec();
-    let mut connection = server.connect();
-    let faulty = files.into_iter().filter_map(|stored| {
-        let fault = fault_of(&stored, &mut connection)?;
-        Some((stored, fault))
-    });
-    let faulty: Vec<_> = faulty.collect();
-    let mut seen = site.seen.lock().expect("no panic");
-    seen.stored
-        .retain(|stored| !faulty.iter().any(|(other, _)| other.id == stored.id));
-    faulty
 }
 
 fn report(soak: &Soak, site: &Site, lost: usize, is_synchronous: bool) {

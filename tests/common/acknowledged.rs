@@ -1,15 +1,19 @@
-//! Clients that upload, extend and read, and what they have seen.
+//! Clients that upload, extend and read for as long as a test runs, and what was acknowledged to
+//! them.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use session_file_server::protocol::keys::ServerKeys;
 use session_file_server::protocol::onion::client::v4_plaintext;
 
-use crate::common::{Connection, Reply, bytes, new_exchange, nonce};
+use super::{Connection, Reply, bytes, eventually, new_exchange, nonce};
 
 /// The pause of a client between two requests.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Counted as a status, if there is nothing to ask for yet.
+const NOTHING: u16 = 1;
 /// The life that is asked for at the upload, seconds; extending asks for more.
 const LIFE: u64 = 24 * 3600;
 
@@ -27,6 +31,8 @@ pub struct Site {
 pub struct Stored {
     pub seed: u64,
     pub id: String,
+    /// The number of the server that acknowledged it.
+    pub server: usize,
     /// The latest time that the server said it expires, seconds since 1970.
     pub expires: f64,
 }
@@ -41,26 +47,49 @@ pub struct Seen {
     pub statuses: BTreeMap<(&'static str, u16), u64>,
     /// Files that were answered 404 once, with the time in seconds since the start.
     pub missing: Vec<(String, f64)>,
-    pub uploads: Service,
-    pub reads: Service,
+    /// What the servers together did, and what each did.
+    pub service: Service,
+    pub service_of: Vec<Service>,
+}
+
+/// How requests were answered.
+pub struct Service {
+    pub asked: u64,
+    /// Those that weren't answered 200.
+    pub failed: u64,
+    /// How long no upload and no read were answered 200.
+    pub uploads: Working,
+    pub reads: Working,
+}
+
+impl Service {
+    fn new() -> Service {
+        Service {
+            asked: 0,
+            failed: 0,
+            uploads: Working::new(),
+            reads: Working::new(),
+        }
+    }
 }
 
 /// How long nothing was answered 200.
-pub struct Service {
+pub struct Working {
     last: Instant,
     longest: Duration,
 }
 
-impl Service {
+impl Working {
+    fn new() -> Working {
+        Working {
+            last: Instant::now(),
+            longest: Duration::ZERO,
+        }
+    }
+
     fn works(&mut self) {
         self.longest = self.longest.max(self.last.elapsed());
         self.last = Instant::now();
-    }
-
-    /// Begins anew.
-    pub fn begin(&mut self) {
-        self.last = Instant::now();
-        self.longest = Duration::ZERO;
     }
 
     /// The longest time without service since the beginning.
@@ -70,11 +99,8 @@ impl Service {
 }
 
 impl Seen {
-    pub fn new() -> Seen {
-        let service = || Service {
-            last: Instant::now(),
-            longest: Duration::ZERO,
-        };
+    /// For so many servers.
+    pub fn of(servers: usize) -> Seen {
         Seen {
             started: Instant::now(),
             stored: Vec::new(),
@@ -82,9 +108,16 @@ impl Seen {
             extended: 0,
             statuses: BTreeMap::new(),
             missing: Vec::new(),
-            uploads: service(),
-            reads: service(),
+            service: Service::new(),
+            service_of: (0..servers).map(|_| Service::new()).collect(),
         }
+    }
+
+    /// Measures the time without service from now on.
+    pub fn begin(&mut self) {
+        let servers = self.service_of.len();
+        self.service = Service::new();
+        self.service_of = (0..servers).map(|_| Service::new()).collect();
     }
 
     fn now(&self) -> f64 {
@@ -107,16 +140,20 @@ fn file(seed: u64) -> Vec<u8> {
 pub fn client(number: u64, site: &Site) -> impl FnMut(u64) {
     move |count| {
         let seed = (number << 32) | count;
-        let address = &site.addresses[(number + count) as usize % site.addresses.len()];
+        // Ten requests to one server, then ten to the next.
+        let server = (number / 2 + count / 10) as usize % site.addresses.len();
         let kind = if number % 3 == 2 { 9 } else { count % 10 };
         let (what, status) = match kind {
-            0..=2 => ("upload", upload(seed, address, site)),
-            3 => ("onion upload", upload_by_onion(seed, address, site)),
-            4 => ("extend", extend(count, address, site)),
-            _ => ("read", read(count, address, site)),
+            0..=2 => ("upload", upload(seed, server, site)),
+            3 => ("onion upload", upload_by_onion(seed, server, site)),
+            4 => ("extend", extend(count, server, site)),
+            _ => ("read", read(count, server, site)),
         };
         let mut seen = site.seen.lock().expect("no panic");
         *seen.statuses.entry((what, status)).or_default() += 1;
+        let service = &mut seen.service_of[server];
+        service.asked += 1;
+        service.failed += u64::from(status != 200 && status != NOTHING);
         drop(seen);
         std::thread::sleep(PAUSE);
     }
@@ -135,43 +172,51 @@ fn ask(
     answer.map_or((0, Vec::new()), |answer| (answer.status, answer.body))
 }
 
-fn upload(seed: u64, address: &str, site: &Site) -> u16 {
+fn upload(seed: u64, server: usize, site: &Site) -> u16 {
     let file = file(seed);
     let headers = [("X-FS-TTL", &*LIFE.to_string())];
-    let (status, body) = ask(address, "POST", "/file", &headers, &file);
+    let (status, body) = ask(&site.addresses[server], "POST", "/file", &headers, &file);
     if status == 200 {
         let answer = serde_json::from_slice(&body).expect("JSON");
-        note(seed, &file, &answer, site);
+        note(seed, &file, &answer, server, site);
     }
     status
 }
 
-fn upload_by_onion(seed: u64, address: &str, site: &Site) -> u16 {
+fn upload_by_onion(seed: u64, server: usize, site: &Site) -> u16 {
     let file = bytes(seed, 20_000);
     let exchange = new_exchange(&site.public_key, None);
     let plaintext = v4_plaintext("POST", "/file", &[], Some(&file));
     let request = exchange.seal(&plaintext, nonce()).expect("sealed");
-    let (status, body) = ask(address, "POST", "/oxen/v4/lsrpc", &[], &request);
+    let (status, body) = ask(
+        &site.addresses[server],
+        "POST",
+        "/oxen/v4/lsrpc",
+        &[],
+        &request,
+    );
     if status != 200 {
         return status;
     }
     let reply = Reply::read(&exchange.open(body).expect("encrypted for us"));
     if reply.status == 200 {
-        note(seed, &file, &reply.json(), site);
+        note(seed, &file, &reply.json(), server, site);
     }
     reply.status
 }
 
 /// Notes an upload that was acknowledged.
-fn note(seed: u64, file: &[u8], answer: &serde_json::Value, site: &Site) {
+fn note(seed: u64, file: &[u8], answer: &serde_json::Value, server: usize, site: &Site) {
     let mut seen = site.seen.lock().expect("no panic");
     seen.stored.push(Stored {
         seed,
         id: answer["id"].as_str().expect("an id").to_string(),
+        server,
         expires: answer["expires"].as_f64().expect("a time"),
     });
     seen.bytes += file.len() as u64;
-    seen.uploads.works();
+    seen.service.uploads.works();
+    seen.service_of[server].uploads.works();
 }
 
 /// One of the files that are there; one of the latest, every other time.
@@ -184,13 +229,19 @@ fn any(count: u64, site: &Site) -> Option<(usize, Stored)> {
     Some((index, seen.stored[index].clone()))
 }
 
-fn extend(count: u64, address: &str, site: &Site) -> u16 {
+fn extend(count: u64, server: usize, site: &Site) -> u16 {
     let Some((_, stored)) = any(count, site) else {
-        return 1;
+        return NOTHING;
     };
     let life = (LIFE * (2 + count % 18)).to_string();
     let path = format!("/file/{}/extend", stored.id);
-    let (status, body) = ask(address, "POST", &path, &[("X-FS-TTL", &life)], b"");
+    let (status, body) = ask(
+        &site.addresses[server],
+        "POST",
+        &path,
+        &[("X-FS-TTL", &life)],
+        b"",
+    );
     let mut seen = site.seen.lock().expect("no panic");
     if status == 200 {
         let answer: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
@@ -208,15 +259,22 @@ fn extend(count: u64, address: &str, site: &Site) -> u16 {
     status
 }
 
-fn read(count: u64, address: &str, site: &Site) -> u16 {
+fn read(count: u64, server: usize, site: &Site) -> u16 {
     let Some((_, stored)) = any(count, site) else {
-        return 1;
+        return NOTHING;
     };
-    let (status, body) = ask(address, "GET", &format!("/file/{}", stored.id), &[], b"");
+    let (status, body) = ask(
+        &site.addresses[server],
+        "GET",
+        &format!("/file/{}", stored.id),
+        &[],
+        b"",
+    );
     assert!(status != 200 || is_content(&stored, &body), "{stored:?}");
     let mut seen = site.seen.lock().expect("no panic");
     if status == 200 {
-        seen.reads.works();
+        seen.service.reads.works();
+        seen.service_of[server].reads.works();
     } else if status == 404 {
         let at = seen.now();
         seen.missing.push((stored.id, at));
@@ -229,19 +287,57 @@ fn is_content(stored: &Stored, body: &[u8]) -> bool {
     body == file(stored.seed) || body == bytes(stored.seed, 20_000)
 }
 
+/// The answer at a server that may be restarting, or have other clients' work to do.
+fn ask_until_answered(address: &str, path: &str) -> (u16, Vec<u8>) {
+    let mut answer = (0, Vec::new());
+    eventually("an answer", || {
+        answer = ask(address, "GET", path, &[], b"");
+        !matches!(answer.0, 0 | 503)
+    });
+    answer
+}
+
 /// What is wrong with a file that was acknowledged, asked for at one of the servers.
-pub fn fault_of(stored: &Stored, connection: &mut Connection) -> Option<String> {
+fn fault_of(stored: &Stored, address: &str) -> Option<String> {
     let path = format!("/file/{}", stored.id);
-    let answer = connection.request("GET", &path, &[], b"");
-    if answer.status != 200 {
-        return Some(format!("it is answered {}", answer.status));
+    let (status, body) = ask_until_answered(address, &path);
+    if status != 200 {
+        return Some(format!("it is answered {status}"));
     }
-    if !is_content(stored, &answer.body) {
+    if !is_content(stored, &body) {
         return Some("it has other bytes".into());
     }
-    let info = connection.request("GET", &format!("{path}/info"), &[], b"");
+    let (_, info) = ask_until_answered(address, &format!("{path}/info"));
+    let info: serde_json::Value = serde_json::from_slice(&info).expect("JSON");
     // The database's times have microseconds, and the answer's fewer digits.
-    let expires = info.number("expires");
+    let expires = info["expires"].as_f64().unwrap_or_default();
     (expires < stored.expires - 0.01)
         .then(|| format!("it expires at {expires}, {} was said", stored.expires))
+}
+
+impl Site {
+    /// Servers that use a key which is the same byte everywhere.
+    pub fn new(addresses: Vec<String>, key: u8) -> Site {
+        Site {
+            public_key: *ServerKeys::from_secrets(&[key; 32], None).pairs()[0].public(),
+            seen: Seen::of(addresses.len()).into(),
+            addresses,
+        }
+    }
+
+    /// The acknowledged files with the numbers `from` to `to` that aren't there at a server as they
+    /// were acknowledged, with what is wrong. The clients forget them.
+    pub fn forget_missing(&self, server: usize, from: usize, to: usize) -> Vec<(Stored, String)> {
+        let files = self.seen.lock().expect("no panic").stored[from..to].to_vec();
+        let address = &self.addresses[server];
+        let faulty = files.into_iter().filter_map(|stored| {
+            let fault = fault_of(&stored, address)?;
+            Some((stored, fault))
+        });
+        let faulty: Vec<_> = faulty.collect();
+        let mut seen = self.seen.lock().expect("no panic");
+        let is_faulty = |id: &str| faulty.iter().any(|(stored, _)| stored.id == id);
+        seen.stored.retain(|stored| !is_faulty(&stored.id));
+        faulty
+    }
 }
