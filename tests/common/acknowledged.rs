@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use session_file_server::protocol::keys::ServerKeys;
 use session_file_server::protocol::onion::client::v4_plaintext;
 
+use super::service::Service;
 use super::{Connection, Reply, bytes, eventually, new_exchange, nonce};
 
 /// The pause of a client between two requests.
@@ -50,52 +51,6 @@ pub struct Seen {
     /// What the servers together did, and what each did.
     pub service: Service,
     pub service_of: Vec<Service>,
-}
-
-/// How requests were answered.
-pub struct Service {
-    pub asked: u64,
-    /// Those that weren't answered 200.
-    pub failed: u64,
-    /// How long no upload and no read were answered 200.
-    pub uploads: Working,
-    pub reads: Working,
-}
-
-impl Service {
-    fn new() -> Service {
-        Service {
-            asked: 0,
-            failed: 0,
-            uploads: Working::new(),
-            reads: Working::new(),
-        }
-    }
-}
-
-/// How long nothing was answered 200.
-pub struct Working {
-    last: Instant,
-    longest: Duration,
-}
-
-impl Working {
-    fn new() -> Working {
-        Working {
-            last: Instant::now(),
-            longest: Duration::ZERO,
-        }
-    }
-
-    fn works(&mut self) {
-        self.longest = self.longest.max(self.last.elapsed());
-        self.last = Instant::now();
-    }
-
-    /// The longest time without service since the beginning.
-    pub fn longest(&self) -> Duration {
-        self.longest.max(self.last.elapsed())
-    }
 }
 
 impl Seen {

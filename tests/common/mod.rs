@@ -15,6 +15,7 @@ mod pooler;
 pub mod raw;
 mod sandbox;
 mod server;
+mod service;
 mod signing;
 mod web;
 
