@@ -86,3 +86,35 @@ fn what_an_old_primary_commits_late_is_not_acknowledged() {
     assert_eq!(files_of(&second, &database), 10);
     drop(first);
 }
+
+#[test]
+fn what_a_frozen_primary_commits_when_it_thaws_is_not_acknowledged() {
+    let (first, database, second, server) = pair();
+    first.signal("STOP");
+    let files: Vec<Vec<u8>> = (0..8).map(|seed| bytes(700 + seed, 1_000)).collect();
+    let acknowledged: Vec<String> = std::thread::scope(|scope| {
+        let server = &server;
+        let uploads: Vec<_> = files
+            .iter()
+            .map(|file| scope.spawn(move || server.post("/file", file)))
+            .collect();
+        second.promote();
+        // Longer than a silence that is suspicious, and shorter than one that is given up.
+        std::thread::sleep(std::time::Duration::from_secs(3));
+        first.signal("CONT");
+        let answers = uploads.into_iter().map(|it| it.join().expect("an answer"));
+        let stored = answers.filter(|answer| answer.status == 200);
+        let id = |answer: common::Response| answer.json()["id"].as_str().map(ToString::to_string);
+        stored.filter_map(id).collect()
+    });
+    drop(server);
+    let url = second.url(&database.name);
+    let mut client = postgres::Client::connect(&url, postgres::NoTls).expect("it runs");
+    for id in acknowledged {
+        let row = client.query_opt("SELECT FROM files WHERE id = $1", &[&id]);
+        assert!(
+            row.expect("a table").is_some(),
+            "{id} is on the old primary"
+        );
+    }
+}

@@ -3,18 +3,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::deadline::{Overdue, Patience};
 use super::error::{Error, Remedy, describe};
 use super::reader::Reader;
 use super::retry::RetryState;
-use super::settings::Settings;
+use super::settings::{NO_TIMELINE, Settings};
 use super::writes::Refusal;
 
 pub(super) use super::database::Database;
 pub(super) use super::open::OpenConnection;
 
+/// How long work may take before the other hosts are asked whether one of them is the primary now.
+/// Frozen databases are replaced after some seconds, and nearly all work takes milliseconds.
+const SILENCE: Duration = Duration::from_secs(2);
 /// Selects whether the database takes no writes now.
 const SELECT_READ_ONLY: &str = "SELECT current_setting('transaction_read_only')::bool";
 /// Commits a transaction without any effect, which needs no privilege. The message gives the
@@ -156,8 +159,12 @@ impl Connection {
                 Some(open) => open,
                 None => self.open.insert(self.database.connect()?),
             };
+            let (began, timeline) = (Instant::now(), open.timeline);
             let (result, overdue) = open.run(work, self.patience, self.asked);
             let is_unreplicated = open.is_unreplicated();
+            if began.elapsed() > SILENCE && timeline != NO_TIMELINE {
+                self.database.look_after_silence();
+            }
             let is_old_primary = self.leave_old_primary();
             if overdue != Overdue::No {
                 // A cancellation that comes late must not meet the next statement.

@@ -8,6 +8,7 @@
 //! have been frozen, or cut off from the others.
 
 use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use postgres::Client;
 
@@ -49,10 +50,15 @@ impl Position {
     }
 }
 
+/// How long a look at all hosts tells enough: those who wait for one need no look of their own.
+const LOOK_LASTS: Duration = Duration::from_secs(1);
+
 /// What was seen of the databases.
 #[derive(Debug, Default)]
 pub(super) struct Lineage {
     seen: Mutex<Seen>,
+    /// When the latest look at all hosts because of a silence began. Locked during the look.
+    look: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -60,12 +66,27 @@ struct Seen {
     highest: Option<Position>,
     /// The host and the position that were refused last. They are logged already.
     refused: Option<(String, Position)>,
+    /// Whether all hosts are to be looked at before the next connection is made.
+    must_look: bool,
 }
 
 impl Lineage {
-    /// Whether no database was seen yet.
-    pub(super) fn is_unknown(&self) -> bool {
-        self.lock().highest.is_none()
+    /// Whether all hosts are to be looked at before a connection is made: none was seen yet, or
+    /// [`look_again`](Self::look_again) wants it.
+    pub(super) fn must_look(&self) -> bool {
+        let mut seen = self.lock();
+        std::mem::take(&mut seen.must_look) || seen.highest.is_none()
+    }
+
+    /// Lets `connect` make a connection that looks at all hosts first, unless another thread has
+    /// just done so.
+    pub(super) fn look_again(&self, connect: impl FnOnce()) {
+        let mut look = lock(&self.look);
+        if look.is_none_or(|began| began.elapsed() > LOOK_LASTS) {
+            *look = Some(Instant::now());
+            self.lock().must_look = true;
+            connect();
+        }
     }
 
     /// Notes a database without using it.
@@ -138,9 +159,15 @@ mod tests {
             timeline,
             is_stand_by: false,
         };
-        assert!(lineage.is_unknown());
+        assert!(lineage.must_look());
         assert!(lineage.admit("a", at(7, 1)).is_ok());
         assert!(lineage.admit("b", at(7, 1)).is_ok());
+        assert!(!lineage.must_look());
+        let mut looks = 0;
+        lineage.look_again(|| looks += 1);
+        assert!(lineage.must_look() && !lineage.must_look());
+        lineage.look_again(|| looks += 1);
+        assert_eq!(looks, 1, "the look lasts");
         lineage.saw(at(7, 3));
         lineage.saw(at(8, 9));
         assert!(lineage.admit("a", at(7, 2)).is_err());

@@ -196,7 +196,7 @@ impl Settings {
         let Some(hosts) = hosts else {
             return self.connect_to(driver, begin);
         };
-        if lineage.is_unknown() {
+        if lineage.must_look() {
             self.look_at_all(&hosts, begin, lineage);
         }
         let mut last = Error::Unavailable("there is no host".into());
