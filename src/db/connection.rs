@@ -3,18 +3,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::deadline::{Overdue, Patience};
 use super::error::{Error, Remedy, describe};
 use super::replicas::Reader;
 use super::retry::RetryState;
-use super::settings::Settings;
+use super::settings::{NO_TIMELINE, Settings};
 use super::writes::Refusal;
 
 pub(super) use super::database::Database;
 pub(super) use super::open::OpenConnection;
 
+/// How long work may take before the other hosts are asked whether one of them is the primary now.
+/// Frozen databases are replaced after some seconds, and nearly all work takes milliseconds.
+const SILENCE: Duration = Duration::from_secs(2);
 /// Selects whether the database takes no writes now.
 const SELECT_READ_ONLY: &str = "SELECT current_setting('transaction_read_only')::bool";
 /// Commits a transaction without any effect, which needs no privilege. The message gives the
@@ -151,18 +154,26 @@ impl Connection {
         }
         let mut retries = RetryState::new(may_reconnect);
         loop {
+            self.leave_old_primary();
             let open = match &mut self.open {
                 Some(open) => open,
                 None => self.open.insert(self.database.connect()?),
             };
+            let (began, timeline) = (Instant::now(), open.timeline);
             let (result, overdue) = open.run(work, self.patience, self.asked);
             let is_unreplicated = open.is_unreplicated();
+            if began.elapsed() > SILENCE && timeline != NO_TIMELINE {
+                self.database.look_after_silence();
+            }
+            let is_old_primary = self.leave_old_primary();
             if overdue != Overdue::No {
                 // A cancellation that comes late must not meet the next statement.
                 self.open = None;
             }
             let error = match result {
                 _ if is_unreplicated => return Err(self.unreplicated()),
+                // What an old primary has told or taken counts for nothing.
+                Ok(_) if is_old_primary => return Err(old_primary()),
                 Ok(result) => {
                     self.database.answered();
                     return Ok(result);
@@ -181,6 +192,17 @@ impl Connection {
             }
             log::debug!("a statement is tried again: {}", describe(&error));
         }
+    }
+
+    /// Closes the connection if it leads to an old primary. Returns whether it did.
+    fn leave_old_primary(&mut self) -> bool {
+        let is_old = |open: &OpenConnection| self.database.has_newer_primary(open.timeline);
+        let is_old = self.open.as_ref().is_some_and(is_old);
+        if is_old {
+            log::debug!("a connection to an old primary is closed");
+            self.open = None;
+        }
+        is_old
     }
 
     /// The remedy for an error. The connection is closed, or its prepared statements are
@@ -259,6 +281,10 @@ impl Connection {
         self.patience = patience;
         tried
     }
+}
+
+fn old_primary() -> Error {
+    Error::Unavailable("the database was an old primary".into())
 }
 
 fn read_only() -> Error {

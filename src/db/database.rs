@@ -109,6 +109,17 @@ impl Database {
         }
     }
 
+    /// Whether a primary was seen that has replaced the one of this timeline.
+    pub(super) fn has_newer_primary(&self, timeline: i64) -> bool {
+        self.lineage.has_passed(timeline)
+    }
+
+    /// Looks at all hosts for a newer primary, after one was silent. If it was frozen meanwhile,
+    /// another may have been promoted.
+    pub(super) fn look_after_silence(&self) {
+        self.lineage.look_again(|| drop(self.connect()));
+    }
+
     /// Whether the database lacks space, as far as the latest writes have shown. Deleting may help
     /// then.
     pub(super) fn is_full(&self) -> bool {

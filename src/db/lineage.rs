@@ -3,9 +3,12 @@
 //! After a fail-over the old primary may come back, writable, as the first host of `database.url`.
 //! What is written to it then is lost when it is made a stand-by. PostgreSQL numbers timelines: a
 //! promotion begins a new one. So the highest timeline that was seen is remembered, with the
-//! identifier that a cluster and its stand-bys share, and a primary of a lower one is refused.
+//! identifier that a cluster and its stand-bys share, and a primary of a lower one is refused. A
+//! connection that was made before a higher timeline was seen is used no more: the old primary may
+//! have been frozen, or cut off from the others.
 
 use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use postgres::Client;
 
@@ -47,10 +50,15 @@ impl Position {
     }
 }
 
+/// How long a look at all hosts tells enough: those who wait for one need no look of their own.
+const LOOK_LASTS: Duration = Duration::from_secs(1);
+
 /// What was seen of the databases.
 #[derive(Debug, Default)]
 pub(super) struct Lineage {
     seen: Mutex<Seen>,
+    /// When the latest look at all hosts because of a silence began. Locked during the look.
+    look: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -58,12 +66,27 @@ struct Seen {
     highest: Option<Position>,
     /// The host and the position that were refused last. They are logged already.
     refused: Option<(String, Position)>,
+    /// Whether all hosts are to be looked at before the next connection is made.
+    must_look: bool,
 }
 
 impl Lineage {
-    /// Whether no database was seen yet.
-    pub(super) fn is_unknown(&self) -> bool {
-        self.lock().highest.is_none()
+    /// Whether all hosts are to be looked at before a connection is made: none was seen yet, or
+    /// [`look_again`](Self::look_again) wants it.
+    pub(super) fn must_look(&self) -> bool {
+        let mut seen = self.lock();
+        std::mem::take(&mut seen.must_look) || seen.highest.is_none()
+    }
+
+    /// Lets `connect` make a connection that looks at all hosts first, unless another thread has
+    /// just done so.
+    pub(super) fn look_again(&self, connect: impl FnOnce()) {
+        let mut look = lock(&self.look);
+        if look.is_none_or(|began| began.elapsed() > LOOK_LASTS) {
+            *look = Some(Instant::now());
+            self.lock().must_look = true;
+            connect();
+        }
     }
 
     /// Notes a database without using it.
@@ -77,20 +100,27 @@ impl Lineage {
         }
     }
 
-    /// Whether a database may be used.
+    /// Whether a higher timeline was seen since [`admit`](Self::admit) has returned this one.
+    pub(super) fn has_passed(&self, timeline: i64) -> bool {
+        self.lock()
+            .highest
+            .is_some_and(|highest| highest.timeline > timeline)
+    }
+
+    /// Whether a database may be used. Returns the highest timeline that was seen.
     ///
     /// # Errors
     /// A sentence why it may not, which is logged if it is new.
-    pub(super) fn admit(&self, host: &str, position: Position) -> Result<(), String> {
+    pub(super) fn admit(&self, host: &str, position: Position) -> Result<i64, String> {
         self.saw(position);
         let mut seen = self.lock();
         let place = |position: Position| (position.system, position.timeline);
         let is_elsewhere = |highest: &Position| place(*highest) != place(position);
         let Some(highest) = seen.highest.filter(is_elsewhere) else {
-            return Ok(());
+            return Ok(position.timeline);
         };
         if position.is_stand_by && position.system == highest.system {
-            return Ok(());
+            return Ok(highest.timeline);
         }
         let reason = if position.system == highest.system {
             format!(
@@ -129,9 +159,15 @@ mod tests {
             timeline,
             is_stand_by: false,
         };
-        assert!(lineage.is_unknown());
+        assert!(lineage.must_look());
         assert!(lineage.admit("a", at(7, 1)).is_ok());
         assert!(lineage.admit("b", at(7, 1)).is_ok());
+        assert!(!lineage.must_look());
+        let mut looks = 0;
+        lineage.look_again(|| looks += 1);
+        assert!(lineage.must_look() && !lineage.must_look());
+        lineage.look_again(|| looks += 1);
+        assert_eq!(looks, 1, "the look lasts");
         lineage.saw(at(7, 3));
         lineage.saw(at(8, 9));
         assert!(lineage.admit("a", at(7, 2)).is_err());
@@ -141,7 +177,8 @@ mod tests {
             is_stand_by: true,
             ..at(7, 1)
         };
-        assert!(lineage.admit("d", behind).is_ok(), "it follows");
+        assert_eq!(lineage.admit("d", behind), Ok(4), "it follows");
+        assert!(lineage.has_passed(3) && !lineage.has_passed(4));
         let other = lineage.admit("c", at(8, 9)).expect_err("another cluster");
         assert!(other.contains("another cluster"));
     }

@@ -1,5 +1,6 @@
 //! An open connection to the database, with its prepared statements.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,7 @@ use postgres::{Client, CopyInWriter, IsolationLevel, NoTls, Row, RowIter, Statem
 use super::deadline::{Deadlines, Overdue, Patience, Watched};
 use super::error::{Error, Remedy};
 use super::lineage::Lineage;
-use super::settings::{Begin, Settings};
+use super::settings::{Begin, NO_TIMELINE, Settings};
 
 /// How long a connection may take to prove, after an unknown error, that it still works.
 const VALIDITY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -36,6 +37,8 @@ pub(super) struct OpenConnection {
     is_unreplicated: Arc<AtomicBool>,
     /// The state by which statements that take too long are ended.
     pub(super) watched: Arc<Watched>,
+    /// The highest timeline that was seen when the connection was made.
+    pub(super) timeline: i64,
 }
 
 impl OpenConnection {
@@ -59,6 +62,7 @@ impl OpenConnection {
                     noted.store(true, Ordering::SeqCst);
                 }
             }),
+            timeline: Cell::new(NO_TIMELINE),
         };
         let client = settings.connect_with(&begin, lineage);
         let client = client.map_err(|error| match watched.end() {
@@ -86,6 +90,7 @@ impl OpenConnection {
             is_out_of_sync: false,
             is_unreplicated,
             watched,
+            timeline: begin.timeline.get(),
         })
     }
 

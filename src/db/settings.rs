@@ -1,6 +1,7 @@
 //! The parsed and checked `database.url` or `database.read_url`, and connecting with it.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,7 +67,12 @@ pub(super) struct Begin {
     pub(super) watched: Arc<Watched>,
     /// What gets the notices and warnings that the database sends.
     pub(super) notice: Arc<dyn Fn(DbError) + Send + Sync>,
+    /// Gets the highest timeline that was seen when the connection was admitted.
+    pub(super) timeline: Cell<i64>,
 }
+
+/// The timeline of a connection whose place among others is unknown: none is higher.
+pub(super) const NO_TIMELINE: i64 = i64::MAX;
 
 /// The parameters that the driver supports, and of which it matters whether they are given.
 const GIVEN: [&str; 2] = ["target_session_attrs", "sslnegotiation"];
@@ -178,6 +184,7 @@ impl Settings {
             session: "",
             watched: Arc::new(Watched::new(Patience::Unlimited)),
             notice: Arc::new(|_| ()),
+            timeline: Cell::new(NO_TIMELINE),
         };
         self.connect_to(self.with_password()?, &begin)
     }
@@ -189,15 +196,16 @@ impl Settings {
         let Some(hosts) = hosts else {
             return self.connect_to(driver, begin);
         };
-        if lineage.is_unknown() {
+        if lineage.must_look() {
             self.look_at_all(&hosts, begin, lineage);
         }
         let mut last = Error::Unavailable("there is no host".into());
         for (name, host) in hosts {
             let admitted = self.connect_to(host, begin).and_then(|mut client| {
                 let position = Position::of(&mut client);
-                let admitted = position.map_or(Ok(()), |at| lineage.admit(&name, at));
-                admitted.map(|()| client).map_err(Error::Unavailable)
+                let admitted = position.map_or(Ok(NO_TIMELINE), |at| lineage.admit(&name, at));
+                begin.timeline.set(admitted.map_err(Error::Unavailable)?);
+                Ok(client)
             });
             match admitted {
                 Ok(client) => return Ok(client),

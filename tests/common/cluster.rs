@@ -18,7 +18,7 @@ use super::{eventually, free_port, signal};
 const KEEPER: &str = r#"
     "$@" >>"$0/log" 2>&1 </dev/null & pid=$!
     word=end; read -r word || word=end
-    case $word in crash) kill -QUIT $pid ;; *) kill -INT $pid ;; esac
+    case $word in crash) kill -QUIT $pid 2>/dev/null ;; *) kill -INT $pid ;; esac
     wait $pid
     [ "$word" = end ] && rm -rf "$0"
     echo ended
@@ -98,14 +98,27 @@ impl Cluster {
 
     /// A cluster that follows this one, read-only until it is promoted.
     pub fn stand_by(&self) -> Cluster {
+        self.stand_by_with(false, &[])
+    }
+
+    /// The same with settings of its own, each as `name=value`.
+    pub fn stand_by_with(&self, durable: bool, settings: &[&str]) -> Cluster {
         let mut cluster = Cluster::in_new_folder();
-        let mut copy = as_owner(&tool("pg_basebackup"));
-        copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync"]);
-        copy.args(["--username=tester", "--host"]).arg(&self.folder);
-        copy.arg("--pgdata").arg(cluster.data());
-        succeed(&mut copy);
+        cluster.durable = durable;
+        cluster.settings = settings.iter().map(ToString::to_string).collect();
+        cluster.copy(self);
         cluster.resume();
         cluster
+    }
+
+    /// Copies another cluster as a stand-by of it into this one's folder, which has no data.
+    pub(super) fn copy(&self, primary: &Cluster) {
+        let mut copy = as_owner(&tool("pg_basebackup"));
+        copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync"]);
+        copy.args(["--username=tester", "--host"])
+            .arg(&primary.folder);
+        copy.arg("--pgdata").arg(self.data());
+        succeed(&mut copy);
     }
 
     /// Promotes a stand-by, so that it takes writes.
@@ -143,12 +156,17 @@ impl Cluster {
         &self.folder
     }
 
-    fn data(&self) -> PathBuf {
+    pub(super) fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
 
     /// Starts the server of this cluster.
     pub fn resume(&mut self) {
+        self.resume_with(&[]);
+    }
+
+    /// The same with settings, each as `name=value`, that hold until it ends.
+    pub fn resume_with(&mut self, settings: &[&str]) {
         let postgres = as_owner(&tool("postgres"));
         let sockets = format!("unix_socket_directories={}", self.folder.display());
         let (address, port) = (self.port.map_or("", |_| "127.0.0.1"), self.port());
@@ -174,7 +192,8 @@ impl Cluster {
         ] {
             keeper.args(["-c", setting]);
         }
-        for setting in &self.settings {
+        let own = self.settings.iter().map(String::as_str);
+        for setting in own.chain(settings.iter().copied()) {
             keeper.args(["-c", setting]);
         }
         keeper.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -251,8 +270,10 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.keeper.is_some() {
-            // A test that fails may have left it stopped.
-            self.signal("CONT");
+            // A test that fails may have left it stopped, or may fail because it has ended.
+            if self.data().join("postmaster.pid").exists() {
+                self.signal("CONT");
+            }
             self.tell("end");
         } else {
             let _ = std::fs::remove_dir_all(&self.folder);
@@ -331,7 +352,7 @@ pub fn tool(name: &str) -> PathBuf {
 
 /// A command that runs `program`, as the user `postgres` if we are root, because PostgreSQL refuses
 /// root.
-fn as_owner(program: &Path) -> Command {
+pub(super) fn as_owner(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);
     }

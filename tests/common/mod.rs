@@ -4,8 +4,10 @@
 // Every test program uses a part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod acknowledged;
 mod client;
 mod cluster;
+mod failover;
 mod github;
 mod load;
 mod onion;
@@ -13,6 +15,7 @@ mod pooler;
 pub mod raw;
 mod sandbox;
 mod server;
+mod service;
 mod signing;
 mod web;
 
@@ -20,6 +23,7 @@ use std::time::{Duration, Instant};
 
 pub use client::{Connection, Response};
 pub use cluster::{Cluster, Database, is_root, succeed, tool};
+pub use failover::processes_in;
 pub use github::{GitHub, Script};
 pub use load::under_load;
 pub use onion::{Onion, Reply, bencoded, new_exchange, nonce};
@@ -29,10 +33,15 @@ pub use signing::sign;
 pub use web::{Setup, Web, free_port, open_to_all};
 
 /// Waits until `condition` holds; the test fails if it doesn't for a minute.
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    within(Duration::from_secs(60), what, condition);
+}
+
+/// Waits until `condition` holds; the test fails if it doesn't for that time.
+pub fn within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + limit;
     while !condition() {
-        assert!(Instant::now() < deadline, "not within a minute: {what}");
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

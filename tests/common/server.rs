@@ -273,6 +273,11 @@ impl Server {
         (status.expect("ended"), self.log())
     }
 
+    /// Waits until the server has ended after a signal.
+    pub fn wait(&mut self) {
+        self.child.wait().expect("a child");
+    }
+
     pub fn kill(&mut self) {
         self.child.kill().expect("a child");
         self.child.wait().expect("a child");
