@@ -48,6 +48,7 @@ need_root_for() {
 # the others are packages.
 # - When Debian's PostgreSQL is installed, it makes a cluster that listens on port 5432. Nobody
 #   asked for it here: a file of ours prevents it, and is removed afterwards.
+# - Debian's PgBouncer starts a service on port 6432. Nobody asked for that either.
 # - A umask of 077 would make /etc/ssl/certs unreadable for everybody else.
 # - apt's error messages go to a file, because there are dozens without a network.
 # shellcheck disable=SC2016 # The shell that root starts expands it.
@@ -58,8 +59,9 @@ export LC_ALL=C.UTF-8
 where=$1 action=$2
 shift 2
 no_cluster=/etc/postgresql-common/createcluster.d/session-file-server.conf
+no_service=
 errors=$(mktemp) || exit 1
-trap "rm -f $errors $no_cluster" EXIT
+trap "rm -f $errors $no_cluster \$no_service" EXIT
 trap "exit 1" HUP INT QUIT TERM
 apt() {
     apt-get -o Acquire::Retries=1 -o Acquire::http::Timeout=15 -o Acquire::https::Timeout=15 \
@@ -73,6 +75,13 @@ install)
         mkdir -p "${no_cluster%/*}"
         echo "create_main_cluster = false" >"$no_cluster"
     esac
+    case " $* " in *" pgbouncer "*)
+        if ! [ -e /usr/sbin/policy-rc.d ]; then
+            no_service=/usr/sbin/policy-rc.d
+            printf "#!/bin/sh\nexit 101\n" >"$no_service"
+            chmod 755 "$no_service"
+        fi
+    esac
     # On a terminal apt itself says how much it fetches.
     [ "$where" = terminal ] ||
         apt --assume-no install "$@" | grep -E "^(Need to get|After this operation)" >&2
@@ -80,6 +89,9 @@ install)
         grep "^E: " "$errors" | head -n 1 >&2
         exit 1
     }
+    case " $* " in *" pgbouncer "*)
+        ! command -v systemctl >/dev/null || systemctl disable --quiet pgbouncer 2>/dev/null || true
+    esac
 esac
 '
 
@@ -217,6 +229,16 @@ c_compiler_works() {
 
 # Some tests use curl as their client.
 need_curl() { command -v curl >/dev/null || install curl; }
+# The tests behind PgBouncer are skipped without it.
+want_pgbouncer() {
+    [ ! -x /usr/sbin/pgbouncer ] && ! command -v pgbouncer >/dev/null || return 0
+    if command -v apt-get >/dev/null && { is_root || sudo -n true 2>/dev/null; }; then
+        install pgbouncer
+        say "PgBouncer was installed without its service; if you want that: systemctl enable --now pgbouncer"
+    else
+        say "there is no pgbouncer; tests/poolers.rs is skipped"
+    fi
+}
 need_openssl() { command -v openssl >/dev/null || install openssl; }
 
 # Fetches the libraries from crates.io, unless they are there already.

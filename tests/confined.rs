@@ -128,7 +128,8 @@ fn without_proc_the_start_says_what_is_missing_and_the_server_serves() {
         .find(|line| line.starts_with("Max open files"));
     let soft = descriptors.and_then(|line| line.split_whitespace().nth(3));
     let soft: u32 = soft.expect("a limit").parse().expect("digits");
-    assert!(soft <= 3 * 1024 + 64, "{soft}");
+    // Those of the database's connections are among them.
+    assert!(soft <= 3 * 1024 + 64 + 60, "{soft}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use common::{BINARY, Cluster, Connection, Database, Server, bytes, eventually};
+use session_file_server::db::CONNECTION_DESCRIPTORS;
 
 #[test]
 fn an_outage_is_answered_503_and_service_resumes_by_itself() {
@@ -408,4 +409,27 @@ fn a_lack_of_descriptors_for_a_connection_is_over_when_there_are_some() {
     eventually("the database is asked again", || {
         server.get("/health").status == 200
     });
+}
+
+/// The server leaves so many for each of its connections when it reckons how many clients there may
+/// be.
+#[test]
+fn a_connection_takes_as_many_descriptors_as_are_reckoned() {
+    let server = Server::start(&Database::new());
+    let mut connection = server.connect();
+    let found = connection.request("GET", "/", &[], b"");
+    assert!(found.status > 0);
+    // Now and then the server has some more for a moment.
+    let least = || {
+        let count = |_| {
+            std::thread::sleep(Duration::from_millis(50));
+            let all = std::fs::read_dir(format!("/proc/{}/fd", server.pid()));
+            all.expect("it runs").count()
+        };
+        (0..30).map(count).min().expect("a count")
+    };
+    let before = least();
+    // The first `/health` needs a new connection to the database.
+    assert_eq!(connection.request("GET", "/health", &[], b"").status, 200);
+    assert_eq!(least() - before, CONNECTION_DESCRIPTORS);
 }

@@ -10,6 +10,7 @@ use common::{
     Cluster, Database, Onion, Reply, Response, Server, bytes, config_folder, eventually,
     new_exchange, nonce, run,
 };
+use postgres::{Client, NoTls};
 use session_file_server::protocol::onion::client::v4_plaintext;
 
 /// Waits until a statement waits for the stand-by, and cancels the wait.
@@ -348,4 +349,40 @@ fn an_old_primary_that_comes_back_is_refused() {
         .expect("it runs")
         .query("SELECT FROM files", &[]);
     assert_eq!(rows.expect("they are there").len(), 23);
+}
+
+/// A database that only speaks PostgreSQL's protocol, or whose functions are forbidden, doesn't tell
+/// on which timeline it is.
+#[test]
+fn hosts_that_tell_no_timeline_are_not_all_asked_at_each_connection() {
+    let clusters = [(); 2].map(|()| Cluster::with(false, &["log_connections=on"]));
+    for cluster in &clusters {
+        let administrator = || Client::connect(&cluster.url("postgres"), NoTls);
+        let mut administrator = administrator().expect("PostgreSQL runs");
+        for statement in [
+            "CREATE ROLE files LOGIN",
+            "CREATE DATABASE files OWNER files",
+        ] {
+            administrator.batch_execute(statement).expect("allowed");
+        }
+        let mut inside = Client::connect(&cluster.url("files"), NoTls).expect("it is there");
+        let forbid = "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC";
+        inside.batch_execute(forbid).expect("allowed");
+    }
+    let [first, second] = &clusters;
+    let (one, other) = (first.folder().display(), second.folder().display());
+    let url = format!("host={one},{other} user=files dbname=files");
+    let server = Server::try_with(&url, "workers = 2").expect("it listens");
+    for round in 0..5 {
+        server.upload(&bytes(round, 100));
+        let mut administrator = Client::connect(&first.url("postgres"), NoTls).expect("it runs");
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'files'";
+        administrator.batch_execute(end).expect("allowed");
+    }
+    let connections = |cluster: &Cluster| {
+        let log = std::fs::read_to_string(cluster.folder().join("log")).expect("a log");
+        log.matches("connection authorized: user=files").count()
+    };
+    assert!(connections(first) > 5, "{}", connections(first));
+    assert_eq!(connections(second), 1);
 }

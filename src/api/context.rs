@@ -75,7 +75,7 @@ impl Wrapping {
 /// the log.
 pub fn database_error(error: &db::Error) -> Response {
     match error {
-        db::Error::Unavailable(reason) | db::Error::Refused(reason) => {
+        db::Error::Unavailable(reason) | db::Error::Refused(reason) | db::Error::Pooler(reason) => {
             log::debug!("answered 503: {reason}");
             Response::unavailable()
         }

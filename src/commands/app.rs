@@ -23,6 +23,9 @@ use crate::statistics::Statistics;
 use crate::stop::Stop;
 use crate::{buffer, systemd, upkeep};
 
+/// The connections of a server beside those of its workers: the timer's, the probe's, and one for a
+/// moment that shows whether a pooler shares sessions.
+const OTHER_CONNECTIONS: usize = 3;
 /// The pause between two attempts to prepare a database that was away at the start.
 const SCHEMA_RETRY: Duration = Duration::from_secs(1);
 /// The same for a database that is empty and read-only.
@@ -178,6 +181,10 @@ impl Service for App {
         buffer::release_unused();
     }
 
+    fn descriptors(&self) -> usize {
+        descriptors(&self.config)
+    }
+
     fn held_bytes(&self) -> usize {
         self.cache.bytes()
     }
@@ -224,6 +231,14 @@ impl Service for App {
             }
         }
     }
+}
+
+/// The descriptors of a server's database connections. With replicas each worker has a second one,
+/// and each thread that watches them its own.
+pub fn descriptors(config: &Config) -> usize {
+    let replicas = config.replicas.as_ref();
+    let to_replicas = replicas.map_or(0, |all| config.workers + all.watching_threads());
+    db::CONNECTION_DESCRIPTORS * (config.workers + OTHER_CONNECTIONS + to_replicas)
 }
 
 /// A request that waits for its turn to write.

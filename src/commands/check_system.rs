@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::app;
 use super::explain::explain;
 use crate::config::{Config, Shares};
 use crate::db::{Capacity, Database, ReplicaReport, ReplicaState};
@@ -100,7 +101,7 @@ fn check(config: &Config, facts: &Facts) -> Vec<Finding> {
         connections(config, facts),
         own_memory(&shares, &facts.limits),
         shared_memory(config, &shares, facts),
-        descriptors(facts.descriptors),
+        descriptors(config, facts.descriptors),
         disk(config, facts),
     ];
     findings.extend(facts.replicas.iter().map(replica));
@@ -214,14 +215,15 @@ fn shared_memory(config: &Config, shares: &Shares, facts: &Facts) -> Finding {
     ))
 }
 
-fn descriptors(limit: Option<u64>) -> Finding {
-    let enough = server::ENOUGH_DESCRIPTORS as u64;
+fn descriptors(config: &Config, limit: Option<u64>) -> Finding {
+    let of_service = app::descriptors(config);
+    let enough = server::enough_descriptors(of_service) as u64;
     match limit {
         Some(limit) if limit < enough => Err(format!(
             "descriptors: this process may have {}, which is enough for {} clients at once; raise \
              the limit (LimitNOFILE= of systemd, ulimit -n) to {enough}",
             number(limit),
-            server::affordable_connections(limit as usize)
+            server::affordable_connections(limit as usize, of_service)
         )),
         Some(limit) => Ok(format!(
             "descriptors: {enough} at most, of {}",
@@ -372,7 +374,12 @@ mod tests {
         assert_misfit(
             "",
             &few,
-            "descriptors: this process may have 1,024, which is enough for 320 clients",
+            "descriptors: this process may have 1,024, which is enough for 301 clients",
+        );
+        assert_misfit(
+            "workers = 11\nmemory = 100_000_000",
+            &few,
+            "descriptors: this process may have 1,024, which is enough for 296 clients",
         );
         let settings = "files.max_total_size = 100_000_000_000";
         assert_misfit(settings, &facts(), "disk: with files.max_total_size of 100");

@@ -18,6 +18,9 @@ pub fn explain(error: &db::Error, config: &Config) -> String {
         db::Error::Layout(text) => {
             format!("the database {name} can't be used as it is: {text}")
         }
+        db::Error::Pooler(text) => {
+            format!("the database {name} can't be used through its pooler: {text}")
+        }
         db::Error::Busy(text) => format!(
             "the tables of the database {name} can't be changed now: {text}; repeat this when \
              that has ended"

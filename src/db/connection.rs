@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::deadline::{Overdue, Patience};
 use super::error::{Error, Remedy, describe};
+use super::pooling;
 use super::replicas::Reader;
 use super::retry::RetryState;
 use super::settings::{NO_TIMELINE, Settings};
@@ -14,6 +15,10 @@ use super::writes::Refusal;
 
 pub(super) use super::database::Database;
 pub(super) use super::open::OpenConnection;
+
+/// The descriptors of a connection: its socket, our duplicate of it, and three of the driver's
+/// runtime (two for epoll, one that wakes it).
+pub const CONNECTION_DESCRIPTORS: usize = 5;
 
 /// How long work may take before the other hosts are asked whether one of them is the primary now.
 /// Frozen databases are replaced after some seconds, and nearly all work takes milliseconds.
@@ -112,7 +117,7 @@ impl Connection {
         }
         let began = Instant::now();
         self.refusal = None;
-        let done = self.repeatable(work);
+        let done = self.repeatable(|open| open.writing(&work));
         match (&done, self.refusal.take()) {
             (Ok(_), _) => database.took_write(),
             // Others have succeeded meanwhile: this write alone waits for something, perhaps for
@@ -212,8 +217,10 @@ impl Connection {
             return Remedy::None;
         };
         let remedy = open.remedy(error);
-        if remedy == Remedy::Reconnect || open.has_ended() {
+        if remedy == Remedy::Reconnect || open.has_ended() || pooling::is_of_statements(error) {
+            // If it was a pooler that has lost statements, the next connection shows it.
             self.open = None;
+            self.database.examine_again();
         } else if remedy == Remedy::PrepareAgain {
             open.forget_statements();
         }

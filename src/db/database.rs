@@ -1,7 +1,7 @@
 //! What all connections to the database share: its settings, and what is known of its state.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::deadline::{Deadlines, Patience};
@@ -10,24 +10,18 @@ use super::lineage::Lineage;
 use super::open::OpenConnection;
 use super::outage::Outage;
 use super::replicas::Replicas;
+use super::session::{self, SessionSettings};
 use super::settings::Settings;
 use super::writes::{Refusal, Writes};
-
-/// The session settings of a server's connections, in addition to those of [`Settings::connect`]:
-/// no statement may run for long, or wait for a lock for long. `enable_seqscan` is off, because a
-/// plan made while the table was empty would read the whole table when it has grown (measured:
-/// until autovacuum has analyzed the table, 1,200 files of 1 KB per second among 20,000, instead of
-/// 14,000). `jit` is off, because without `enable_seqscan` PostgreSQL overestimates the cost of a
-/// statement that must read a whole table, and would compile it.
-pub(super) const SERVER_SESSION_SETTINGS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '3s'; \
-     SET enable_seqscan = off; SET jit = off";
 
 /// The database, as all connections of the program share it.
 #[derive(Debug)]
 pub struct Database {
     pub(super) settings: Settings,
-    /// The statements that each connection runs first.
-    session: &'static str,
+    /// The further settings of each session.
+    session: SessionSettings,
+    /// Whether two connections were seen to have a session each since one was last lost.
+    is_examined: AtomicBool,
     outage: Outage,
     pub(super) writes: Writes,
     deadlines: Arc<Deadlines>,
@@ -41,30 +35,31 @@ pub struct Database {
 impl Database {
     /// The database of a server. It isn't connected yet.
     pub fn new(settings: Settings) -> Arc<Database> {
-        Database::with_session(settings, SERVER_SESSION_SETTINGS)
+        Database::with_session(settings, session::SERVER)
     }
 
     /// The database of a server, and those replicas of it of which files are read.
     pub fn with_replicas(settings: Settings, replicas: Option<&Settings>) -> Arc<Database> {
-        let database = Database::unshared(settings, SERVER_SESSION_SETTINGS);
+        let database = Database::unshared(settings, session::SERVER);
         let deadlines = &database.deadlines;
-        let replicas = replicas
-            .map(|settings| Replicas::new(settings, SERVER_SESSION_SETTINGS, deadlines.clone()));
+        let replicas =
+            replicas.map(|settings| Replicas::new(settings, session::SERVER, deadlines.clone()));
         Arc::new(Database {
             replicas: replicas.map(Arc::new),
             ..database
         })
     }
 
-    /// A database whose connections run the statements `session` first.
-    pub(super) fn with_session(settings: Settings, session: &'static str) -> Arc<Database> {
+    /// A database whose sessions have these further settings.
+    pub(super) fn with_session(settings: Settings, session: SessionSettings) -> Arc<Database> {
         Arc::new(Database::unshared(settings, session))
     }
 
-    fn unshared(settings: Settings, session: &'static str) -> Database {
+    fn unshared(settings: Settings, session: SessionSettings) -> Database {
         Database {
             settings,
             session,
+            is_examined: AtomicBool::new(false),
             outage: Outage::new(),
             writes: Writes::default(),
             deadlines: Arc::default(),
@@ -91,6 +86,12 @@ impl Database {
     /// Whether the database takes writes, as far as the latest ones have shown.
     pub fn takes_writes(&self) -> bool {
         self.writes.work(Instant::now())
+    }
+
+    /// Has the next connection examined together with a second one. A pooler may have come between,
+    /// or be set otherwise.
+    pub(super) fn examine_again(&self) {
+        self.is_examined.store(false, Ordering::SeqCst);
     }
 
     /// Notes that a connection has failed.
@@ -165,9 +166,12 @@ impl Database {
         if !self.outage.may_connect() {
             return Err(Error::Unavailable("the database is away".into()));
         }
+        // One at a time opens a second connection.
+        let with_second = !self.is_examined.swap(true, Ordering::SeqCst);
         let opened = OpenConnection::connect(
             &self.settings,
             self.session,
+            with_second,
             &self.deadlines,
             &self.lineage,
             Patience::Request,
@@ -180,6 +184,7 @@ impl Database {
                 Ok(open)
             }
             Err(error) => {
+                self.examine_again();
                 self.lost(&error);
                 Err(error)
             }

@@ -4,6 +4,9 @@ use std::fmt;
 
 use postgres::error::{DbError, Severity};
 
+/// What PgBouncer says to settings in the option `options`.
+const UNSUPPORTED_PARAMETER: &str = "unsupported startup parameter";
+
 /// An error of the database. Its text is for the operator's log.
 #[derive(Debug)]
 pub enum Error {
@@ -16,6 +19,9 @@ pub enum Error {
     Forbidden(String),
     /// The database has tables of an older server, or of another program.
     Layout(String),
+    /// A pooler stands before the database that the server, or this command, can't work with. The
+    /// operator must change that.
+    Pooler(String),
     /// Tables can't be changed now, because another program uses them.
     Busy(String),
     /// Any other error: a bug, or a database that was tampered with.
@@ -25,6 +31,14 @@ pub enum Error {
 impl Error {
     /// Classifies an error of an attempt to connect.
     pub(super) fn of_connecting(error: &postgres::Error) -> Error {
+        let answer = error.as_db_error().map(DbError::message);
+        if answer.is_some_and(|answer| answer.starts_with(UNSUPPORTED_PARAMETER)) {
+            return Error::Pooler(format!(
+                "{}; take options out of database.url, or let \
+                 PgBouncer drop them by ignore_startup_parameters = options",
+                describe(error)
+            ));
+        }
         match Error::of(error) {
             // An error of the driver: it doesn't support what the settings or PostgreSQL require.
             Error::Failed(text) if error.as_db_error().is_none() => Error::Refused(text),
@@ -58,8 +72,9 @@ impl Error {
         match cause.code().code() {
             // Timeout or cancelled, lock timeout, deadlock, serialization failure.
             "57014" | "55P03" | "40P01" | "40001" => Error::Unavailable(text),
-            // Unique violation, see [`Remedy::of`].
-            "23505" => Error::Unavailable(text),
+            // Unique violation; a prepared statement that is gone, or of which the name is taken. See
+            // [`Remedy::of`].
+            "23505" | "26000" | "42P05" => Error::Unavailable(text),
             // Read-only transaction: a standby that isn't promoted yet.
             "25006" => Error::Unavailable(text),
             // No such database; user unknown or not permitted; wrong password.
@@ -154,6 +169,7 @@ impl fmt::Display for Error {
             | Error::Refused(text)
             | Error::Forbidden(text)
             | Error::Layout(text)
+            | Error::Pooler(text)
             | Error::Busy(text)
             | Error::Failed(text) => f.write_str(text),
         }

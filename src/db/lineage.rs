@@ -14,6 +14,10 @@ use postgres::Client;
 
 use crate::lock::lock;
 
+/// How long it is remembered that no database told its position, so that not all of them are asked
+/// at each connection.
+const ASK_AGAIN: Duration = Duration::from_secs(600);
+
 /// Selects the identifier of the cluster, its timeline, and whether it is a stand-by. On a primary
 /// the name of the current WAL file begins with the timeline; on a stand-by the last checkpoint
 /// tells it. Every user may ask this.
@@ -68,14 +72,23 @@ struct Seen {
     refused: Option<(String, Position)>,
     /// Whether all hosts are to be looked at before the next connection is made.
     must_look: bool,
+    /// When all databases were asked of which none told its position.
+    silent: Option<Instant>,
 }
 
 impl Lineage {
-    /// Whether all hosts are to be looked at before a connection is made: none was seen yet, or
-    /// [`look_again`](Self::look_again) wants it.
-    pub(super) fn must_look(&self) -> bool {
+    /// Whether all hosts are to be looked at before a connection is made `now`: none was seen yet,
+    /// and they were not silent a while ago; or [`look_again`](Self::look_again) wants it.
+    pub(super) fn must_look(&self, now: Instant) -> bool {
         let mut seen = self.lock();
-        std::mem::take(&mut seen.must_look) || seen.highest.is_none()
+        let is_unknown =
+            seen.highest.is_none() && seen.silent.is_none_or(|at| now >= at + ASK_AGAIN);
+        std::mem::take(&mut seen.must_look) || is_unknown
+    }
+
+    /// Notes that there are databases, and that none tells its position.
+    pub(super) fn told_nothing(&self, now: Instant) {
+        self.lock().silent = Some(now);
     }
 
     /// Lets `connect` make a connection that looks at all hosts first, unless another thread has
@@ -153,19 +166,19 @@ mod tests {
 
     #[test]
     fn the_highest_timeline_of_the_one_cluster_is_admitted() {
-        let lineage = Lineage::default();
+        let (lineage, now) = (Lineage::default(), Instant::now());
         let at = |system, timeline| Position {
             system,
             timeline,
             is_stand_by: false,
         };
-        assert!(lineage.must_look());
+        assert!(lineage.must_look(now));
         assert!(lineage.admit("a", at(7, 1)).is_ok());
         assert!(lineage.admit("b", at(7, 1)).is_ok());
-        assert!(!lineage.must_look());
+        assert!(!lineage.must_look(now));
         let mut looks = 0;
         lineage.look_again(|| looks += 1);
-        assert!(lineage.must_look() && !lineage.must_look());
+        assert!(lineage.must_look(now) && !lineage.must_look(now));
         lineage.look_again(|| looks += 1);
         assert_eq!(looks, 1, "the look lasts");
         lineage.saw(at(7, 3));
@@ -181,5 +194,14 @@ mod tests {
         assert!(lineage.has_passed(3) && !lineage.has_passed(4));
         let other = lineage.admit("c", at(8, 9)).expect_err("another cluster");
         assert!(other.contains("another cluster"));
+    }
+
+    #[test]
+    fn databases_that_tell_nothing_are_left_alone_for_a_while() {
+        let (lineage, now) = (Lineage::default(), Instant::now());
+        assert!(lineage.must_look(now));
+        lineage.told_nothing(now);
+        assert!(!lineage.must_look(now + ASK_AGAIN / 2));
+        assert!(lineage.must_look(now + ASK_AGAIN));
     }
 }

@@ -8,15 +8,23 @@ use std::time::{Duration, Instant};
 
 use postgres::error::DbError;
 use postgres::types::ToSql;
-use postgres::{Client, CopyInWriter, IsolationLevel, NoTls, Row, RowIter, Statement, Transaction};
+use postgres::{
+    CancelToken, Client, CopyInWriter, IsolationLevel, NoTls, Row, RowIter, Statement, Transaction,
+};
 
 use super::deadline::{Deadlines, Overdue, Patience, Watched};
 use super::error::{Error, Remedy};
 use super::lineage::Lineage;
+use super::pooling::Pooling;
+use super::session::SessionSettings;
 use super::settings::{Begin, NO_TIMELINE, Settings};
 
 /// How long a connection may take to prove, after an unknown error, that it still works.
 const VALIDITY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Makes a transaction's commit wait as the operator has set it for the user, the database or the
+/// cluster. Another client of a pooler may have set something else in the session.
+const COMMIT_AS_SET: &str = "SET LOCAL synchronous_commit TO DEFAULT";
 
 /// Whether a notice says that the wait for a synchronous standby was cancelled: the transaction is
 /// committed here, but may be missing on the standby. Such a notice is recognised by its place in
@@ -27,10 +35,28 @@ fn is_cancelled_wait(notice: &DbError) -> bool {
     file.rsplit('/').next() == Some("syncrep.c")
 }
 
+/// Asks the database to cancel what a connection is doing. This has no answer, but TLS begins with
+/// one, for which the driver waits for ever if the database is frozen. So the request goes without
+/// TLS, unless TLS is required.
+fn cancel(token: &CancelToken, settings: &Settings) {
+    let is_sent = if settings.requires_tls() {
+        let connector = settings.connector();
+        connector.is_ok_and(|connector| token.cancel_query(connector).is_ok())
+    } else {
+        token.cancel_query(NoTls).is_ok()
+    };
+    if !is_sent {
+        log::debug!("a statement could not be cancelled");
+    }
+}
+
 /// An established connection, with its prepared statements.
 pub(super) struct OpenConnection {
     pub(super) client: Client,
     statements: HashMap<&'static str, Statement>,
+    pooling: Pooling,
+    /// Whether the work at hand writes what will be acknowledged.
+    is_writing: bool,
     /// Whether the driver no longer assigns the database's answers to the right statements.
     is_out_of_sync: bool,
     /// Whether the last work may be missing on a synchronous standby.
@@ -42,11 +68,13 @@ pub(super) struct OpenConnection {
 }
 
 impl OpenConnection {
-    /// Connects, and runs the statements `session` first. The connection is watched by `deadlines`,
-    /// with that `patience` while the database greets it.
+    /// Connects, with these session settings unless a pooler shares the session. With
+    /// `with_second`, another connection is opened for a moment to find that out. The connection is
+    /// watched by `deadlines`, with that `patience` while the database greets it.
     pub(super) fn connect(
         settings: &Settings,
-        session: &'static str,
+        session: SessionSettings,
+        with_second: bool,
         deadlines: &Arc<Deadlines>,
         lineage: &Lineage,
         patience: Patience,
@@ -56,6 +84,7 @@ impl OpenConnection {
         let watched = deadlines.watch(patience);
         let begin = Begin {
             session,
+            with_second,
             watched: watched.clone(),
             notice: Arc::new(move |notice| {
                 if is_cancelled_wait(&notice) {
@@ -64,29 +93,18 @@ impl OpenConnection {
             }),
             timeline: Cell::new(NO_TIMELINE),
         };
-        let client = settings.connect_with(&begin, lineage);
-        let client = client.map_err(|error| match watched.end() {
+        let connected = settings.connect_with(&begin, lineage);
+        let (client, pooling) = connected.map_err(|error| match watched.end() {
             Overdue::Closed => Error::Unavailable("it takes connections and says nothing".into()),
             _ => error,
         })?;
         let (token, settings) = (client.cancel_token(), settings.clone());
-        watched.ready(move || {
-            // A request to cancel has no answer, but TLS begins with one, for which the driver
-            // waits for ever if the database is frozen. So the request goes without TLS, unless TLS
-            // is required.
-            let cancelled = if settings.requires_tls() {
-                let connector = settings.connector();
-                connector.is_ok_and(|connector| token.cancel_query(connector).is_ok())
-            } else {
-                token.cancel_query(NoTls).is_ok()
-            };
-            if !cancelled {
-                log::debug!("a statement could not be cancelled");
-            }
-        });
+        watched.ready(move || cancel(&token, &settings));
         Ok(OpenConnection {
             client,
             statements: HashMap::new(),
+            pooling,
+            is_writing: false,
             is_out_of_sync: false,
             is_unreplicated,
             watched,
@@ -97,6 +115,40 @@ impl OpenConnection {
     /// Whether the last work may be missing on a synchronous standby.
     pub(super) fn is_unreplicated(&self) -> bool {
         self.is_unreplicated.load(Ordering::SeqCst)
+    }
+
+    /// Whether a pooler shares the session between transactions.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self.pooling, Pooling::Shared)
+    }
+
+    /// Runs `work`, which writes what will be acknowledged: its commits wait as the operator has set
+    /// it, whatever others have set in a shared session.
+    pub(super) fn writing<T>(
+        &mut self,
+        work: impl Fn(&mut OpenConnection) -> Result<T, postgres::Error>,
+    ) -> Result<T, postgres::Error> {
+        self.is_writing = true;
+        let done = work(self);
+        self.is_writing = false;
+        done
+    }
+
+    /// Whether the work at hand needs [`COMMIT_AS_SET`].
+    fn must_set_commit(&self) -> bool {
+        self.is_writing && self.is_shared()
+    }
+
+    /// Runs one statement in a transaction with [`COMMIT_AS_SET`].
+    fn commit_as_set<T>(
+        &mut self,
+        run: impl FnOnce(&mut Transaction) -> Result<T, postgres::Error>,
+    ) -> Result<T, postgres::Error> {
+        let mut transaction = self.client.transaction()?;
+        transaction.batch_execute(COMMIT_AS_SET)?;
+        let done = run(&mut transaction)?;
+        transaction.commit()?;
+        Ok(done)
     }
 
     /// Whether the connection can't be used any more.
@@ -144,6 +196,9 @@ impl OpenConnection {
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<Row>, postgres::Error> {
         let statement = self.statement(sql)?;
+        if self.must_set_commit() {
+            return self.commit_as_set(|transaction| transaction.query_opt(&statement, params));
+        }
         self.client.query_opt(&statement, params)
     }
 
@@ -153,6 +208,9 @@ impl OpenConnection {
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<Row, postgres::Error> {
         let statement = self.statement(sql)?;
+        if self.must_set_commit() {
+            return self.commit_as_set(|transaction| transaction.query_one(&statement, params));
+        }
         self.client.query_one(&statement, params)
     }
 
@@ -181,6 +239,9 @@ impl OpenConnection {
         params: &[&(dyn ToSql + Sync)],
     ) -> Result<u64, postgres::Error> {
         let statement = self.statement(sql)?;
+        if self.must_set_commit() {
+            return self.commit_as_set(|transaction| transaction.execute(&statement, params));
+        }
         self.client.execute(&statement, params)
     }
 
@@ -203,10 +264,14 @@ impl OpenConnection {
     ) -> Result<Option<T>, postgres::Error> {
         let statement = self.statement(sql)?;
         let watched = self.watched.clone();
+        let must_set_commit = self.must_set_commit();
         let begin = self.client.build_transaction();
         let mut transaction = begin
             .isolation_level(IsolationLevel::ReadCommitted)
             .start()?;
+        if must_set_commit {
+            transaction.batch_execute(COMMIT_AS_SET)?;
+        }
         watched.progress();
         let Some(content) = before(&mut transaction, &watched)? else {
             transaction.rollback()?;

@@ -15,12 +15,10 @@ use super::distribution::is_distributed;
 use super::error::Error;
 use super::identifier::quoted;
 use super::locks;
+use super::session;
 use super::settings::Settings;
 use super::tls::Connector;
 use crate::lock::lock;
-
-/// The session settings of the connection that builds the index, which may take hours.
-const REBUILD_SESSION_SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = 0";
 
 /// Takes the lock that is held while the ids are rebuilt. Its number is random, so that no other
 /// program uses it.
@@ -156,7 +154,7 @@ impl Canceller {
 impl Database {
     /// A database for [`Connection::rebuild_ids`]. Its connections have no timeout for statements.
     pub fn for_rebuild(settings: Settings) -> Arc<Database> {
-        Database::with_session(settings, REBUILD_SESSION_SETTINGS)
+        Database::with_session(settings, session::REBUILD)
     }
 }
 
@@ -164,8 +162,10 @@ impl Connection {
     /// Plans a rebuild of the ids.
     ///
     /// # Errors
-    /// [`Error::Layout`] if it can't be done while the files are served.
+    /// [`Error::Layout`] if it can't be done while the files are served; [`Error::Pooler`] if a
+    /// pooler shares the session, because the lock and the time-outs of a rebuild need their own.
     pub fn plan_rebuild(&mut self) -> Result<RebuildPlan, Error> {
+        self.refuse_shared()?;
         let (key, obstacles, checks) = self.repeatable(|open| {
             let key = match is_distributed(open)? {
                 true => None,

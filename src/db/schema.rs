@@ -147,6 +147,7 @@ impl Connection {
             self.id_order()?.warning(),
             self.durability_warning()?,
             self.rights_warning(&names())?,
+            self.pooling_warning()?,
         ];
         Ok(warnings.into_iter().flatten().collect())
     }

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postgres::Client;
 use postgres::config::{ChannelBinding, Host, SslMode, TargetSessionAttrs};
@@ -17,6 +17,8 @@ use super::error::Error;
 use super::hosts;
 use super::lineage::{Lineage, Position};
 use super::passwords::{self, Login};
+use super::pooling::{self, Pooling};
+use super::session::{self, SessionSettings};
 use super::tls::{self, Connector, TlsSettings};
 use super::url;
 
@@ -39,13 +41,6 @@ const DEFAULT_KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
 /// The longest folder of a socket, bytes. A Unix socket's address holds 107 bytes (unix(7)), of
 /// which the socket's name, `/.s.PGSQL.65535`, takes 15.
 const MAX_SOCKET_FOLDER: usize = 107 - 15;
-/// The session settings of every connection, which override those of the user, the database and the
-/// cluster. Quoted names of types would not be recognised. Our statements need no isolation above
-/// `read committed`, and a stricter one causes conflicts. With `row_security` off, a statement
-/// fails if a policy would hide rows, instead of losing files silently.
-const SESSION_SETTINGS: &str = "SET quote_all_identifiers = off; SET row_security = off; \
-     SET default_transaction_isolation = 'read committed'";
-
 /// The settings with which connections to the database are made.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -60,9 +55,12 @@ pub struct Settings {
 }
 
 /// How a connection begins.
+#[derive(Clone)]
 pub(super) struct Begin {
-    /// Further session settings, given as statements.
-    pub(super) session: &'static str,
+    /// Further session settings.
+    pub(super) session: SessionSettings,
+    /// Whether a second connection is opened for a moment, to see whether a pooler shares sessions.
+    pub(super) with_second: bool,
     /// Who is told when the database is there.
     pub(super) watched: Arc<Watched>,
     /// What gets the notices and warnings that the database sends.
@@ -181,34 +179,41 @@ impl Settings {
     /// Those of an attempt to connect.
     pub(super) fn connect(&self) -> Result<Client, Error> {
         let begin = Begin {
-            session: "",
+            session: &[],
+            with_second: true,
             watched: Arc::new(Watched::new(Patience::Unlimited)),
             notice: Arc::new(|_| ()),
             timeline: Cell::new(NO_TIMELINE),
         };
-        self.connect_to(self.with_password()?, &begin)
+        let (client, _) = self.connect_to(self.with_password()?, &begin)?;
+        Ok(client)
     }
 
     /// Opens a connection to the first host that takes it and isn't refused by `lineage`.
-    pub(super) fn connect_with(&self, begin: &Begin, lineage: &Lineage) -> Result<Client, Error> {
+    pub(super) fn connect_with(
+        &self,
+        begin: &Begin,
+        lineage: &Lineage,
+    ) -> Result<(Client, Pooling), Error> {
         let driver = self.with_password()?;
         let hosts = self.may_split.then(|| hosts::single(&driver)).flatten();
         let Some(hosts) = hosts else {
             return self.connect_to(driver, begin);
         };
-        if lineage.must_look() {
-            self.look_at_all(&hosts, begin, lineage);
+        let now = Instant::now();
+        if lineage.must_look(now) {
+            self.look_at_all(&hosts, begin, lineage, now);
         }
         let mut last = Error::Unavailable("there is no host".into());
         for (name, host) in hosts {
-            let admitted = self.connect_to(host, begin).and_then(|mut client| {
-                let position = Position::of(&mut client);
+            let admitted = self.connect_to(host, begin).and_then(|mut connected| {
+                let position = Position::of(&mut connected.0);
                 let admitted = position.map_or(Ok(NO_TIMELINE), |at| lineage.admit(&name, at));
                 begin.timeline.set(admitted.map_err(Error::Unavailable)?);
-                Ok(client)
+                Ok(connected)
             });
             match admitted {
-                Ok(client) => return Ok(client),
+                Ok(connected) => return Ok(connected),
                 Err(error) => last = error,
             }
         }
@@ -217,14 +222,33 @@ impl Settings {
 
     /// Asks all hosts for their positions, stand-bys too, before the first one is used: an old
     /// primary may be among them.
-    fn look_at_all(&self, hosts: &[(String, postgres::Config)], begin: &Begin, lineage: &Lineage) {
+    fn look_at_all(
+        &self,
+        hosts: &[(String, postgres::Config)],
+        begin: &Begin,
+        lineage: &Lineage,
+        now: Instant,
+    ) {
+        let (mut answers, mut positions) = (0, 0);
+        let begin = Begin {
+            with_second: false,
+            ..begin.clone()
+        };
         for (_, host) in hosts {
             let mut any = host.clone();
             any.target_session_attrs(TargetSessionAttrs::Any);
-            let client = self.connect_to(any, begin).ok();
-            if let Some(position) = client.and_then(|mut client| Position::of(&mut client)) {
+            let Ok((mut client, _)) = self.connect_to(any, &begin) else {
+                continue;
+            };
+            answers += 1;
+            if let Some(position) = Position::of(&mut client) {
+                positions += 1;
                 lineage.saw(position);
             }
+        }
+        // A database that is away now may tell its position later.
+        if answers == hosts.len() && positions == 0 {
+            lineage.told_nothing(now);
         }
     }
 
@@ -238,7 +262,11 @@ impl Settings {
         Ok(driver)
     }
 
-    fn connect_to(&self, mut driver: postgres::Config, begin: &Begin) -> Result<Client, Error> {
+    fn connect_to(
+        &self,
+        mut driver: postgres::Config,
+        begin: &Begin,
+    ) -> Result<(Client, Pooling), Error> {
         let notice = begin.notice.clone();
         driver.notice_callback(move |received| notice(received));
         let connector = || Ok(self.connector()?.watched_by(begin.watched.clone()));
@@ -248,11 +276,17 @@ impl Settings {
             driver.ssl_mode(SslMode::Disable);
             connected = open(&driver, connector()?)?;
         }
-        let begun = connected.and_then(|mut client| {
-            client.batch_execute(&format!("{SESSION_SETTINGS}; {}", begin.session))?;
-            Ok(client)
+        let mut client = connected.map_err(|error| Error::of_connecting(&error))?;
+        let second = begin.with_second.then(|| {
+            let connector = self.connector();
+            move || open(&driver, connector.ok()?).ok()?.ok()
         });
-        begun.map_err(|error| Error::of_connecting(&error))
+        let pooling = pooling::examine(&mut client, second)?;
+        if let Pooling::Own { .. } = pooling {
+            let set = client.batch_execute(&session::statements(begin.session));
+            set.map_err(|error| Error::of_connecting(&error))?;
+        }
+        Ok((client, pooling))
     }
 
     /// Whether there must be TLS.

@@ -85,8 +85,8 @@ impl<S: Service> Door<S> {
         self_check: SelfCheck,
     ) -> io::Result<Door<S>> {
         Ok(Door {
+            guard: Arc::new(Guard::new(addresses, service.descriptors())),
             service,
-            guard: Arc::new(Guard::new(addresses)),
             jobs: Queue::new(workers.all * QUEUE_PER_WORKER, workers.writing),
             urgent: Queue::new(MAX_URGENT, 0),
             senders: Senders::new(workers.all, memory.answers),

@@ -52,7 +52,7 @@ use guard::{nudge, watch};
 
 pub use guard::panics::quieten_tiny_http;
 pub use guard::threads::affordable_workers;
-pub use guard::{ENOUGH_DESCRIPTORS, affordable_connections};
+pub use guard::{affordable_connections, enough_descriptors};
 pub use listener::Listener;
 pub use room::{AnswerMemory, Room};
 
@@ -80,6 +80,11 @@ pub trait Service: Send + Sync + 'static {
 
     /// Writes the service's own metrics.
     fn expose(&self, _exposition: &mut Exposition) {}
+
+    /// Descriptors that the service holds at most, as of its database connections.
+    fn descriptors(&self) -> usize {
+        0
+    }
 
     /// Memory that the service holds by itself, as the file cache does, bytes.
     fn held_bytes(&self) -> usize {

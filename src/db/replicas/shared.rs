@@ -4,7 +4,7 @@
 //! ([`watch`](super::watch)), so that one that is away costs requests nothing. One
 //! that fails while it is asked is left out for a while, and the primary answers instead.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -15,6 +15,7 @@ use crate::db::deadline::{Deadlines, Patience};
 use crate::db::error::Error;
 use crate::db::lineage::Lineage;
 use crate::db::open::OpenConnection;
+use crate::db::session::SessionSettings;
 use crate::db::settings::Settings;
 use crate::lock::lock;
 use crate::protocol::file_id::FileId;
@@ -50,8 +51,8 @@ const OUTCOMES: [(Outcome, &str); 6] = [
 #[derive(Debug)]
 pub struct Replicas {
     all: Vec<Replica>,
-    /// The statements that each connection runs first.
-    session: &'static str,
+    /// The further settings of each session.
+    session: SessionSettings,
     deadlines: Arc<Deadlines>,
     /// One host alone is never refused by this.
     lineage: Lineage,
@@ -70,19 +71,22 @@ struct Replica {
     name: String,
     settings: Settings,
     standing: Mutex<Standing>,
+    /// Whether two connections were seen to have a session each since it last failed.
+    is_examined: AtomicBool,
 }
 
 impl Replicas {
     /// The hosts of these settings. No connection is made yet.
     pub(in crate::db) fn new(
         settings: &Settings,
-        session: &'static str,
+        session: SessionSettings,
         deadlines: Arc<Deadlines>,
     ) -> Replicas {
         let replica = |(name, settings)| Replica {
             name,
             settings,
             standing: Mutex::new(Standing::new()),
+            is_examined: AtomicBool::new(false),
         };
         Replicas {
             all: settings.each_host().into_iter().map(replica).collect(),
@@ -141,13 +145,17 @@ impl Replicas {
 
     /// Opens a connection to a replica.
     pub(super) fn connect(&self, number: usize) -> Result<OpenConnection, Error> {
-        OpenConnection::connect(
-            &self.all[number].settings,
+        let replica = &self.all[number];
+        let with_second = !replica.is_examined.swap(true, Ordering::SeqCst);
+        let connected = OpenConnection::connect(
+            &replica.settings,
             self.session,
+            with_second,
             &self.deadlines,
             &self.lineage,
             Patience::Replica,
-        )
+        );
+        connected.inspect_err(|_| replica.is_examined.store(false, Ordering::SeqCst))
     }
 
     /// Whether a replica may be asked how it is.
@@ -167,6 +175,8 @@ impl Replicas {
     /// Notes that a replica has failed.
     pub(super) fn failed(&self, number: usize, error: &Error) {
         let replica = &self.all[number];
+        // A pooler may have come between, or be set otherwise.
+        replica.is_examined.store(false, Ordering::SeqCst);
         let news = lock(&replica.standing).failed(&error.to_string(), Instant::now());
         replica.report(news);
     }

@@ -53,15 +53,19 @@ use sockets::Sockets;
 const MAX_CONNECTIONS: usize = 1024;
 /// Descriptors for each connection: tiny_http's two, and ours while it is shut down.
 const DESCRIPTORS: usize = 3;
-/// Descriptors for everything else.
+/// Descriptors for everything else but the service's own: 15 on an idle server, 17 while the
+/// connections are looked at, 17 for the metrics, and some for GitHub and the server's questions to
+/// itself.
 const OTHER_DESCRIPTORS: usize = 64;
 
-/// The descriptors for as many connections as there may be.
-pub const ENOUGH_DESCRIPTORS: usize = DESCRIPTORS * MAX_CONNECTIONS + OTHER_DESCRIPTORS;
+/// The descriptors for as many connections as there may be, if the service holds so many.
+pub fn enough_descriptors(of_service: usize) -> usize {
+    DESCRIPTORS * MAX_CONNECTIONS + OTHER_DESCRIPTORS + of_service
+}
 
-/// The connections for which so many descriptors are enough.
-pub fn affordable_connections(descriptors: usize) -> usize {
-    descriptors.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS
+/// The connections for which so many descriptors are enough, if the service holds so many of them.
+pub fn affordable_connections(descriptors: usize, of_service: usize) -> usize {
+    descriptors.saturating_sub(OTHER_DESCRIPTORS + of_service) / DESCRIPTORS
 }
 
 /// What is known of the connections to us and their requests.
@@ -101,15 +105,16 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Of the connections to `addresses`.
-    pub fn new(addresses: &[Address]) -> Guard {
+    /// Of the connections to `addresses`, beside which the service holds so many descriptors.
+    pub fn new(addresses: &[Address], of_service: usize) -> Guard {
         let descriptors = sockets::raise_descriptor_limit();
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
-        let affordable = affordable_connections(descriptors);
+        let affordable = affordable_connections(descriptors, of_service);
         let sockets = Sockets::open(addresses);
         if !sockets.are_visible() {
             // Nothing but the system bounds their number then.
-            let enough = DESCRIPTORS * MAX_CONNECTIONS.min(affordable) + OTHER_DESCRIPTORS;
+            let beside = OTHER_DESCRIPTORS + of_service;
+            let enough = DESCRIPTORS * MAX_CONNECTIONS.min(affordable) + beside;
             sockets::set_descriptor_limit(Some(enough as u64));
         }
         let is_mixed =
@@ -307,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_request_that_was_sent_ahead_comes_back_when_it_is_its_turn() {
-        let guard = Guard::new(&[Address::Tcp(([127, 0, 0, 1], 9).into())]);
+        let guard = Guard::new(&[Address::Tcp(([127, 0, 0, 1], 9).into())], 0);
         let first = guard.head_came(request("/first")).expect("its turn");
         let client = first.client;
         assert!(guard.head_came(request("/second")).is_none());
