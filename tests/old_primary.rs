@@ -63,6 +63,21 @@ fn connections_to_an_old_primary_are_left_when_the_new_one_is_known() {
 }
 
 #[test]
+fn an_old_primary_that_was_cut_off_is_left_without_a_new_connection() {
+    let (first, database, second, server) = pair();
+    second.promote();
+    let before = files_of(&second, &database);
+    let mut rounds = 0..;
+    eventually("the new primary is found", || {
+        upload_at_once(&server, 100 * rounds.next().unwrap_or_default() + 100);
+        files_of(&second, &database) > before
+    });
+    let old = files_of(&first, &database);
+    assert_eq!(upload_at_once(&server, 1_000_000), 8);
+    assert_eq!(files_of(&first, &database), old, "on the old primary");
+}
+
+#[test]
 fn what_an_old_primary_commits_late_is_not_acknowledged() {
     let (first, database, second, server) = pair();
     second.promote();

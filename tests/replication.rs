@@ -316,6 +316,15 @@ fn an_old_primary_that_comes_back_is_refused() {
     let url = format!("host={one},{other} user=tester dbname={}", database.name);
     let server = Server::try_with(&url, "").expect("started");
     server.upload(b"before");
+    let name = &database.name;
+    eventually("the stand-by has it", || {
+        let mut client = postgres::Client::connect(&second.url(name), postgres::NoTls);
+        let rows = client
+            .as_mut()
+            .ok()
+            .map(|it| it.query("SELECT FROM files", &[]));
+        rows.is_some_and(|rows| rows.is_ok_and(|rows| rows.len() == 1))
+    });
     first.crash();
     second.promote();
     eventually("the new primary is used", || {
@@ -323,7 +332,6 @@ fn an_old_primary_that_comes_back_is_refused() {
     });
     // The old primary is writable, and is the first host of the URL.
     first.resume();
-    let name = &database.name;
     let disconnect = || {
         let mut client = postgres::Client::connect(&second.url(name), postgres::NoTls);
         let ended = client.as_mut().expect("it runs").query(

@@ -23,9 +23,9 @@ use crate::statistics::Statistics;
 use crate::stop::Stop;
 use crate::{buffer, systemd, upkeep};
 
-/// The connections of a server beside those of its workers: the timer's, the probe's, and one for a
-/// moment that shows whether a pooler shares sessions.
-const OTHER_CONNECTIONS: usize = 3;
+/// The connections of a server beside those of its workers: the timer's, the probe's, one for a
+/// moment that shows whether a pooler shares sessions, and one that looks at each of several hosts.
+const OTHER_CONNECTIONS: usize = 4;
 /// The pause between two attempts to prepare a database that was away at the start.
 const SCHEMA_RETRY: Duration = Duration::from_secs(1);
 /// The same for a database that is empty and read-only.
@@ -71,6 +71,7 @@ impl App {
         );
         let database = Database::with_replicas(config.database.clone(), config.replicas.as_ref());
         database.start_deadlines().map_err(cannot_start)?;
+        database.watch_hosts().map_err(cannot_start)?;
         database.watch_replicas().map_err(cannot_start)?;
         let app = App {
             config: config.clone(),

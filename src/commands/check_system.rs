@@ -11,7 +11,7 @@ use crate::quantity::{bytes, number};
 use crate::{output, server};
 
 /// The connections of a server beside those of its workers: the timer's and the probe's, and one
-/// for a command such as `status`.
+/// for a command such as `status`. Those that last for a moment aren't counted.
 const OTHER_CONNECTIONS: u64 = 3;
 /// One more with replicas, for the thread that asks how far the database's WAL goes.
 const CONNECTIONS_FOR_REPLICAS: u64 = 1;

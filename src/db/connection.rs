@@ -168,7 +168,7 @@ impl Connection {
             let (result, overdue) = open.run(work, self.patience, self.asked);
             let is_unreplicated = open.is_unreplicated();
             if began.elapsed() > SILENCE && timeline != NO_TIMELINE {
-                self.database.look_after_silence();
+                self.database.look_at_hosts();
             }
             let is_old_primary = self.leave_old_primary();
             if overdue != Overdue::No {

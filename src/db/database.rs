@@ -24,8 +24,8 @@ pub struct Database {
     is_examined: AtomicBool,
     outage: Outage,
     pub(super) writes: Writes,
-    deadlines: Arc<Deadlines>,
-    lineage: Lineage,
+    pub(super) deadlines: Arc<Deadlines>,
+    pub(super) lineage: Lineage,
     /// The replicas of which files are read, if there are any.
     pub(super) replicas: Option<Arc<Replicas>>,
     /// Whether the tables are missing, and can't be made because the database is read-only.
@@ -108,17 +108,6 @@ impl Database {
         if let Some(replicas) = &self.replicas {
             replicas.primary_answered();
         }
-    }
-
-    /// Whether a primary was seen that has replaced the one of this timeline.
-    pub(super) fn has_newer_primary(&self, timeline: i64) -> bool {
-        self.lineage.has_passed(timeline)
-    }
-
-    /// Looks at all hosts for a newer primary, after one was silent. If it was frozen meanwhile,
-    /// another may have been promoted.
-    pub(super) fn look_after_silence(&self) {
-        self.lineage.look_again(|| drop(self.connect()));
     }
 
     /// Whether the database lacks space, as far as the latest writes have shown. Deleting may help

@@ -54,15 +54,13 @@ impl Position {
     }
 }
 
-/// How long a look at all hosts tells enough: those who wait for one need no look of their own.
-const LOOK_LASTS: Duration = Duration::from_secs(1);
-
 /// What was seen of the databases.
 #[derive(Debug, Default)]
 pub(super) struct Lineage {
     seen: Mutex<Seen>,
-    /// When the latest look at all hosts because of a silence began. Locked during the look.
-    look: Mutex<Option<Instant>>,
+    /// When the latest look at all hosts began that [`look_again`](Self::look_again) has let begin.
+    /// Locked during the look.
+    latest_look: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -70,20 +68,28 @@ struct Seen {
     highest: Option<Position>,
     /// The host and the position that were refused last. They are logged already.
     refused: Option<(String, Position)>,
-    /// Whether all hosts are to be looked at before the next connection is made.
-    must_look: bool,
     /// When all databases were asked of which none told its position.
     silent: Option<Instant>,
 }
 
+impl Seen {
+    /// Whether no database has told its position when all were asked a while before `now`.
+    fn is_silent(&self, now: Instant) -> bool {
+        self.silent.is_some_and(|at| now < at + ASK_AGAIN)
+    }
+}
+
 impl Lineage {
     /// Whether all hosts are to be looked at before a connection is made `now`: none was seen yet,
-    /// and they were not silent a while ago; or [`look_again`](Self::look_again) wants it.
-    pub(super) fn must_look(&self, now: Instant) -> bool {
-        let mut seen = self.lock();
-        let is_unknown =
-            seen.highest.is_none() && seen.silent.is_none_or(|at| now >= at + ASK_AGAIN);
-        std::mem::take(&mut seen.must_look) || is_unknown
+    /// and they were not silent a while ago.
+    pub(super) fn is_unknown(&self, now: Instant) -> bool {
+        let seen = self.lock();
+        seen.highest.is_none() && !seen.is_silent(now)
+    }
+
+    /// Whether looking at all hosts `now` may show anything.
+    pub(super) fn may_look(&self, now: Instant) -> bool {
+        !self.lock().is_silent(now)
     }
 
     /// Notes that there are databases, and that none tells its position.
@@ -91,14 +97,13 @@ impl Lineage {
         self.lock().silent = Some(now);
     }
 
-    /// Lets `connect` make a connection that looks at all hosts first, unless another thread has
-    /// just done so.
-    pub(super) fn look_again(&self, connect: impl FnOnce()) {
-        let mut look = lock(&self.look);
-        if look.is_none_or(|began| began.elapsed() > LOOK_LASTS) {
-            *look = Some(Instant::now());
-            self.lock().must_look = true;
-            connect();
+    /// Lets `look` look at all hosts, unless another thread's look has begun after the time `wanted`.
+    /// Returns when that is done.
+    pub(super) fn look_again(&self, wanted: Instant, look: impl FnOnce()) {
+        let mut latest = lock(&self.latest_look);
+        if latest.is_none_or(|began| began < wanted) {
+            *latest = Some(Instant::now());
+            look();
         }
     }
 
@@ -172,15 +177,16 @@ mod tests {
             timeline,
             is_stand_by: false,
         };
-        assert!(lineage.must_look(now));
+        assert!(lineage.is_unknown(now));
         assert!(lineage.admit("a", at(7, 1)).is_ok());
         assert!(lineage.admit("b", at(7, 1)).is_ok());
-        assert!(!lineage.must_look(now));
+        assert!(!lineage.is_unknown(now));
         let mut looks = 0;
-        lineage.look_again(|| looks += 1);
-        assert!(lineage.must_look(now) && !lineage.must_look(now));
-        lineage.look_again(|| looks += 1);
-        assert_eq!(looks, 1, "the look lasts");
+        lineage.look_again(now, || looks += 1);
+        lineage.look_again(now, || looks += 1);
+        assert_eq!(looks, 1, "that look was late enough");
+        lineage.look_again(Instant::now(), || looks += 1);
+        assert_eq!(looks, 2);
         lineage.saw(at(7, 3));
         lineage.saw(at(8, 9));
         assert!(lineage.admit("a", at(7, 2)).is_err());
@@ -199,9 +205,9 @@ mod tests {
     #[test]
     fn databases_that_tell_nothing_are_left_alone_for_a_while() {
         let (lineage, now) = (Lineage::default(), Instant::now());
-        assert!(lineage.must_look(now));
+        assert!(lineage.is_unknown(now));
         lineage.told_nothing(now);
-        assert!(!lineage.must_look(now + ASK_AGAIN / 2));
-        assert!(lineage.must_look(now + ASK_AGAIN));
+        assert!(!lineage.is_unknown(now + ASK_AGAIN / 2));
+        assert!(lineage.is_unknown(now + ASK_AGAIN));
     }
 }

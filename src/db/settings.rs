@@ -41,6 +41,7 @@ const DEFAULT_KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
 /// The longest folder of a socket, bytes. A Unix socket's address holds 107 bytes (unix(7)), of
 /// which the socket's name, `/.s.PGSQL.65535`, takes 15.
 const MAX_SOCKET_FOLDER: usize = 107 - 15;
+
 /// The settings with which connections to the database are made.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -201,8 +202,8 @@ impl Settings {
             return self.connect_to(driver, begin);
         };
         let now = Instant::now();
-        if lineage.must_look(now) {
-            self.look_at_all(&hosts, begin, lineage, now);
+        if lineage.is_unknown(now) {
+            self.look_at(&hosts, begin, lineage, now);
         }
         let mut last = Error::Unavailable("there is no host".into());
         for (name, host) in hosts {
@@ -220,9 +221,26 @@ impl Settings {
         Err(last)
     }
 
-    /// Asks all hosts for their positions, stand-bys too, before the first one is used: an old
-    /// primary may be among them.
-    fn look_at_all(
+    /// Asks all hosts for their positions, if there are several.
+    ///
+    /// # Errors
+    /// That of a password that can't be read.
+    pub(super) fn look_at_hosts(&self, begin: &Begin, lineage: &Lineage) -> Result<(), Error> {
+        let driver = self.with_password()?;
+        if let Some(hosts) = self.may_split.then(|| hosts::single(&driver)).flatten() {
+            self.look_at(&hosts, begin, lineage, Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Whether there are several hosts whose positions matter.
+    pub(super) fn has_several_hosts(&self) -> bool {
+        self.may_split && hosts::single(&self.driver).is_some()
+    }
+
+    /// Asks hosts for their positions, stand-bys too, before the first one is used: an old primary
+    /// may be among them.
+    fn look_at(
         &self,
         hosts: &[(String, postgres::Config)],
         begin: &Begin,

@@ -22,9 +22,10 @@ use crate::lock::lock;
 /// What tiny_http starts with: its accepting thread and four for connections
 /// (`util/task_pool.rs`, `MIN_THREADS`), and one for the next connection.
 pub const FOR_TINY_HTTP: usize = 6;
-/// Our own threads beside the workers: signals, their log, timer, probe, metrics, deadline, cancel
-/// and pooling; and in this folder `guard`, `health`, `late`, `nudge`, `self-check` and `unread`.
-const OUR_OWN: usize = 14;
+/// Our own threads beside the workers: signals, their log, timer, probe, metrics, deadline, cancel,
+/// pooling and hosts; and in this folder `guard`, `health`, `late`, `nudge`, `self-check` and
+/// `unread`.
+const OUR_OWN: usize = 15;
 /// Threads for a body and an answer at once: with none to spare, more of them are refused.
 const FOR_CLIENTS: usize = 2;
 /// The stack of a thread that is tried out, bytes: it does nothing.
