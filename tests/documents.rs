@@ -17,6 +17,7 @@ const DOCUMENTS: &[&str] = &[
     "README.md",
     "SECURITY.md",
     "benches/README.md",
+    "docs/growing.md",
     "docs/migrating.md",
     "docs/operating.md",
 ];
@@ -112,6 +113,7 @@ fn what_the_installed_documents_link_to_is_installed() {
     for from in [
         "README.md",
         "SECURITY.md",
+        "docs/growing.md",
         "docs/migrating.md",
         "docs/operating.md",
         "benches/README.md",
