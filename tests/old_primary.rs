@@ -133,3 +133,31 @@ fn what_a_frozen_primary_commits_when_it_thaws_is_not_acknowledged() {
         );
     }
 }
+
+#[test]
+fn a_frozen_stand_by_keeps_neither_commands_nor_uploads_waiting() {
+    let first = Cluster::start();
+    let database = first.database();
+    let second = first.stand_by();
+    second.signal("STOP");
+    for (one, other) in [(&first, &second), (&second, &first)] {
+        let hosts = format!(
+            "host={},{}",
+            one.folder().display(),
+            other.folder().display()
+        );
+        let url = format!("{hosts} user=tester dbname={}", database.name);
+        let server = Server::try_with(&url, "").expect("started");
+        let lock = database.lock_files();
+        std::thread::scope(|scope| {
+            let slow = scope.spawn(|| server.post("/file", b"slow"));
+            eventually("the upload waits", || database.waiting_for_locks() > 0);
+            // So long that the server looks for another primary before it answers.
+            std::thread::sleep(std::time::Duration::from_millis(2200));
+            lock.release();
+            assert_eq!(slow.join().expect("an answer").status, 200);
+        });
+        let shown = common::run(server.folder.path(), &["status"]);
+        assert!(shown.status.success(), "{shown:?}");
+    }
+}

@@ -374,12 +374,12 @@ mod tests {
         assert_misfit(
             "",
             &few,
-            "descriptors: this process may have 1,024, which is enough for 301 clients",
+            "descriptors: this process may have 1,024, which is enough for 300 clients",
         );
         assert_misfit(
             "workers = 11\nmemory = 100_000_000",
             &few,
-            "descriptors: this process may have 1,024, which is enough for 296 clients",
+            "descriptors: this process may have 1,024, which is enough for 295 clients",
         );
         let settings = "files.max_total_size = 100_000_000_000";
         assert_misfit(settings, &facts(), "disk: with files.max_total_size of 100");

@@ -34,7 +34,7 @@ const COMMIT_NOTHING: &str =
 impl Database {
     /// A connection that opens itself when first needed, for work without a client who waits.
     pub fn connection(self: &Arc<Database>) -> Connection {
-        self.patient_connection(Patience::Background)
+        self.patient_connection(self.background_patience())
     }
 
     /// A connection for requests. For each request [`Connection::asked`] must be called first.
@@ -167,7 +167,8 @@ impl Connection {
             let (began, timeline) = (Instant::now(), open.timeline);
             let (result, overdue) = open.run(work, self.patience, self.asked);
             let is_unreplicated = open.is_unreplicated();
-            if began.elapsed() > SILENCE && timeline != NO_TIMELINE {
+            let is_done = result.is_ok() && overdue == Overdue::No && !is_unreplicated;
+            if is_done && began.elapsed() > SILENCE && timeline != NO_TIMELINE {
                 self.database.look_at_hosts();
             }
             let is_old_primary = self.leave_old_primary();
@@ -188,15 +189,20 @@ impl Connection {
             };
             let remedy = self.prepare_for_another_try(&error);
             if !retries.may_retry(remedy) {
-                self.refusal = Refusal::of(&error);
-                let error = Error::of_statement(&error);
-                if self.refusal == Some(Refusal::ReadOnly) {
-                    self.database.refused(Refusal::ReadOnly, &error);
-                }
-                return Err(error);
+                return Err(self.failure(&error));
             }
             log::debug!("a statement is tried again: {}", describe(&error));
         }
+    }
+
+    /// The error for work that isn't tried again, and notes what it says of other writes.
+    fn failure(&mut self, error: &postgres::Error) -> Error {
+        self.refusal = Refusal::of(error);
+        let error = Error::of_statement(error);
+        if self.refusal == Some(Refusal::ReadOnly) {
+            self.database.refused(Refusal::ReadOnly, &error);
+        }
+        error
     }
 
     /// Closes the connection if it leads to an old primary. Returns whether it did.

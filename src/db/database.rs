@@ -25,7 +25,9 @@ pub struct Database {
     outage: Outage,
     pub(super) writes: Writes,
     pub(super) deadlines: Arc<Deadlines>,
-    pub(super) lineage: Lineage,
+    /// Whether this is the database of a server, and not of a command.
+    is_server: AtomicBool,
+    pub(super) lineage: Arc<Lineage>,
     /// The replicas of which files are read, if there are any.
     pub(super) replicas: Option<Arc<Replicas>>,
     /// Whether the tables are missing, and can't be made because the database is read-only.
@@ -63,19 +65,30 @@ impl Database {
             outage: Outage::new(),
             writes: Writes::default(),
             deadlines: Arc::default(),
-            lineage: Lineage::default(),
+            is_server: AtomicBool::new(false),
+            lineage: Arc::default(),
             replicas: None,
             has_no_tables: AtomicBool::new(false),
         }
     }
 
-    /// Starts the threads that end statements without an answer. Without them statements may take
-    /// as long as the database allows.
+    /// Starts the thread that ends statements without an answer, those in the background too. In a
+    /// command, which doesn't call this, the latter may take as long as the database allows.
     ///
     /// # Errors
     /// When the system has no thread to spare.
     pub fn start_deadlines(&self) -> std::io::Result<()> {
+        self.is_server.store(true, Ordering::Relaxed);
         self.deadlines.start()
+    }
+
+    /// The patience with work in the background.
+    pub(super) fn background_patience(&self) -> Patience {
+        if self.is_server.load(Ordering::Relaxed) {
+            Patience::Background
+        } else {
+            Patience::Unlimited
+        }
     }
 
     /// The replicas of which files are read, if there are any.
@@ -154,6 +167,10 @@ impl Database {
     pub(super) fn connect(&self) -> Result<OpenConnection, Error> {
         if !self.outage.may_connect() {
             return Err(Error::Unavailable("the database is away".into()));
+        }
+        // A command must not wait for ever for a frozen database either.
+        if let Err(error) = self.deadlines.start() {
+            log::debug!("no thread was left to end statements by: {error}");
         }
         // One at a time opens a second connection.
         let with_second = !self.is_examined.swap(true, Ordering::SeqCst);

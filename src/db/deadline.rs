@@ -231,14 +231,21 @@ impl Watched {
 #[derive(Default)]
 pub(super) struct Deadlines {
     watched: Mutex<Vec<Weak<Watched>>>,
+    /// Whether the thread runs.
+    is_started: Mutex<bool>,
 }
 
 impl Deadlines {
-    /// Starts the thread that looks at the connections. It runs as long as the program.
+    /// Starts the thread that looks at the connections, unless it runs already. It runs as long as
+    /// the program.
     ///
     /// # Errors
     /// When the system has no thread to spare.
     pub(super) fn start(self: &Arc<Deadlines>) -> io::Result<()> {
+        let mut is_started = lock(&self.is_started);
+        if *is_started {
+            return Ok(());
+        }
         let cancelling = Arc::default();
         let deadlines = self.clone();
         let watch = move || {
@@ -250,6 +257,7 @@ impl Deadlines {
         thread::Builder::new()
             .name("deadline".into())
             .spawn(watch)?;
+        *is_started = true;
         Ok(())
     }
 

@@ -7,23 +7,29 @@
 //! connection that was made before a higher timeline was seen is used no more: the old primary may
 //! have been frozen, or cut off from the others.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use postgres::Client;
 
+use super::pooling::is_unsupported;
 use crate::lock::lock;
 
 /// How long it is remembered that no database told its position, so that not all of them are asked
 /// at each connection.
 const ASK_AGAIN: Duration = Duration::from_secs(600);
 
+/// For how long a host that has failed is tried after the others.
+const FAILED_FOR: Duration = Duration::from_secs(10);
+
 /// Selects the identifier of the cluster, its timeline, and whether it is a stand-by. On a primary
-/// the name of the current WAL file begins with the timeline; on a stand-by the last checkpoint
-/// tells it. Every user may ask this.
+/// the name of the current WAL file begins with the timeline. Of the two that a stand-by tells, the
+/// one of its last checkpoint may be old. Every user may ask this.
 const SELECT_LINEAGE: &str = "SELECT (SELECT system_identifier FROM pg_control_system()), \
      CASE WHEN pg_is_in_recovery() THEN \
-         (SELECT timeline_id::int8 FROM pg_control_checkpoint()) \
+         (SELECT greatest(timeline_id, min_recovery_end_timeline)::int8 \
+          FROM pg_control_checkpoint(), pg_control_recovery()) \
      ELSE ('x' || lpad(left(pg_walfile_name(pg_current_wal_lsn()), 8), 16, '0'))::bit(64)::int8 \
      END, pg_is_in_recovery()";
 
@@ -40,17 +46,25 @@ pub(super) struct Position {
 impl Position {
     /// Asks a database for its position. `None` if it doesn't tell, as a database that only speaks
     /// PostgreSQL's protocol may not.
-    pub(super) fn of(client: &mut Client) -> Option<Position> {
+    ///
+    /// # Errors
+    /// Those after which the database may tell it another time.
+    pub(super) fn of(client: &mut Client) -> Result<Option<Position>, postgres::Error> {
         let row = client.query_one(SELECT_LINEAGE, &[]);
         let read = row.and_then(|row| {
-            Ok(Position {
+            Ok(Some(Position {
                 system: row.try_get(0)?,
                 timeline: row.try_get(1)?,
                 is_stand_by: row.try_get(2)?,
-            })
+            }))
         });
-        read.inspect_err(|error| log::debug!("the database doesn't tell its timeline: {error}"))
-            .ok()
+        match read {
+            Err(error) if is_unsupported(&error) => {
+                log::debug!("the database doesn't tell its timeline: {error}");
+                Ok(None)
+            }
+            read => read,
+        }
     }
 }
 
@@ -68,6 +82,10 @@ struct Seen {
     highest: Option<Position>,
     /// The host and the position that were refused last. They are logged already.
     refused: Option<(String, Position)>,
+    /// The hosts that have failed, and when.
+    failed: HashMap<String, Instant>,
+    /// The hosts that are being asked for their positions.
+    asked: HashSet<String>,
     /// When all databases were asked of which none told its position.
     silent: Option<Instant>,
 }
@@ -92,6 +110,27 @@ impl Lineage {
         !self.lock().is_silent(now)
     }
 
+    /// Notes that a host has failed.
+    pub(super) fn failed(&self, host: &str, now: Instant) {
+        self.lock().failed.insert(host.to_string(), now);
+    }
+
+    /// Whether a host has failed just before `now`.
+    pub(super) fn has_failed(&self, host: &str, now: Instant) -> bool {
+        let at = self.lock().failed.get(host).copied();
+        at.is_some_and(|at| now < at + FAILED_FOR)
+    }
+
+    /// Notes that a host is being asked for its position. Returns false if it is already.
+    pub(super) fn begins_to_ask(&self, host: &str) -> bool {
+        self.lock().asked.insert(host.to_string())
+    }
+
+    /// Notes that a host isn't being asked any more.
+    pub(super) fn has_asked(&self, host: &str) {
+        self.lock().asked.remove(host);
+    }
+
     /// Notes that there are databases, and that none tells its position.
     pub(super) fn told_nothing(&self, now: Instant) {
         self.lock().silent = Some(now);
@@ -108,7 +147,7 @@ impl Lineage {
     }
 
     /// Notes a database without using it.
-    pub(super) fn saw(&self, position: Position) {
+    fn saw(&self, position: Position) {
         let mut seen = self.lock();
         let is_later = |highest: Position| {
             position.system == highest.system && position.timeline > highest.timeline
@@ -181,6 +220,12 @@ mod tests {
         assert!(lineage.admit("a", at(7, 1)).is_ok());
         assert!(lineage.admit("b", at(7, 1)).is_ok());
         assert!(!lineage.is_unknown(now));
+        lineage.failed("a", now);
+        assert!(lineage.has_failed("a", now) && !lineage.has_failed("b", now));
+        assert!(!lineage.has_failed("a", now + FAILED_FOR));
+        assert!(lineage.begins_to_ask("a") && !lineage.begins_to_ask("a"));
+        lineage.has_asked("a");
+        assert!(lineage.begins_to_ask("a"));
         let mut looks = 0;
         lineage.look_again(now, || looks += 1);
         lineage.look_again(now, || looks += 1);

@@ -21,6 +21,7 @@ mod driver_socket;
 mod error;
 mod file_copy;
 mod fitness;
+mod host_choice;
 mod hosts;
 mod identifier;
 mod layout;

@@ -6,12 +6,13 @@
 //! hosts are looked at every few seconds, and before anything is acknowledged that took long.
 
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use super::database::Database;
-use super::deadline::Patience;
+use super::deadline::{Patience, Watched};
 use super::settings::{Begin, NO_TIMELINE};
 
 /// The pause between two looks at all hosts. Each is a new connection to each of them.
@@ -31,7 +32,10 @@ impl Database {
         let watch = move || {
             loop {
                 thread::sleep(PAUSE);
-                database.look_at_hosts();
+                let look = || database.look_at_hosts();
+                if catch_unwind(AssertUnwindSafe(look)).is_err() {
+                    log::error!("the thread that looks for a newer primary panicked; it goes on");
+                }
             }
         };
         thread::Builder::new().name("hosts".into()).spawn(watch)?;
@@ -43,8 +47,8 @@ impl Database {
         timeline != NO_TIMELINE && self.lineage.has_passed(timeline)
     }
 
-    /// Looks at all hosts for a newer primary. Returns when each has answered or failed, which a
-    /// frozen one does after some seconds.
+    /// Looks at all hosts for a newer primary. Returns when each has answered or failed, or has done
+    /// neither for a while.
     pub(super) fn look_at_hosts(&self) {
         let now = Instant::now();
         if !self.lineage.may_look(now) {
@@ -54,7 +58,8 @@ impl Database {
             let begin = Begin {
                 session: &[],
                 with_second: false,
-                watched: self.deadlines.watch(Patience::Request),
+                watched: Arc::new(Watched::new(Patience::Unlimited)),
+                deadlines: self.deadlines.clone(),
                 notice: Arc::new(|_| ()),
                 timeline: Cell::new(NO_TIMELINE),
             };

@@ -76,7 +76,7 @@ impl OpenConnection {
         session: SessionSettings,
         with_second: bool,
         deadlines: &Arc<Deadlines>,
-        lineage: &Lineage,
+        lineage: &Arc<Lineage>,
         patience: Patience,
     ) -> Result<OpenConnection, Error> {
         let is_unreplicated = Arc::<AtomicBool>::default();
@@ -86,6 +86,7 @@ impl OpenConnection {
             session,
             with_second,
             watched: watched.clone(),
+            deadlines: deadlines.clone(),
             notice: Arc::new(move |notice| {
                 if is_cancelled_wait(&notice) {
                     noted.store(true, Ordering::SeqCst);

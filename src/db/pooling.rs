@@ -125,7 +125,7 @@ fn refuses_transactions(second: impl FnOnce() -> Option<Client>) -> bool {
 
 /// Whether an error says that the database doesn't know what was asked, as one that only speaks
 /// PostgreSQL's protocol may not.
-fn is_unsupported(error: &postgres::Error) -> bool {
+pub(super) fn is_unsupported(error: &postgres::Error) -> bool {
     let is_of = |state: &SqlState| {
         ["42", "0A"]
             .iter()

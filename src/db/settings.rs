@@ -5,17 +5,16 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use postgres::Client;
 use postgres::config::{ChannelBinding, Host, SslMode, TargetSessionAttrs};
 use postgres::error::DbError;
 use zeroize::Zeroizing;
 
-use super::deadline::{Patience, Watched};
+use super::deadline::{Deadlines, Patience, Watched};
 use super::error::Error;
 use super::hosts;
-use super::lineage::{Lineage, Position};
 use super::passwords::{self, Login};
 use super::pooling::{self, Pooling};
 use super::session::{self, SessionSettings};
@@ -46,13 +45,13 @@ const MAX_SOCKET_FOLDER: usize = 107 - 15;
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The settings that the driver supports.
-    driver: postgres::Config,
+    pub(super) driver: postgres::Config,
     tls: TlsSettings,
     /// `passfile`: the password file for a login without a password.
     password_file: Option<PathBuf>,
     /// Whether several hosts may be tried one by one. A setting of theirs that not every version of
     /// the driver tells would be lost.
-    may_split: bool,
+    pub(super) may_split: bool,
 }
 
 /// How a connection begins.
@@ -64,6 +63,8 @@ pub(super) struct Begin {
     pub(super) with_second: bool,
     /// Who is told when the database is there.
     pub(super) watched: Arc<Watched>,
+    /// What watches further connections that are made for this one.
+    pub(super) deadlines: Arc<Deadlines>,
     /// What gets the notices and warnings that the database sends.
     pub(super) notice: Arc<dyn Fn(DbError) + Send + Sync>,
     /// Gets the highest timeline that was seen when the connection was admitted.
@@ -183,6 +184,7 @@ impl Settings {
             session: &[],
             with_second: true,
             watched: Arc::new(Watched::new(Patience::Unlimited)),
+            deadlines: Arc::default(),
             notice: Arc::new(|_| ()),
             timeline: Cell::new(NO_TIMELINE),
         };
@@ -190,87 +192,8 @@ impl Settings {
         Ok(client)
     }
 
-    /// Opens a connection to the first host that takes it and isn't refused by `lineage`.
-    pub(super) fn connect_with(
-        &self,
-        begin: &Begin,
-        lineage: &Lineage,
-    ) -> Result<(Client, Pooling), Error> {
-        let driver = self.with_password()?;
-        let hosts = self.may_split.then(|| hosts::single(&driver)).flatten();
-        let Some(hosts) = hosts else {
-            return self.connect_to(driver, begin);
-        };
-        let now = Instant::now();
-        if lineage.is_unknown(now) {
-            self.look_at(&hosts, begin, lineage, now);
-        }
-        let mut last = Error::Unavailable("there is no host".into());
-        for (name, host) in hosts {
-            let admitted = self.connect_to(host, begin).and_then(|mut connected| {
-                let position = Position::of(&mut connected.0);
-                let admitted = position.map_or(Ok(NO_TIMELINE), |at| lineage.admit(&name, at));
-                begin.timeline.set(admitted.map_err(Error::Unavailable)?);
-                Ok(connected)
-            });
-            match admitted {
-                Ok(connected) => return Ok(connected),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    }
-
-    /// Asks all hosts for their positions, if there are several.
-    ///
-    /// # Errors
-    /// That of a password that can't be read.
-    pub(super) fn look_at_hosts(&self, begin: &Begin, lineage: &Lineage) -> Result<(), Error> {
-        let driver = self.with_password()?;
-        if let Some(hosts) = self.may_split.then(|| hosts::single(&driver)).flatten() {
-            self.look_at(&hosts, begin, lineage, Instant::now());
-        }
-        Ok(())
-    }
-
-    /// Whether there are several hosts whose positions matter.
-    pub(super) fn has_several_hosts(&self) -> bool {
-        self.may_split && hosts::single(&self.driver).is_some()
-    }
-
-    /// Asks hosts for their positions, stand-bys too, before the first one is used: an old primary
-    /// may be among them.
-    fn look_at(
-        &self,
-        hosts: &[(String, postgres::Config)],
-        begin: &Begin,
-        lineage: &Lineage,
-        now: Instant,
-    ) {
-        let (mut answers, mut positions) = (0, 0);
-        let begin = Begin {
-            with_second: false,
-            ..begin.clone()
-        };
-        for (_, host) in hosts {
-            let mut any = host.clone();
-            any.target_session_attrs(TargetSessionAttrs::Any);
-            let Ok((mut client, _)) = self.connect_to(any, &begin) else {
-                continue;
-            };
-            answers += 1;
-            if let Some(position) = Position::of(&mut client) {
-                positions += 1;
-                lineage.saw(position);
-            }
-        }
-        // A database that is away now may tell its position later.
-        if answers == hosts.len() && positions == 0 {
-            lineage.told_nothing(now);
-        }
-    }
-
-    fn with_password(&self) -> Result<postgres::Config, Error> {
+    /// The settings for the driver, with the password.
+    pub(super) fn with_password(&self) -> Result<postgres::Config, Error> {
         let mut driver = self.driver.clone();
         if driver.get_password().is_none() {
             if let Some(password) = self.password().map_err(Error::Refused)? {
@@ -280,7 +203,8 @@ impl Settings {
         Ok(driver)
     }
 
-    fn connect_to(
+    /// Opens a connection to what `driver` names.
+    pub(super) fn connect_to(
         &self,
         mut driver: postgres::Config,
         begin: &Begin,

@@ -49,9 +49,6 @@ impl Connection {
         let Some(replicas) = self.database.replicas.clone() else {
             return Vec::new();
         };
-        if let Err(error) = self.database.start_deadlines() {
-            log::debug!("no thread was left to end statements by: {error}");
-        }
         let primary = self.repeatable(Facts::of);
         let primary = primary.map_err(|error| format!("the primary can't be asked: {error}"));
         let names: Vec<String> = replicas.states().map(|(name, _)| name.into()).collect();

@@ -55,7 +55,7 @@ pub struct Replicas {
     session: SessionSettings,
     deadlines: Arc<Deadlines>,
     /// One host alone is never refused by this.
-    lineage: Lineage,
+    lineage: Arc<Lineage>,
     primary: Mutex<Primary>,
     latest_ids: Mutex<LatestIds>,
     /// How often each of [`OUTCOMES`] came about.
@@ -92,7 +92,7 @@ impl Replicas {
             all: settings.each_host().into_iter().map(replica).collect(),
             session,
             deadlines,
-            lineage: Lineage::default(),
+            lineage: Arc::default(),
             primary: Mutex::default(),
             latest_ids: Mutex::default(),
             outcomes: Default::default(),
