@@ -311,7 +311,8 @@ fn slow_clients_that_fill_the_memory_are_not_taken_for_a_slow_replica() {
     let config = Config::parse(others, Path::new("config.toml")).expect("valid");
     let memory = config.least_memory();
     let settings = read_url(&database, &[&replica]);
-    let server = Server::with(&database, &format!("{settings}\n{others}"));
+    let settings = format!("{settings}\nmemory = {memory}\nworkers = 8\n{others}");
+    let server = Server::with(&database, &settings);
     wait_until_used(&server);
     let id = store_elsewhere(&database, &replica, &bytes(1, 10_000_000));
     let request = format!("GET /file/{id} HTTP/1.1\r\nHost: test\r\n\r\n");
