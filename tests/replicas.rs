@@ -3,11 +3,16 @@
 
 mod common;
 
+use std::io::Read;
+use std::net::TcpStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use common::raw::send;
 use common::{Cluster, Connection, Database, Onion, Server, bytes, config_folder, eventually, run};
 use postgres::{Client, NoTls};
 use serde_json::{Value, json};
+use session_file_server::config::Config;
 use session_file_server::exposition::parse;
 
 const METRICS: &str = "metrics.listen = '127.0.0.1:0'";
@@ -294,6 +299,35 @@ fn a_frozen_replica_keeps_requests_for_a_moment_only() {
     replica.signal("CONT");
     wait_until_used(&server);
     assert_logged_once(&server, "is used again");
+}
+
+#[test]
+fn slow_clients_that_fill_the_memory_are_not_taken_for_a_slow_replica() {
+    let primary = Cluster::start();
+    let database = primary.database();
+    drop(Server::start(&database));
+    let replica = primary.stand_by();
+    let others = "files.cache_size = 0";
+    let config = Config::parse(others, Path::new("config.toml")).expect("valid");
+    let memory = config.least_memory();
+    let settings = read_url(&database, &[&replica]);
+    let settings = format!("{settings}\nmemory = {memory}\nworkers = 8\n{others}");
+    let server = Server::with(&database, &settings);
+    wait_until_used(&server);
+    let id = store_elsewhere(&database, &replica, &bytes(1, 10_000_000));
+    let request = format!("GET /file/{id} HTTP/1.1\r\nHost: test\r\n\r\n");
+    let slow: Vec<_> = (0..12).map(|_| send(&server, request.as_bytes())).collect();
+    // They read no more than this.
+    let is_refused = |mut stream: &TcpStream| {
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).expect("an answer");
+        status.ends_with(b"503")
+    };
+    let refused = slow.iter().filter(|stream| is_refused(stream)).count();
+    assert!(refused > 0, "there was memory for all");
+    assert_eq!(reads(&server, "failed"), 0.0);
+    assert_eq!(metric(&server, "replica_used"), 1.0);
+    assert!(!server.log().contains("is left out"), "{}", server.log());
 }
 
 #[test]

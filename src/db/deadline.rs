@@ -199,6 +199,15 @@ impl Watched {
         }
     }
 
+    /// Waits for something else than the database by `wait`, within work that has asked it nothing
+    /// yet or has all its answers. The time doesn't count.
+    pub(super) fn aside<T>(&self, wait: impl FnOnce() -> T) -> T {
+        self.lock().limits = None;
+        let waited = wait();
+        self.progress();
+        waited
+    }
+
     /// Notes that the work has ended. Returns what was done to it if it took too long.
     pub(super) fn end(&self) -> Overdue {
         let mut state = self.lock();
@@ -345,6 +354,16 @@ mod tests {
         for (after, expected) in steps {
             assert_eq!(state.due(now + after), expected, "after {after:?}");
         }
+    }
+
+    #[test]
+    fn the_wait_for_something_else_than_the_database_is_not_counted() {
+        let watched = Watched::new(Patience::Replica);
+        watched.begin(Patience::Replica, Instant::now());
+        let overdue = watched.aside(|| watched.lock().due(Instant::now() + 100 * SECOND));
+        assert_eq!(overdue, Overdue::No);
+        let later = Instant::now() + 100 * SECOND;
+        assert_eq!(watched.lock().due(later), Overdue::Cancelled);
     }
 
     #[test]

@@ -152,7 +152,8 @@ impl Connection {
                 return Ok(Fetched::Absent);
             };
             let length = row.try_get::<_, i32>(1)? as usize;
-            if !take_room(length) {
+            let watched = open.watched.clone();
+            if !watched.aside(|| take_room(length)) {
                 return Ok(Fetched::NoRoom);
             }
             let mut bytes = Buffer::with_capacity(length);

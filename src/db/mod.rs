@@ -1,4 +1,5 @@
-//! The database: every SQL statement of the program, and one connection per worker.
+//! The database: every SQL statement of the program, and one connection per worker, or two with
+//! `database.read_url`.
 //!
 //! All threads share a [`Database`], from which each makes its own [`Connection`]. A connection
 //! opens itself when first needed, and is replaced when it breaks. Statements stand beside the

@@ -81,8 +81,8 @@ impl Facts {
 pub(super) struct Primary {
     /// What it told last, and when it was asked.
     latest: Option<(Instant, Facts)>,
-    /// How far its WAL went, and when: the latest entry that is at least [`MAX_LAG`] old, or the
-    /// oldest one, and all that follow.
+    /// How far its WAL went, and when: the latest entry that was at least [`MAX_LAG`] old when the
+    /// primary told of itself last, or the oldest one, and all that follow.
     history: VecDeque<(Instant, i64)>,
     /// When it last answered anybody.
     answered: Option<Instant>,
@@ -122,30 +122,33 @@ impl Primary {
         if let Some(reason) = misfit(replica, &primary) {
             return Verdict::Unfit(reason);
         }
-        if now.duration_since(at) >= PRIMARY_KNOWN_FOR {
-            // A replica that is being promoted meanwhile still has all files. But if the primary
-            // answers others, it isn't away, and replicas may fall behind unnoticed.
-            let answers_others = |answered: Instant| answered.duration_since(at) >= MAX_LAG;
-            let is_there = self.answered.is_some_and(answers_others);
-            return if is_there {
-                Verdict::Waiting
-            } else {
-                Verdict::Unchanged
-            };
+        let is_away = now.duration_since(at) >= PRIMARY_KNOWN_FOR;
+        // If it answers others, it isn't away, and replicas may fall behind unnoticed.
+        let answers_others = |answered: Instant| answered.duration_since(at) >= MAX_LAG;
+        if is_away && self.answered.is_some_and(answers_others) {
+            return Verdict::Waiting;
         }
-        if replica.started == primary.started {
+        let is_primary = replica.started == primary.started;
+        if is_primary && !is_away {
             return Verdict::IsPrimary;
         }
-        if !replica.is_stand_by || replica.timeline > primary.timeline {
+        let follows = replica.is_stand_by && replica.timeline <= primary.timeline;
+        if !follows && !is_away {
             return Verdict::Promoted { primary_told: at };
         }
-        if replica.wal >= *wal {
-            Verdict::Fit
-        } else if now.duration_since(*oldest) >= MAX_LAG {
-            Verdict::Behind
-        } else {
-            Verdict::Waiting
+        if replica.wal < *wal {
+            return if now.duration_since(*oldest) >= MAX_LAG {
+                Verdict::Behind
+            } else {
+                Verdict::Waiting
+            };
         }
+        // While the primary is away, a replica that is being promoted still has all files. One
+        // that was on another history before isn't taken in.
+        if is_away && (is_primary || !follows || replica.timeline != primary.timeline) {
+            return Verdict::Unchanged;
+        }
+        Verdict::Fit
     }
 }
 
@@ -206,20 +209,34 @@ mod tests {
     }
 
     #[test]
-    fn while_the_primary_is_away_nothing_changes_and_then_it_must_catch_up_anew() {
+    fn while_the_primary_is_away_a_replica_must_have_what_that_had_before() {
+        let (mut primary, start) = (Primary::default(), Instant::now());
+        for second in 0..=20 {
+            let wal = 100 + i64::from(second);
+            primary.told(facts(1, 1, false, wal), start + second * SECOND);
+        }
+        let last = start + 20 * SECOND;
+        let later = last + 3 * 60 * 60 * SECOND;
+        for (replica, verdict) in [
+            (facts(2, 1, true, 109), Verdict::Behind),
+            (facts(2, 1, true, 110), Verdict::Fit),
+            (facts(2, 2, false, 109), Verdict::Behind),
+            (facts(2, 2, false, 110), Verdict::Unchanged),
+            (facts(2, 2, true, 110), Verdict::Unchanged),
+            (facts(1, 1, false, 120), Verdict::Unchanged),
+        ] {
+            primary.answered(last + PRIMARY_KNOWN_FOR);
+            assert_eq!(primary.judge(&replica, later), verdict, "{replica:?}");
+            primary.answered(last + 20 * SECOND);
+            assert_eq!(primary.judge(&replica, later), Verdict::Waiting);
+        }
+    }
+
+    #[test]
+    fn when_the_primary_is_back_a_replica_must_catch_up_anew() {
         let (mut primary, now) = (Primary::default(), Instant::now());
         primary.told(facts(1, 1, false, 100), now);
         let later = now + 60 * SECOND;
-        for replica in [
-            facts(2, 1, true, 50),
-            facts(2, 1, true, 100),
-            facts(2, 2, false, 100),
-        ] {
-            primary.answered(now + PRIMARY_KNOWN_FOR);
-            assert_eq!(primary.judge(&replica, later), Verdict::Unchanged);
-            primary.answered(now + 20 * SECOND);
-            assert_eq!(primary.judge(&replica, later), Verdict::Waiting);
-        }
         assert!(!primary.told(facts(1, 1, false, 200), later));
         let replica = facts(2, 1, true, 150);
         assert_eq!(primary.judge(&replica, later), Verdict::Waiting);

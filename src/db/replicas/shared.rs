@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::ids::{LatestIds, Route};
 use super::lag::{Facts, Primary};
-use super::standing::{News, Standing, Verdict};
+use super::standing::{News, Standing};
 use crate::db::deadline::{Deadlines, Patience};
 use crate::db::error::Error;
 use crate::db::lineage::Lineage;
@@ -166,9 +166,12 @@ impl Replicas {
     /// Notes what a replica has told of itself.
     pub(super) fn told(&self, number: usize, facts: &Facts) {
         let now = Instant::now();
-        let verdict = lock(&self.primary).judge(facts, now);
         let replica = &self.all[number];
+        // Nothing may be told of the primary before the verdict counts.
+        let primary = lock(&self.primary);
+        let verdict = primary.judge(facts, now);
         let news = lock(&replica.standing).judged(verdict, now);
+        drop(primary);
         replica.report(news);
     }
 
@@ -184,13 +187,14 @@ impl Replicas {
     /// Notes what the primary has told when it was asked at the time `asked`, and which files were
     /// removed there lately, `None` if they are too many.
     pub(super) fn primary_told(&self, facts: Facts, removed: Option<Vec<FileId>>, asked: Instant) {
-        if !lock(&self.primary).told(facts, asked) {
+        let mut primary = lock(&self.primary);
+        if !primary.told(facts, asked) {
             // What was removed since the primary was last asked may be missing in the list.
             for replica in &self.all {
-                let news = lock(&replica.standing).judged(Verdict::Waiting, Instant::now());
-                replica.report(news);
+                lock(&replica.standing).must_catch_up();
             }
         }
+        drop(primary);
         lock(&self.latest_ids).removed(removed);
     }
 

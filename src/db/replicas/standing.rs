@@ -11,6 +11,9 @@ const WELL_AFTER: Duration = Duration::from_secs(60);
 /// How long the result of a check counts. Replicas are checked every second, so that an older one
 /// means that nobody checks.
 const CHECK_COUNTS_FOR: Duration = Duration::from_secs(30);
+/// How many checks, one after the other, must find a replica fit after it was too far behind. One
+/// whose lag is about the limit would be left out and used again without end.
+const FIT_CHECKS_TO_RETURN: u32 = 10;
 
 /// What a check of a replica has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +22,8 @@ pub(super) enum Verdict {
     Fit,
     /// It isn't known yet whether it does.
     Waiting,
-    /// The primary is away, so that nothing new can be known: what was found before holds.
+    /// It may be becoming the primary, so that nothing new can be known: what was found before
+    /// holds.
     Unchanged,
     /// It is too far behind.
     Behind,
@@ -61,8 +65,10 @@ enum Told {
 /// Whether a replica is used, and when it is looked at again.
 #[derive(Debug)]
 pub(super) struct Standing {
-    /// Whether the latest check that could tell has found it fit.
+    /// Whether the latest check that could tell has found it fit, and not too long ago.
     is_fit: bool,
+    /// How many checks must still find it fit, one after the other, before it counts as fit.
+    fit_checks_to_go: u32,
     /// When it was last checked without failing.
     checked: Option<Instant>,
     /// While it is left out after a failure: until when it isn't asked.
@@ -81,6 +87,7 @@ impl Standing {
     pub(super) fn new() -> Standing {
         Standing {
             is_fit: false,
+            fit_checks_to_go: 0,
             checked: None,
             out_until: None,
             pause: Duration::ZERO,
@@ -92,8 +99,13 @@ impl Standing {
 
     /// Whether files are read from it.
     pub(super) fn is_used(&self, now: Instant) -> bool {
-        let is_checked = |at: Instant| now.duration_since(at) < CHECK_COUNTS_FOR;
-        self.is_fit && self.out_until.is_none() && self.checked.is_some_and(is_checked)
+        self.is_fit && self.out_until.is_none() && self.is_checked(now)
+    }
+
+    /// Whether it was checked lately without failing.
+    fn is_checked(&self, now: Instant) -> bool {
+        let is_recent = |at: Instant| now.duration_since(at) < CHECK_COUNTS_FOR;
+        self.checked.is_some_and(is_recent)
     }
 
     /// Whether it may be checked.
@@ -116,24 +128,28 @@ impl Standing {
         self.left_out(reason)
     }
 
+    /// Notes that what was found before counts no more: it must show anew that it has caught up.
+    pub(super) fn must_catch_up(&mut self) {
+        self.is_fit = false;
+        self.used_since = None;
+    }
+
     /// Notes what a check has found. Returns what the operator must be told.
     pub(super) fn judged(&mut self, verdict: Verdict, now: Instant) -> Option<News> {
         if !self.is_due(now) {
             // It has failed since the check began.
             return None;
         }
+        if !self.is_checked(now) {
+            // It was away for long, and may have fallen behind.
+            self.must_catch_up();
+        }
         self.out_until = None;
         self.checked = Some(now);
         let verdict = self.resolved(verdict, now);
-        match verdict {
-            Verdict::Fit => self.is_fit = true,
-            Verdict::Unchanged => {}
-            _ => self.is_fit = false,
-        }
+        self.note_fitness(verdict);
         if self.is_fit {
             self.used_since.get_or_insert(now);
-        } else {
-            self.used_since = None;
         }
         match verdict {
             Verdict::Behind => self.left_out("it is too far behind the primary"),
@@ -147,6 +163,23 @@ impl Standing {
             }
             _ if self.is_fit => self.used(),
             _ => None,
+        }
+    }
+
+    /// Notes what the verdict says of its being fit.
+    fn note_fitness(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Unchanged => {}
+            Verdict::Fit => {
+                self.fit_checks_to_go = self.fit_checks_to_go.saturating_sub(1);
+                self.is_fit = self.fit_checks_to_go == 0;
+            }
+            _ => {
+                self.must_catch_up();
+                if verdict == Verdict::Behind || self.fit_checks_to_go > 0 {
+                    self.fit_checks_to_go = FIT_CHECKS_TO_RETURN;
+                }
+            }
         }
     }
 
@@ -229,30 +262,62 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_behind_is_back_as_soon_as_it_has_caught_up() {
+    fn one_that_was_behind_is_back_when_it_is_well_for_some_checks_in_a_row() {
         let (mut standing, now) = (Standing::new(), Instant::now());
         standing.judged(Verdict::Fit, now);
         let news = standing.judged(Verdict::Behind, now);
         assert!(matches!(news, Some(News::LeftOut(_))));
         assert_eq!(standing.judged(Verdict::Behind, now), None);
         assert!(!standing.is_used(now) && standing.is_due(now));
+        for interruption in [Verdict::Behind, Verdict::Waiting] {
+            for _ in 1..FIT_CHECKS_TO_RETURN {
+                assert_eq!(standing.judged(Verdict::Fit, now), None);
+                assert!(!standing.is_used(now));
+            }
+            assert_eq!(standing.judged(interruption, now), None);
+        }
+        for _ in 1..FIT_CHECKS_TO_RETURN {
+            assert_eq!(standing.judged(Verdict::Fit, now), None);
+        }
         assert_eq!(standing.judged(Verdict::Fit, now), Some(News::Back));
+        assert!(standing.is_used(now));
+        standing.judged(Verdict::Waiting, now);
+        standing.judged(Verdict::Fit, now);
+        assert!(standing.is_used(now), "it was not behind");
     }
 
     #[test]
-    fn while_the_primary_is_away_what_was_found_before_holds() {
+    fn what_nothing_new_is_known_of_is_as_before_unless_it_was_away_for_long() {
         let (mut standing, now) = (Standing::new(), Instant::now());
         standing.judged(Verdict::Unchanged, now);
         assert!(!standing.is_used(now));
         standing.judged(Verdict::Fit, now);
         standing.judged(Verdict::Unchanged, now + SECOND);
         assert!(standing.is_used(now + CHECK_COUNTS_FOR));
-        standing.failed("gone", now);
-        let later = now + FIRST_PAUSE;
+        standing.failed("gone", now + SECOND);
+        let later = now + SECOND + FIRST_PAUSE;
         assert_eq!(standing.judged(Verdict::Unchanged, later), Some(News::Back));
-        standing.judged(Verdict::Behind, later);
-        standing.judged(Verdict::Unchanged, later);
+        standing.failed("gone", later);
+        let hours_later = later + 3 * 60 * 60 * SECOND;
+        assert_eq!(standing.judged(Verdict::Unchanged, hours_later), None);
+        assert!(!standing.is_used(hours_later));
+        let news = standing.judged(Verdict::Fit, hours_later);
+        assert_eq!(news, Some(News::Back));
+        standing.judged(Verdict::Behind, hours_later);
+        standing.judged(Verdict::Unchanged, hours_later);
+        assert!(!standing.is_used(hours_later));
+    }
+
+    #[test]
+    fn one_that_has_failed_must_catch_up_as_well() {
+        let (mut standing, now) = (Standing::new(), Instant::now());
+        standing.judged(Verdict::Fit, now);
+        standing.failed("gone", now);
+        standing.must_catch_up();
+        let later = now + FIRST_PAUSE;
+        assert_eq!(standing.judged(Verdict::Unchanged, later), None);
         assert!(!standing.is_used(later));
+        assert_eq!(standing.judged(Verdict::Fit, later), Some(News::Back));
     }
 
     #[test]
