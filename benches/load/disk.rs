@@ -11,8 +11,8 @@ use crate::process::written;
 
 /// The size of the files, bytes.
 const SIZE: usize = 1_000_000;
-/// The part of all files that comes and goes in a step, one in so many. With 140 GB of files, of
-/// which a tenth is replaced in a day, a step is the time in which 350 MB come: 50 minutes.
+/// The part of all files that comes and goes in a step, one in so many. With 140 GB of files that
+/// live for two weeks, a step is the time in which 350 MB come: 50 minutes.
 const STEPS: usize = 400;
 
 /// One way to run the database.
