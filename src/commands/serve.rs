@@ -112,7 +112,8 @@ fn serve(
 fn affordable_workers(config: &Config, addresses: usize) -> Result<usize, String> {
     let replicas = config.replicas.as_ref();
     let for_replicas = replicas.map_or(0, Settings::watching_threads);
-    server::affordable_workers(config.workers, addresses, for_replicas)
+    let for_hosts = usize::from(config.database.has_several_hosts());
+    server::affordable_workers(config.workers, addresses, for_replicas + for_hosts)
 }
 
 /// Divides the memory for files, and warns if it is more than this process may have.

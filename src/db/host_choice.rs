@@ -86,7 +86,7 @@ impl Settings {
     }
 
     /// Whether there are several hosts whose positions matter.
-    pub(super) fn has_several_hosts(&self) -> bool {
+    pub fn has_several_hosts(&self) -> bool {
         self.several(&self.driver).is_some()
     }
 

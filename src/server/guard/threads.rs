@@ -22,30 +22,29 @@ use crate::lock::lock;
 /// What tiny_http starts with: its accepting thread and four for connections
 /// (`util/task_pool.rs`, `MIN_THREADS`), and one for the next connection.
 pub const FOR_TINY_HTTP: usize = 6;
-/// Our own threads beside the workers: signals, their log, timer, probe, metrics, deadline, cancel,
-/// pooling and hosts; and in this folder `guard`, `health`, `late`, `nudge`, `self-check` and
-/// `unread`.
-const OUR_OWN: usize = 15;
+/// Our own threads beside the workers: signals, their log, timer, probe, metrics, deadline, cancel
+/// and pooling; and in this folder `guard`, `health`, `late`, `nudge`, `self-check` and `unread`.
+const OUR_OWN: usize = 14;
 /// Threads for a body and an answer at once: with none to spare, more of them are refused.
 const FOR_CLIENTS: usize = 2;
 /// The stack of a thread that is tried out, bytes: it does nothing.
 const STACK_SIZE: usize = 16 * 1024;
 
 /// How many of the `wanted` workers the server can have beside its other threads, if it listens
-/// on so many `addresses` and watches replicas with so many threads; fewer are logged as a warning.
+/// on so many `addresses` and watches databases with so many threads; fewer are logged as a warning.
 ///
 /// # Errors
 /// A sentence for the operator, if not even one fits.
 pub fn affordable_workers(
     wanted: usize,
     addresses: usize,
-    for_replicas: usize,
+    for_watching: usize,
 ) -> Result<usize, String> {
     const REMEDY: &str =
         "raise the limit (TasksMax= of systemd, pids.max of a container, ulimit -u)";
     // Each address beyond the first has an accept loop of its own.
     let for_addresses = addresses * FOR_TINY_HTTP + addresses.saturating_sub(1);
-    let others = for_addresses + OUR_OWN + for_replicas + FOR_CLIENTS;
+    let others = for_addresses + OUR_OWN + for_watching + FOR_CLIENTS;
     let all = can_start(others + wanted);
     let Err(error) = all else { return Ok(wanted) };
     match (1..wanted)
