@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use common::{BINARY, Cluster, Connection, Database, Server, bytes, eventually};
+use common::{BINARY, Cluster, Connection, Database, Pooler, Server, bytes, eventually};
 use session_file_server::db::CONNECTION_DESCRIPTORS;
 
 #[test]
@@ -432,4 +432,26 @@ fn a_connection_takes_as_many_descriptors_as_are_reckoned() {
     // The first `/health` needs a new connection to the database.
     assert_eq!(connection.request("GET", "/health", &[], b"").status, 200);
     assert_eq!(least() - before, CONNECTION_DESCRIPTORS);
+}
+
+/// The database greets a new connection and then says nothing, neither there nor to a second
+/// connection.
+#[test]
+fn a_database_that_freezes_right_after_its_greeting_keeps_no_worker() {
+    let database = Database::new();
+    let pooler = Pooler::start(&database.host);
+    let server = Server::try_with(&pooler.url(&database.name), "workers = 1").expect("started");
+    let path = format!("/file/{}", server.upload(b"a file"));
+    pooler.freeze_at_next_statement();
+    pooler.end_connections("", "");
+    for _ in 0..2 {
+        let answer = server.get(&path);
+        assert_eq!(answer.status, 503, "{answer:?}");
+        assert!(pooler.is_frozen());
+    }
+    pooler.thaw();
+    eventually("files are handed out again", || {
+        server.get(&path).status == 200
+    });
+    server.assert_no_500();
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::deadline::{Deadlines, Patience};
 use super::error::Error;
+use super::examination::{Examination, Turn};
 use super::lineage::Lineage;
 use super::open::OpenConnection;
 use super::outage::Outage;
@@ -20,8 +21,7 @@ pub struct Database {
     pub(super) settings: Settings,
     /// The further settings of each session.
     session: SessionSettings,
-    /// Whether two connections were seen to have a session each since one was last lost.
-    is_examined: AtomicBool,
+    examination: Examination,
     outage: Outage,
     pub(super) writes: Writes,
     pub(super) deadlines: Arc<Deadlines>,
@@ -61,7 +61,7 @@ impl Database {
         Database {
             settings,
             session,
-            is_examined: AtomicBool::new(false),
+            examination: Examination::default(),
             outage: Outage::new(),
             writes: Writes::default(),
             deadlines: Arc::default(),
@@ -104,7 +104,7 @@ impl Database {
     /// Has the next connection examined together with a second one. A pooler may have come between,
     /// or be set otherwise.
     pub(super) fn examine_again(&self) {
-        self.is_examined.store(false, Ordering::SeqCst);
+        self.examination.again();
     }
 
     /// Notes that a connection has failed.
@@ -172,28 +172,38 @@ impl Database {
         if let Err(error) = self.deadlines.start() {
             log::debug!("no thread was left to end statements by: {error}");
         }
-        // One at a time opens a second connection.
-        let with_second = !self.is_examined.swap(true, Ordering::SeqCst);
+        let turn = self.examination.begin();
+        if turn == Turn::Fails {
+            let error = Error::Unavailable("the database is away".into());
+            if self.outage.is_on() {
+                // This was the attempt for which all others wait.
+                self.lost(&error);
+            }
+            return Err(error);
+        }
+        let is_examined = turn == Turn::Examined;
         let opened = OpenConnection::connect(
             &self.settings,
             self.session,
-            with_second,
+            is_examined,
             &self.deadlines,
             &self.lineage,
             Patience::Request,
         );
-        match opened {
-            Ok(open) => {
+        match &opened {
+            Ok(_) => {
                 if self.outage.ended() {
                     log::info!("the database is back");
                 }
-                Ok(open)
             }
             Err(error) => {
                 self.examine_again();
-                self.lost(&error);
-                Err(error)
+                self.lost(error);
             }
         }
+        if is_examined {
+            self.examination.end(opened.is_ok());
+        }
+        opened
     }
 }

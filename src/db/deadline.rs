@@ -120,7 +120,11 @@ pub(super) struct Watched {
     /// How long the database may take to greet the connection.
     greeting: Duration,
     state: Mutex<State>,
+    /// Those that are watched together with it, unless nobody watches it.
+    all: Option<AllWatched>,
 }
+
+type AllWatched = Arc<Mutex<Vec<Weak<Watched>>>>;
 
 #[derive(Default)]
 struct State {
@@ -154,7 +158,29 @@ impl Watched {
         Watched {
             greeting: patience.with_greeting(),
             state: Mutex::default(),
+            all: None,
         }
+    }
+
+    /// A further connection, which is watched as this one is.
+    pub(super) fn another(&self) -> Arc<Watched> {
+        let new = Watched {
+            greeting: self.greeting,
+            state: Mutex::default(),
+            all: self.all.clone(),
+        };
+        new.shared()
+    }
+
+    /// Has the connection watched until it is dropped.
+    fn shared(self) -> Arc<Watched> {
+        let new = Arc::new(self);
+        if let Some(all) = &new.all {
+            let mut all = lock(all);
+            all.retain(|old| old.strong_count() > 0);
+            all.push(Arc::downgrade(&new));
+        }
+        new
     }
 
     /// Called when the driver has connected, on its thread, before the database's greeting.
@@ -164,16 +190,31 @@ impl Watched {
             log::debug!("a connection's socket was not found: {error}");
             None
         });
-        let now = Instant::now();
         let mut state = self.lock();
         state.socket = socket;
         state.overdue = Overdue::No;
-        // Before the greeting there is nothing to cancel: the first deadline does nothing, and at
-        // the second one the connection is shut down.
-        state.limits = Some(Limits {
+        state.limits = Some(self.limits_of_greeting());
+    }
+
+    /// Called when the database has greeted the connection and is asked something before the
+    /// connection is ready. The answer may take as long as the greeting.
+    pub(super) fn asks_further(&self) {
+        self.lock().limits = Some(self.limits_of_greeting());
+    }
+
+    /// Before a connection is ready there is nothing to cancel: the first deadline does nothing, and
+    /// at the second one the connection is shut down.
+    fn limits_of_greeting(&self) -> Limits {
+        let now = Instant::now();
+        Limits {
             cancel: now,
             close: now + self.greeting,
-        });
+        }
+    }
+
+    /// Whether the connection was shut down because there was no answer.
+    pub(super) fn was_closed(&self) -> bool {
+        self.lock().overdue == Overdue::Closed
     }
 
     /// Called when the connection is ready for work, which `cancel` can cancel.
@@ -239,7 +280,7 @@ impl Watched {
 /// All connections under watch.
 #[derive(Default)]
 pub(super) struct Deadlines {
-    watched: Mutex<Vec<Weak<Watched>>>,
+    watched: AllWatched,
     /// Whether the thread runs.
     is_started: Mutex<bool>,
 }
@@ -272,11 +313,11 @@ impl Deadlines {
 
     /// A new connection to watch, until it is dropped.
     pub(super) fn watch(&self, patience: Patience) -> Arc<Watched> {
-        let new = Arc::new(Watched::new(patience));
-        let mut watched = lock(&self.watched);
-        watched.retain(|old| old.strong_count() > 0);
-        watched.push(Arc::downgrade(&new));
-        new
+        let new = Watched {
+            all: Some(self.watched.clone()),
+            ..Watched::new(patience)
+        };
+        new.shared()
     }
 
     fn look(&self, now: Instant, cancelling: &Arc<AtomicUsize>) {

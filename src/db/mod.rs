@@ -20,6 +20,7 @@ mod deadline;
 mod distribution;
 mod driver_socket;
 mod error;
+mod examination;
 mod file_copy;
 mod fitness;
 mod host_choice;

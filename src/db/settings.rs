@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postgres::Client;
 use postgres::config::{ChannelBinding, Host, SslMode, TargetSessionAttrs};
@@ -16,7 +16,7 @@ use super::deadline::{Deadlines, Patience, Watched};
 use super::error::Error;
 use super::hosts;
 use super::passwords::{self, Login};
-use super::pooling::{self, Pooling};
+use super::pooling::{self, First, Pooling, Second};
 use super::session::{self, SessionSettings};
 use super::tls::{self, Connector, TlsSettings};
 use super::url;
@@ -209,6 +209,7 @@ impl Settings {
         mut driver: postgres::Config,
         begin: &Begin,
     ) -> Result<(Client, Pooling), Error> {
+        let began = Instant::now();
         let notice = begin.notice.clone();
         driver.notice_callback(move |received| notice(received));
         let connector = || Ok(self.connector()?.watched_by(begin.watched.clone()));
@@ -220,10 +221,19 @@ impl Settings {
         }
         let mut client = connected.map_err(|error| Error::of_connecting(&error))?;
         let second = begin.with_second.then(|| {
+            let watched = begin.watched.another();
             let connector = self.connector();
-            move || open(&driver, connector.ok()?).ok()?.ok()
+            let connector = connector.map(|connector| connector.watched_by(watched.clone()));
+            let open = move || open(&driver, connector.ok()?).ok()?.ok();
+            Second { open, watched }
         });
-        let pooling = pooling::examine(&mut client, second)?;
+        let first = First {
+            client: &mut client,
+            watched: &begin.watched,
+            began,
+        };
+        let pooling = pooling::examine(first, second)?;
+        begin.watched.asks_further();
         if let Pooling::Own { .. } = pooling {
             let set = client.batch_execute(&session::statements(begin.session));
             set.map_err(|error| Error::of_connecting(&error))?;

@@ -5,12 +5,35 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// Hands connections on to a cluster.
 pub struct Pooler {
     folder: tempfile::TempDir,
     clients: Arc<Mutex<Vec<UnixStream>>>,
+    freezing: Arc<Freezing>,
+}
+
+/// Whether the pooler hands bytes on.
+#[derive(Default)]
+struct Freezing {
+    /// Whether it freezes at the next statement.
+    is_near: AtomicBool,
+    is_on: AtomicBool,
+}
+
+impl Freezing {
+    /// Waits while nothing is handed on.
+    fn hold(&self, is_statement: bool) {
+        if is_statement && self.is_near.swap(false, Ordering::SeqCst) {
+            self.is_on.store(true, Ordering::SeqCst);
+        }
+        while self.is_on.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
 }
 
 impl Pooler {
@@ -21,16 +44,37 @@ impl Pooler {
         let listener = UnixListener::bind(folder.path().join(".s.PGSQL.5432")).expect("a socket");
         let clients = Arc::<Mutex<Vec<UnixStream>>>::default();
         let (known, host) = (clients.clone(), host.join(".s.PGSQL.5432"));
+        let freezing = Arc::<Freezing>::default();
+        let frozen = freezing.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let database = UnixStream::connect(&host).expect("the cluster runs");
                 let clone = |stream: &UnixStream| stream.try_clone().expect("a descriptor");
                 known.lock().expect("no panic").push(clone(&client));
-                hand_on(clone(&client), clone(&database));
-                hand_on(database, client);
+                hand_on(clone(&client), clone(&database), frozen.clone());
+                hand_on(database, client, frozen.clone());
             }
         });
-        Pooler { folder, clients }
+        Pooler {
+            folder,
+            clients,
+            freezing,
+        }
+    }
+
+    /// Hands nothing on from the next statement on, so that a new connection is greeted before.
+    pub fn freeze_at_next_statement(&self) {
+        self.freezing.is_near.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether nothing is handed on.
+    pub fn is_frozen(&self) -> bool {
+        self.freezing.is_on.load(Ordering::SeqCst)
+    }
+
+    /// Hands everything on again.
+    pub fn thaw(&self) {
+        self.freezing.is_on.store(false, Ordering::SeqCst);
     }
 
     /// What `database.url` is for a database behind it.
@@ -55,13 +99,15 @@ impl Pooler {
     }
 }
 
-fn hand_on(mut from: UnixStream, mut to: UnixStream) {
+fn hand_on(mut from: UnixStream, mut to: UnixStream, freezing: Arc<Freezing>) {
     std::thread::spawn(move || {
         let mut buffer = vec![0; 64 * 1024];
         loop {
             match from.read(&mut buffer) {
                 Ok(0) | Err(_) => break,
                 Ok(count) => {
+                    // Statements begin with a letter, and the request to connect with its length.
+                    freezing.hold(matches!(buffer[0], b'Q' | b'P'));
                     if to.write_all(&buffer[..count]).is_err() {
                         break;
                     }
