@@ -26,7 +26,8 @@ pub const FRESH_FOR: Duration = Duration::from_secs(30);
 /// a statement of the timer thread may wait for a lock (5 s), so that a lock doesn't slow
 /// downloads.
 pub const REMOVALS_KNOWN_FOR: Duration = Duration::from_secs(10);
-/// How long after its last confirmation an entry may be served while the database can't be asked.
+/// How long after its last confirmation an entry may be served while neither the database nor a
+/// replica can be asked.
 /// The database may be out of this server's reach alone, and the file be blocked there meanwhile.
 pub const UNCONFIRMED_MAX: Duration = Duration::from_secs(5 * 60);
 /// The largest small file, bytes. Avatars, which have 5 to 60 KB, are small.

@@ -55,7 +55,6 @@ pub struct Settings {
 }
 
 /// How a connection begins.
-#[derive(Clone)]
 pub(super) struct Begin {
     /// Further session settings.
     pub(super) session: SessionSettings,
