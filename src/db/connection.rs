@@ -223,10 +223,13 @@ impl Connection {
             return Remedy::None;
         };
         let remedy = open.remedy(error);
-        if remedy == Remedy::Reconnect || open.has_ended() || pooling::is_of_statements(error) {
+        if pooling::is_of_statements(error) {
             // If it was a pooler that has lost statements, the next connection shows it.
             self.open = None;
             self.database.examine_again();
+        } else if remedy == Remedy::Reconnect || open.has_ended() {
+            self.open = None;
+            self.database.lost_connection();
         } else if remedy == Remedy::PrepareAgain {
             open.forget_statements();
         }

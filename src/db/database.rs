@@ -107,6 +107,11 @@ impl Database {
         self.examination.again();
     }
 
+    /// Notes that a connection that worked has ended.
+    pub(super) fn lost_connection(&self) {
+        self.examination.lost_one();
+    }
+
     /// Notes that a connection has failed.
     pub(super) fn lost(&self, error: &Error) {
         if self.outage.began() {

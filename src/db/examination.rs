@@ -3,7 +3,7 @@
 //! spoils.
 
 use std::sync::{Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::lock::{lock, unpoisoned};
 
@@ -11,7 +11,11 @@ use crate::lock::{lock, unpoisoned};
 /// slow.
 const LONGEST_WAIT: Duration = Duration::from_secs(3);
 
-/// Whether connections were seen to have a session each since one was last lost.
+/// The pause between two examinations because of lost connections. Each opens a second connection,
+/// and many may be lost at once, or one after the other.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Whether connections were seen to have a session each.
 #[derive(Debug, Default)]
 pub(super) struct Examination {
     state: Mutex<State>,
@@ -26,7 +30,23 @@ enum State {
     /// One is being examined.
     Running,
     /// The last one that was examined has a session of its own.
-    Done,
+    Done {
+        /// When it was examined.
+        at: Instant,
+        /// Whether a connection was lost since.
+        has_lost: bool,
+    },
+}
+
+impl State {
+    /// Whether the next connection is examined.
+    fn is_due(self, now: Instant) -> bool {
+        match self {
+            State::Due => true,
+            State::Running => false,
+            State::Done { at, has_lost } => has_lost && now >= at + PAUSE,
+        }
+    }
 }
 
 /// What a new connection is to do.
@@ -53,13 +73,13 @@ impl Examination {
             let waited = self.ended.wait_timeout_while(state, longest, is_running);
             return match *unpoisoned(waited).0 {
                 State::Due => Turn::Fails,
-                State::Done => Turn::Plain,
+                State::Done { .. } => Turn::Plain,
                 // It takes so long that this one is examined as well.
                 State::Running => Turn::Examined,
             };
         }
         let mut state = state;
-        if *state == State::Done {
+        if !state.is_due(Instant::now()) {
             return Turn::Plain;
         }
         *state = State::Running;
@@ -68,15 +88,27 @@ impl Examination {
 
     /// Notes that the examined connection is ready, or has failed.
     pub(super) fn end(&self, is_ready: bool) {
-        *lock(&self.state) = if is_ready { State::Done } else { State::Due };
+        let done = State::Done {
+            at: Instant::now(),
+            has_lost: false,
+        };
+        *lock(&self.state) = if is_ready { done } else { State::Due };
         self.ended.notify_all();
     }
 
     /// Has the next connection examined, unless one is being examined.
     pub(super) fn again(&self) {
         let mut state = lock(&self.state);
-        if *state == State::Done {
+        if *state != State::Running {
             *state = State::Due;
+        }
+    }
+
+    /// Notes that a connection was lost: a pooler may have come between. A later connection is
+    /// examined.
+    pub(super) fn lost_one(&self) {
+        if let State::Done { has_lost, .. } = &mut *lock(&self.state) {
+            *has_lost = true;
         }
     }
 }
@@ -112,6 +144,10 @@ mod tests {
         assert_eq!(examination.begin_within(Duration::ZERO), Turn::Examined);
         examination.end(true);
         assert_eq!(examination.begin(), Turn::Plain);
+        examination.lost_one();
+        assert_eq!(examination.begin(), Turn::Plain, "it was examined just now");
+        let state = *lock(&examination.state);
+        assert!(!state.is_due(Instant::now()) && state.is_due(Instant::now() + PAUSE));
         examination.again();
         assert_eq!(examination.begin(), Turn::Examined);
     }
