@@ -416,6 +416,8 @@ fn a_lack_of_descriptors_for_a_connection_is_over_when_there_are_some() {
 #[test]
 fn a_connection_takes_as_many_descriptors_as_are_reckoned() {
     let server = Server::start(&Database::new());
+    // The timer has its connection then.
+    server.wait_for_first_cleanup();
     let mut connection = server.connect();
     let found = connection.request("GET", "/", &[], b"");
     assert!(found.status > 0);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::deadline::{Deadlines, Patience};
 use super::error::Error;
@@ -14,6 +14,9 @@ use super::replicas::Replicas;
 use super::session::{self, SessionSettings};
 use super::settings::Settings;
 use super::writes::{Refusal, Writes};
+
+/// An attempt to connect that failed within this time may be repeated at once.
+const SOON: Duration = Duration::from_secs(2);
 
 /// The database, as all connections of the program share it.
 #[derive(Debug)]
@@ -187,14 +190,14 @@ impl Database {
             return Err(error);
         }
         let is_examined = turn == Turn::Examined;
-        let opened = OpenConnection::connect(
-            &self.settings,
-            self.session,
-            is_examined,
-            &self.deadlines,
-            &self.lineage,
-            Patience::Request,
-        );
+        let began = Instant::now();
+        let mut opened = self.open(is_examined);
+        let has_failed = matches!(opened, Err(Error::Unavailable(_)));
+        if is_examined && has_failed && began.elapsed() < SOON {
+            // While the second connection was made, a time limit for idle sessions may have ended
+            // the first one.
+            opened = self.open(false);
+        }
         match &opened {
             Ok(_) => {
                 if self.outage.ended() {
@@ -210,5 +213,16 @@ impl Database {
             self.examination.end(opened.is_ok());
         }
         opened
+    }
+
+    fn open(&self, is_examined: bool) -> Result<OpenConnection, Error> {
+        OpenConnection::connect(
+            &self.settings,
+            self.session,
+            is_examined,
+            &self.deadlines,
+            &self.lineage,
+            Patience::Request,
+        )
     }
 }
