@@ -4,6 +4,7 @@ mod chart;
 mod client;
 #[path = "../../tests/common/mod.rs"]
 mod common;
+mod compare;
 mod disk;
 mod floor;
 mod growth;
@@ -28,6 +29,9 @@ cargo bench --bench load -- [table] [OPTION...]
     --rounds N        rounds of which the median counts (5)
     --seconds N       of each measurement (2)
     --chart FILE      also measure the memory, and draw both
+cargo bench --bench load -- compare --with PROGRAM [--only TEXT] [--rounds N] [--seconds N]
+    Another build of the server beside this one: what they do of the table's work, in turn, and
+    the processor time that a request costs.
 cargo bench --bench load -- mix [OPTION...]
     Avatars, pictures and files, as clients upload and fetch them.
     --clients N       connections (8)
@@ -61,6 +65,7 @@ struct Asked {
     mode: String,
     only: String,
     chart: Option<OsString>,
+    with: Option<String>,
     rounds: usize,
     seconds: Option<f64>,
     files: usize,
@@ -82,6 +87,7 @@ fn arguments() -> Result<Option<Asked>, Box<dyn Error>> {
         mode: "table".into(),
         only: String::new(),
         chart: None,
+        with: None,
         rounds: 5,
         seconds: None,
         files: 5_000,
@@ -97,6 +103,7 @@ fn arguments() -> Result<Option<Asked>, Box<dyn Error>> {
             Arg::Long("rounds") => asked.rounds = arguments.value()?.parse()?,
             Arg::Long("seconds") => asked.seconds = Some(arguments.value()?.parse()?),
             Arg::Long("chart") => asked.chart = Some(arguments.value()?),
+            Arg::Long("with") => asked.with = Some(arguments.value()?.string()?),
             Arg::Long("files") => asked.files = arguments.value()?.parse()?,
             Arg::Long("clients") => asked.mix.clients = arguments.value()?.parse()?,
             Arg::Long("rate") => asked.mix.rate = Some(arguments.value()?.parse()?),
@@ -153,6 +160,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             print!("{}", mix::run(&asked.mix));
         }
         "peers" => peers(&asked)?,
+        "compare" => {
+            let with = asked.with.ok_or("compare needs --with PROGRAM")?;
+            let seconds = seconds.unwrap_or(1.0);
+            let table = compare::run(&with, &asked.only, asked.rounds, seconds);
+            print!("{}\n\n{table}", process::machine());
+        }
         "rows" => print!("{}", growth::rows(seconds.unwrap_or(3.0))),
         "connections" => print!("{}", growth::connections(seconds.unwrap_or(2.0))),
         "small" => {

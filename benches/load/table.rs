@@ -49,7 +49,7 @@ const MB: usize = 1_000_000;
 
 /// The rows of the table, each with its ratios for the Python server and for this one.
 #[rustfmt::skip]
-const ROWS: &[Row] = &[
+pub const ROWS: &[Row] = &[
     row("GET 1 KB",               Work::Get,      KB,      0.07, 0.25),
     row("GET 1 MB",               Work::Get,      MB,      0.57, 0.75),
     row("GET 10 MB",              Work::Get,      10 * MB, 0.37, 0.6),
@@ -61,6 +61,78 @@ const ROWS: &[Row] = &[
     row("POST 1 MB",              Work::Post,     MB,      0.72, 0.9),
     row("POST 10 MB",             Work::Post,     10 * MB, 0.9,  0.9),
 ];
+
+impl Row {
+    /// The row's server, of one without a cache and one with it.
+    pub fn server<'a>(&self, plain: &'a Server, caching: &'a Server) -> &'a Server {
+        match self.work {
+            Work::Cached => caching,
+            _ => plain,
+        }
+    }
+
+    /// Whether the row stores files.
+    pub fn is_upload(&self) -> bool {
+        self.work == Work::Post
+    }
+
+    /// Stores some tens of megabytes in files of the row's size, if it fetches any. Returns their
+    /// ids.
+    pub fn fill(&self, server: &Server) -> Vec<String> {
+        if self.is_upload() {
+            return Vec::new();
+        }
+        let (size, mut client) = (self.size, Client::new(&server.address, false));
+        let count = (40 * MB / size).clamp(8, 1000);
+        (0..count)
+            .map(|number| {
+                let content = bytes((size + number) as u64, size);
+                let answer = Transport::Direct.post(&content).fetch(&mut client);
+                id_of(&answer.expect("stored"))
+            })
+            .collect()
+    }
+
+    /// One client's way to do the work of the row; `onion` is the server's transport.
+    pub fn step<'a>(
+        &self,
+        server: &Server,
+        onion: &Transport,
+        ids: &[String],
+        number: usize,
+    ) -> Step<'a> {
+        let (size, mut client) = (self.size, Client::new(&server.address, false));
+        let mut random = Random::new(number);
+        if self.is_upload() {
+            let mut request = Transport::Direct.post(&bytes(number as u64, size));
+            let mut count = 0;
+            return Box::new(move || {
+                // Each upload is a different file, also in the next round.
+                count += 1;
+                request.stamp(size, number, count);
+                request.fetch(&mut client).map(drop)
+            });
+        }
+        // All clients fetch the same file, so that it comes from the cache.
+        let ids = if self.work == Work::Cached {
+            &ids[..1]
+        } else {
+            ids
+        };
+        let requests: Vec<Prepared> = (0..ids.len().max(32))
+            .map(|index| {
+                let path = format!("/file/{}", ids[index % ids.len()]);
+                match self.work {
+                    Work::OnionGet => onion.get(&path),
+                    _ => Transport::Direct.get(&path),
+                }
+            })
+            .collect();
+        let first = requests[0].fetch(&mut client).expect("a file");
+        assert!(first == bytes(size as u64, size), "another file");
+        Box::new(move || requests[random.below(requests.len())].send(&mut client, size))
+    }
+}
 
 /// The measurements of a row.
 pub struct Measured {
@@ -128,10 +200,7 @@ impl Bench {
     }
 
     fn measure(&self, row: &'static Row, rounds: usize, seconds: f64) -> Measured {
-        let ids = match row.work {
-            Work::Post => Vec::new(),
-            _ => self.fill(row.size),
-        };
+        let ids = row.fill(&self.plain);
         let mut measured = Measured {
             row,
             floor: Vec::new(),
@@ -139,21 +208,18 @@ impl Bench {
             total: Outcome::default(),
             processor: 0.0,
         };
-        let server = match row.work {
-            Work::Cached => &self.caching,
-            _ => &self.plain,
-        };
+        let server = row.server(&self.plain, &self.caching);
         let before = process::processor_time(server.pid());
         for _ in 0..rounds {
             let floor = match row.work {
                 Work::Post => floor::post(&self.database, row.size, seconds),
                 _ => floor::get(&self.database, &ids, seconds),
             };
-            self.empty_if(row.work == Work::Post);
+            self.empty_if(row.is_upload());
             let outcome = closed_loop(CLIENTS, seconds, |number| {
-                self.step(row, server, &ids, number)
+                row.step(server, &self.transport, &ids, number)
             });
-            self.empty_if(row.work == Work::Post);
+            self.empty_if(row.is_upload());
             measured.floor.push(floor.rate());
             measured.rates.push(outcome.rate());
             measured.total.add(outcome);
@@ -161,53 +227,6 @@ impl Bench {
         let used = process::processor_time(server.pid()) - before;
         measured.processor = used.as_secs_f64() * 1000.0 / measured.total.done.max(1) as f64;
         measured
-    }
-
-    /// Stores some tens of megabytes in files of that size. Returns their ids.
-    fn fill(&self, size: usize) -> Vec<String> {
-        let mut client = Client::new(&self.plain.address, false);
-        let count = (40 * MB / size).clamp(8, 1000);
-        (0..count)
-            .map(|number| {
-                let content = bytes((size + number) as u64, size);
-                let answer = Transport::Direct.post(&content).fetch(&mut client);
-                id_of(&answer.expect("stored"))
-            })
-            .collect()
-    }
-
-    /// One client's way to do the work of a row.
-    fn step<'a>(&'a self, row: &Row, server: &Server, ids: &[String], number: usize) -> Step<'a> {
-        let (size, mut client) = (row.size, Client::new(&server.address, false));
-        let mut random = Random::new(number);
-        if row.work == Work::Post {
-            let mut request = Transport::Direct.post(&bytes(number as u64, size));
-            let mut count = 0;
-            return Box::new(move || {
-                // Each upload is a different file, also in the next round.
-                count += 1;
-                request.stamp(size, number, count);
-                request.fetch(&mut client).map(drop)
-            });
-        }
-        // All clients fetch the same file, so that it comes from the cache.
-        let ids = if row.work == Work::Cached {
-            &ids[..1]
-        } else {
-            ids
-        };
-        let requests: Vec<Prepared> = (0..ids.len().max(32))
-            .map(|index| {
-                let path = format!("/file/{}", ids[index % ids.len()]);
-                match row.work {
-                    Work::OnionGet => self.transport.get(&path),
-                    _ => Transport::Direct.get(&path),
-                }
-            })
-            .collect();
-        let first = requests[0].fetch(&mut client).expect("a file");
-        assert!(first == bytes(size as u64, size), "another file");
-        Box::new(move || requests[random.below(requests.len())].send(&mut client, size))
     }
 
     fn empty_if(&self, condition: bool) {

@@ -1,0 +1,104 @@
+//! Another build of the server beside this one, on the same cluster and in the same minute: what a
+//! change costs or saves. Processor time is compared, because it varies less than throughput.
+
+use std::fmt::Write;
+
+use crate::common::{Cluster, Database, Server};
+use crate::process;
+use crate::table::{DEFAULT_CACHE, ROWS, Row, median, rounded};
+use crate::work::{CLIENTS, Transport, closed_loop};
+
+/// A build of the server, with a database of its own: each may know another schema.
+struct Build {
+    database: Database,
+    /// Without a cache.
+    plain: Server,
+    /// With the default cache.
+    caching: Server,
+    onion: Transport,
+}
+
+/// What a build did of one kind of work in each round.
+#[derive(Default)]
+struct Did {
+    /// Requests in a second.
+    rates: Vec<f64>,
+    /// The processor time per request, milliseconds.
+    processor: Vec<f64>,
+}
+
+/// Measures the rows whose name contains `only`, for the program `other` and for this build, each
+/// in `rounds` of that many seconds. Returns the table as Markdown.
+pub fn run(other: &str, only: &str, rounds: usize, seconds: f64) -> String {
+    let mut text = String::from(
+        "| work | the other, /s | this, /s | the other, processor, ms | this, processor, ms | \
+         this / the other |\n\
+         | --- | ---: | ---: | ---: | ---: | ---: |\n",
+    );
+    let mut cluster = Cluster::durable();
+    let start = format!("exec {other} \"$@\"");
+    let builds = [
+        Build::start(cluster.database(), &["sh", "-c", &start]),
+        Build::start(cluster.database(), &["env"]),
+    ];
+    for row in ROWS.iter().filter(|row| row.name.contains(only)) {
+        let [before, now] = measure(row, &builds, rounds, seconds);
+        let ratios = now.processor.iter().zip(&before.processor);
+        let ratio = median(ratios.map(|(now, before)| now / before).collect());
+        let line = format!(
+            "| {} | {} | {} | {:.3} | {:.3} | **{ratio:.2}** |",
+            row.name,
+            rounded(median(before.rates)),
+            rounded(median(now.rates)),
+            median(before.processor),
+            median(now.processor),
+        );
+        eprintln!("{line}");
+        let _ = writeln!(text, "{line}");
+    }
+    drop(builds);
+    cluster.stop();
+    text
+}
+
+impl Build {
+    /// Starts the program to which that wrapper leads.
+    fn start(database: Database, wrapper: &[&str]) -> Build {
+        let start = |settings| {
+            let started = Server::within(&database, settings, wrapper);
+            started.unwrap_or_else(|log| panic!("the server did not start: {log}"))
+        };
+        let plain = start("files.cache_size = 0");
+        Build {
+            onion: Transport::Onion(process::x25519_key(&plain)),
+            caching: start(DEFAULT_CACHE),
+            plain,
+            database,
+        }
+    }
+}
+
+fn measure(row: &Row, builds: &[Build; 2], rounds: usize, seconds: f64) -> [Did; 2] {
+    let ids = [&builds[0], &builds[1]].map(|build| row.fill(&build.plain));
+    let mut did = [Did::default(), Did::default()];
+    for round in 0..rounds {
+        // Who comes first changes from round to round.
+        for number in [round % 2, 1 - round % 2] {
+            let build = &builds[number];
+            let server = row.server(&build.plain, &build.caching);
+            let before = process::processor_time(server.pid());
+            let outcome = closed_loop(CLIENTS, seconds, |client| {
+                row.step(server, &build.onion, &ids[number], client)
+            });
+            let used = process::processor_time(server.pid()) - before;
+            if row.is_upload() {
+                build.database.execute("TRUNCATE files; CHECKPOINT");
+            }
+            did[number].rates.push(outcome.rate());
+            let requests = outcome.done.max(1) as f64;
+            let processor = used.as_secs_f64() * 1000.0 / requests;
+            did[number].processor.push(processor);
+        }
+    }
+    did
+}
