@@ -23,22 +23,47 @@ pub const MAX_SPARE_BYTES: usize = 24 * 1024 * 1024;
 /// The time without a request or a return of a large buffer, after which spare ones are freed.
 const SPARE_LIFETIME: Duration = Duration::from_secs(1);
 
-/// A growable buffer of bytes, like `Vec<u8>`. Its memory is reused if it is large.
+/// A growable buffer of bytes, like `Vec<u8>`. Its memory is reused if it is large. It may have a
+/// margin in front of its content, so that something can be [prepended](Buffer::prepend) without
+/// moving that.
 #[derive(Default)]
-pub struct Buffer(Vec<u8>);
+pub struct Buffer {
+    bytes: Vec<u8>,
+    /// Where the content begins in `bytes`.
+    start: usize,
+}
+
+/// The room around what a buffer will hold, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Margins {
+    /// In front of it.
+    pub before: usize,
+    /// Behind it.
+    pub after: usize,
+}
 
 impl Buffer {
     /// An empty buffer with room for so many bytes.
     pub fn with_capacity(bytes: usize) -> Buffer {
-        let mut buffer = if bytes < LARGE {
-            Vec::with_capacity(bytes)
+        Buffer::with_margins(bytes, Margins::default())
+    }
+
+    /// An empty buffer with room for so many bytes, and for the margins around them.
+    pub fn with_margins(bytes: usize, margins: Margins) -> Buffer {
+        let all = margins.before + bytes + margins.after;
+        let mut buffer = if all < LARGE {
+            Vec::with_capacity(all)
         } else {
             lock(&SPARE_BUFFERS)
-                .take(bytes)
-                .unwrap_or_else(|| Vec::with_capacity(bytes.next_multiple_of(CAPACITY_STEP)))
+                .take(all)
+                .unwrap_or_else(|| Vec::with_capacity(all.next_multiple_of(CAPACITY_STEP)))
         };
         buffer.clear();
-        Buffer(buffer)
+        buffer.resize(margins.before, 0);
+        Buffer {
+            bytes: buffer,
+            start: margins.before,
+        }
     }
 
     /// A buffer of that length, whose content is unspecified and must be overwritten by the
@@ -52,14 +77,41 @@ impl Buffer {
                 .unwrap_or_else(|| vec![0; length.next_multiple_of(CAPACITY_STEP)])
         };
         buffer.resize(length, 0);
-        Buffer(buffer)
+        buffer.into()
+    }
+
+    /// Whether so much can be written around the content without moving it.
+    pub fn has(&self, margins: Margins) -> bool {
+        let after = self.bytes.capacity() - self.bytes.len();
+        self.start >= margins.before && after >= margins.after
+    }
+
+    /// Writes in front of the content. Returns false, and writes nothing, if the margin is shorter.
+    #[must_use]
+    pub fn prepend(&mut self, head: &[u8]) -> bool {
+        let Some(start) = self.start.checked_sub(head.len()) else {
+            return false;
+        };
+        self.bytes[start..self.start].copy_from_slice(head);
+        self.start = start;
+        true
+    }
+
+    /// Appends bytes.
+    pub fn extend_from_slice(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Cuts the content to that length, if it is longer.
+    pub fn truncate(&mut self, length: usize) {
+        self.bytes.truncate(self.start + length);
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if self.0.capacity() >= LARGE {
-            let refused = lock(&SPARE_BUFFERS).put(std::mem::take(&mut self.0));
+        if self.bytes.capacity() >= LARGE {
+            let refused = lock(&SPARE_BUFFERS).put(std::mem::take(&mut self.bytes));
             // Unmapping takes time, so it happens outside the lock.
             drop(refused);
         }
@@ -68,27 +120,27 @@ impl Drop for Buffer {
 
 impl From<Vec<u8>> for Buffer {
     fn from(bytes: Vec<u8>) -> Buffer {
-        Buffer(bytes)
+        Buffer { bytes, start: 0 }
     }
 }
 
 impl Deref for Buffer {
-    type Target = Vec<u8>;
+    type Target = [u8];
 
-    fn deref(&self) -> &Vec<u8> {
-        &self.0
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.start..]
     }
 }
 
 impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut Vec<u8> {
-        &mut self.0
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..]
     }
 }
 
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.0.len())
+        write!(f, "{} bytes", self.len())
     }
 }
 
@@ -161,11 +213,36 @@ mod tests {
         for bytes in [0, 1, LARGE - 1, LARGE, LARGE + 1, 3 * LARGE, 10 * LARGE] {
             for _ in 0..3 {
                 let empty = Buffer::with_capacity(bytes);
-                assert!(empty.is_empty() && empty.capacity() >= bytes);
+                assert!(empty.is_empty() && empty.bytes.capacity() >= bytes);
                 let mut full = Buffer::to_overwrite(bytes);
                 assert_eq!(full.len(), bytes);
                 full.fill(7);
             }
+        }
+    }
+
+    #[test]
+    fn margins_hold_what_is_written_around_the_content() {
+        let margins = Margins {
+            before: 5,
+            after: 3,
+        };
+        for content in [&[][..], b"content", &[7; 2 * LARGE]] {
+            let mut buffer = Buffer::with_margins(content.len(), margins);
+            buffer.extend_from_slice(content);
+            let place = buffer.as_ptr();
+            assert!(buffer.has(margins) && &buffer[..] == content);
+            assert!(!buffer.prepend(b"too long") && &buffer[..] == content);
+            assert!(buffer.prepend(b"le") && buffer.prepend(b"tit"));
+            buffer.extend_from_slice(b"end");
+            assert_eq!(buffer[5..].as_ptr(), place, "nothing was moved");
+            assert_eq!(&buffer[..], [b"title", content, b"end"].concat());
+            assert!(!buffer.has(Margins {
+                before: 1,
+                after: 0
+            }));
+            buffer.truncate(6);
+            assert_eq!(buffer.len(), 6);
         }
     }
 

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use common::{Database, Onion, Reply, Server, bencoded, bytes, new_exchange, nonce};
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use session_file_server::buffer::Buffer;
 use session_file_server::protocol::keys::{KeyPair, ServerKeys};
 use session_file_server::protocol::onion::cipher::{Cipher, EncType, FreshNonce};
 use session_file_server::protocol::onion::client::{OnionRequest, v4_plaintext};
@@ -543,10 +544,10 @@ proptest! {
             let envelope = Envelope::parse(&request).expect("well-formed");
             let (cipher, opened) = envelope.open(&mut request, &keys).expect("for us");
             prop_assert_eq!(opened, &plaintext[..]);
-            let mut reply = vec![0; cipher.nonce_length()];
+            let mut reply = Buffer::from(vec![0; cipher.nonce_length()]);
             reply.extend_from_slice(&plaintext);
             cipher.seal(&mut reply, FreshNonce(nonce)).expect("sealed");
-            prop_assert_eq!(exchange.open(reply), Some(plaintext.clone()));
+            prop_assert_eq!(exchange.open(reply.to_vec()), Some(plaintext.clone()));
         }
     }
 
@@ -560,7 +561,7 @@ proptest! {
         let enc_type = if aes { EncType::AesGcm } else { EncType::XChaCha20 };
         let cipher = Cipher::agree(enc_type, &KeyPair::of_secret([1; 32].into()), &[9; 32]);
         let cipher = cipher.expect("a key");
-        let mut sealed = vec![0; cipher.nonce_length()];
+        let mut sealed = Buffer::from(vec![0; cipher.nonce_length()]);
         sealed.extend_from_slice(&plaintext);
         cipher.seal(&mut sealed, FreshNonce([4; 24])).expect("sealed");
         let position = position.index(sealed.len());

@@ -48,16 +48,17 @@ const REPLY_FRAME: usize = 1024;
 pub enum Wrapping {
     /// Nothing: the request was direct.
     None,
-    /// It is copied into the reply of a v4 onion request.
+    /// It becomes part of the reply to a v4 onion request.
     V4,
-    /// It is copied into the reply of a v3 onion request, which is then encoded in base64.
+    /// It becomes part of the reply to a v3 onion request, which is then encoded in base64.
     V3,
 }
 
 impl Wrapping {
     /// The most bytes that are in memory at once for an answer with a file: `fetched` bytes that
     /// were fetched for it, and `encoded` bytes of the same file in the encoding of old clients,
-    /// either of which may be 0. The answer has `body` bytes.
+    /// either of which may be 0: a file that becomes part of the reply where it lies isn't counted as
+    /// fetched. The answer has `body` bytes.
     pub fn most_at_once(self, fetched: usize, encoded: usize, body: usize) -> usize {
         // A file is dropped when it is encoded, and an answer when it is wrapped.
         let answer = if encoded > 0 { encoded } else { fetched };

@@ -8,11 +8,12 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::context::{Context, Wrapping};
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Margins};
 use crate::cache::files::{File, Lookup, UNCONFIRMED_MAX};
 use crate::db::{self, Fetched, FileInfo};
 use crate::protocol::file_id::FileId;
 use crate::protocol::http::base64_length;
+use crate::protocol::onion::REPLY_MARGINS;
 use crate::server::Room;
 
 /// The JSON that stands around a file in base64.
@@ -93,20 +94,22 @@ pub fn base64_json(bytes: &[u8]) -> String {
 
 /// Fetches a file from the database for [`find`], and keeps it in the cache.
 fn fetch(id: &FileId, context: &mut Context, encoding: Encoding) -> Result<Found, db::Error> {
-    let (room, wrapping) = (RefCell::new(&mut *context.room), context.wrapping);
+    let (wrapping, cache) = (context.wrapping, context.cache);
+    let room = RefCell::new(&mut *context.room);
     let is_taken = Cell::new(false);
     // It is asked again if the file must be read again.
     let take_room_once = |length| {
+        // A file that is kept in the cache, or encoded, is copied into its reply.
+        let is_only_wrapped = encoding == Encoding::None && !cache.takes(length);
+        let (margins, copied) = match wrapping {
+            Wrapping::V4 | Wrapping::V3 if is_only_wrapped => (REPLY_MARGINS, 0),
+            _ => (Margins::default(), length),
+        };
         if !is_taken.get() {
-            is_taken.set(take_room(
-                &mut room.borrow_mut(),
-                wrapping,
-                encoding,
-                length,
-                length,
-            ));
+            let room = &mut room.borrow_mut();
+            is_taken.set(take_room(room, wrapping, encoding, copied, length));
         }
-        is_taken.get()
+        is_taken.get().then_some(margins)
     };
     match context.db.file(id, take_room_once)? {
         Fetched::File(file) => {
@@ -123,8 +126,8 @@ fn fetch(id: &FileId, context: &mut Context, encoding: Encoding) -> Result<Found
     }
 }
 
-/// Takes the memory for an answer with a file of `length` bytes, of which `fetched` come from the
-/// database.
+/// Takes the memory for an answer with a file of `length` bytes, beside which `fetched` bytes lie
+/// that came from the database.
 fn take_room(
     room: &mut Room,
     wrapping: Wrapping,

@@ -19,7 +19,7 @@ use postgres::fallible_iterator::FallibleIterator;
 use super::connection::{Connection, OpenConnection};
 use super::error::Error;
 use super::file_copy::{NewRow, copy_absent_file, copy_file};
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Margins};
 use crate::protocol::file_id::FileId;
 
 /// The largest file, bytes, that is sent as a parameter of its INSERT without asking first whether
@@ -138,14 +138,15 @@ const EXTEND_FILE: &str = "WITH extended AS (UPDATE files \
 
 impl Connection {
     /// Reads a file that has not expired. `take_room` is called with its length before memory is
-    /// taken for it, and again if it must be read again; the file isn't read if that returns false.
+    /// taken for it, and again if it must be read again; it returns the margins around the file,
+    /// and the file isn't read if it returns none.
     ///
     /// # Errors
     /// Those of the database.
     pub fn file(
         &mut self,
         id: &FileId,
-        take_room: impl Fn(usize) -> bool,
+        take_room: impl Fn(usize) -> Option<Margins>,
     ) -> Result<Fetched, Error> {
         let read = |open: &mut OpenConnection| {
             let Some(row) = open.query_opt(SELECT_START, &[&id.as_str()])? else {
@@ -153,10 +154,10 @@ impl Connection {
             };
             let length = row.try_get::<_, i32>(1)? as usize;
             let watched = open.watched.clone();
-            if !watched.aside(|| take_room(length)) {
+            let Some(margins) = watched.aside(|| take_room(length)) else {
                 return Ok(Fetched::NoRoom);
-            }
-            let mut bytes = Buffer::with_capacity(length);
+            };
+            let mut bytes = Buffer::with_margins(length, margins);
             bytes.extend_from_slice(row.try_get(0)?);
             if bytes.len() < length {
                 read_rest(open, id, &mut bytes)?;
@@ -306,7 +307,7 @@ fn until(expires: SystemTime, now: SystemTime) -> Duration {
 fn read_rest(
     open: &mut OpenConnection,
     id: &FileId,
-    bytes: &mut Vec<u8>,
+    bytes: &mut Buffer,
 ) -> Result<(), postgres::Error> {
     let watched = open.watched.clone();
     let mut rows = open.query_raw(SELECT_REST, &[id.as_str()])?;

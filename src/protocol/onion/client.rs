@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::bencode;
 use super::cipher::{Cipher, EncType, FreshNonce};
+use crate::buffer::Buffer;
 use crate::protocol::keys::KeyPair;
 
 /// One onion request of a client: the cipher that encrypts it and decrypts its reply.
@@ -39,7 +40,7 @@ impl OnionRequest {
     /// Encrypts a plaintext into the body for the onion endpoint. `None` if the plaintext is
     /// longer than the cipher allows.
     pub fn seal(&self, plaintext: &[u8], nonce: FreshNonce) -> Option<Vec<u8>> {
-        let mut buffer = vec![0; self.cipher.nonce_length()];
+        let mut buffer = Buffer::from(vec![0; self.cipher.nonce_length()]);
         buffer.extend_from_slice(plaintext);
         self.cipher.seal(&mut buffer, nonce)?;
         let mut body = u32::try_from(buffer.len()).ok()?.to_le_bytes().to_vec();

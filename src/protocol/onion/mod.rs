@@ -2,9 +2,9 @@
 //!
 //! A service node forwards an encrypted request. [`envelope`] finds its parts, [`cipher`]
 //! decrypts it, and [`sub_request`] reads the request inside. The caller's router answers that,
-//! at once or when it is asked again, and the response is encrypted here. Nothing is copied on the
-//! way: the plaintext is used in the buffer that was received, and the reply is encrypted in the
-//! buffer that is sent.
+//! at once or when it is asked again, and the response is encrypted here. The plaintext is used in
+//! the buffer that was received, and the reply is encrypted in the buffer that is sent. A body with
+//! [`REPLY_MARGINS`] that nobody else has isn't even copied into that.
 
 pub mod bencode;
 pub mod cipher;
@@ -13,12 +13,13 @@ pub mod envelope;
 mod sub_request;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Margins};
 use crate::protocol::http::{Body, OCTET_STREAM, PLAIN_TEXT, Request, Response};
 use crate::protocol::keys::ServerKeys;
 use cipher::{Cipher, FreshNonce, TAG_LENGTH};
@@ -36,6 +37,13 @@ pub fn body_limit(max_file_size: usize) -> usize {
     const FRAME: usize = 4 + 24 + TAG_LENGTH + 64;
     MIN_BODY_LIMIT.max(max_file_size + FRAME + envelope::MAX_JSON + MAX_META)
 }
+
+/// What a reply has around a file at most, bytes: in front of it the nonce, the lengths of the
+/// bencoded list, and status and header fields as JSON; behind it the list's end and the tag.
+pub const REPLY_MARGINS: Margins = Margins {
+    before: 512,
+    after: 1 + TAG_LENGTH,
+};
 
 /// The version of the onion protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,11 +125,9 @@ impl Opened {
     fn reply(&self, response: Response, nonce: FreshNonce) -> Response {
         let room = self.cipher.nonce_length();
         let (mut reply, content_type) = match self.version {
-            Version::V3 => (v3_reply(&response, room), PLAIN_TEXT),
-            Version::V4 => (v4_reply(&response, room), OCTET_STREAM),
+            Version::V3 => (v3_reply(response, room), PLAIN_TEXT),
+            Version::V4 => (v4_reply(response, room), OCTET_STREAM),
         };
-        // Dropped early, so that another thread can reuse its buffer.
-        drop(response);
         if self.cipher.seal(&mut reply, nonce).is_none() {
             return Response::error(500);
         }
@@ -140,35 +146,102 @@ impl Opened {
 
 /// Encodes `l<len>:{"code": …, "headers": {…}}<len>:<body>e`, with room for the nonce in front
 /// and capacity for the tag behind.
-fn v4_reply(response: &Response, nonce_length: usize) -> Buffer {
+fn v4_reply(response: Response, nonce_length: usize) -> Buffer {
     let mut headers = json!({ "content-type": response.content_type });
     for (name, value) in &response.headers {
         headers[name.to_ascii_lowercase()] = json!(value);
     }
     let meta = json!({ "code": response.status, "headers": headers }).to_string();
-    let body = response.body.as_slice();
-    let lengths = 2 * usize::MAX.ilog10() as usize + 8;
-    let mut reply =
-        Buffer::with_capacity(nonce_length + lengths + meta.len() + body.len() + TAG_LENGTH);
-    reply.resize(nonce_length, 0);
-    bencode::write_head(&mut reply, meta.as_bytes(), body.len());
-    reply.extend_from_slice(body);
-    reply.push(b'e');
+    let mut head = vec![0; nonce_length];
+    bencode::write_head(&mut head, meta.as_bytes(), response.body.as_slice().len());
+    let mut reply = within(&head, response.body, 1 + TAG_LENGTH);
+    reply.extend_from_slice(b"e");
     reply
 }
 
 /// Encodes the body of a response with status 200, or `{"status_code": N}` for any other status,
 /// with room for the nonce in front and capacity for the tag behind.
-fn v3_reply(response: &Response, nonce_length: usize) -> Buffer {
-    let failure;
-    let body = if response.status == 200 {
-        response.body.as_slice()
-    } else {
-        failure = Response::error(response.status);
-        failure.body.as_slice()
+fn v3_reply(response: Response, nonce_length: usize) -> Buffer {
+    let response = match response.status {
+        200 => response,
+        other => Response::error(other),
     };
-    let mut reply = Buffer::with_capacity(nonce_length + body.len() + TAG_LENGTH);
-    reply.resize(nonce_length, 0);
-    reply.extend_from_slice(body);
-    reply
+    within(&vec![0; nonce_length], response.body, TAG_LENGTH)
+}
+
+/// The body behind a head, with capacity for `after` bytes behind it: in its own buffer if nobody
+/// else has that and its margins suffice, else in a new one.
+fn within(head: &[u8], body: Body, after: usize) -> Buffer {
+    let body = match body {
+        Body::Bytes(own) => Arc::new(own),
+        Body::Shared(shared) => shared,
+        Body::Omitted(_) => Arc::default(),
+    };
+    let margins = Margins {
+        before: head.len(),
+        after,
+    };
+    match Arc::try_unwrap(body) {
+        Ok(mut own) => {
+            if own.has(margins) && own.prepend(head) {
+                return own;
+            }
+            // The body is dropped before the encryption, so that others can reuse its buffer.
+            copied(head, &own, after)
+        }
+        Err(shared) => copied(head, &shared, after),
+    }
+}
+
+fn copied(head: &[u8], body: &[u8], after: usize) -> Buffer {
+    let mut copy = Buffer::with_capacity(head.len() + body.len() + after);
+    copy.extend_from_slice(head);
+    copy.extend_from_slice(body);
+    copy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::SystemTime;
+
+    #[test]
+    fn a_file_with_margins_is_encrypted_where_it_lies_unless_others_have_it() {
+        let keys = ServerKeys::from_secrets(&[7; 32], None);
+        for version in [Version::V4, Version::V3] {
+            for is_cached in [false, true] {
+                let client = client::OnionRequest::new(keys.pairs()[0].public(), None, [9; 32]);
+                let client = client.expect("a key");
+                let sealed = client.seal(b"l2:{}e", FreshNonce([1; 24])).expect("short");
+                let opened = Opened::open(version, &keys, sealed.into()).expect("ours");
+                let mut file = Buffer::with_margins(100_000, REPLY_MARGINS);
+                file.extend_from_slice(&[3; 100_000]);
+                let file = Arc::new(file);
+                let place = file.as_ptr();
+                let cached = is_cached.then(|| file.clone());
+                let response = Response::file(Body::Shared(file), SystemTime::now());
+                let (head, reply) = match version {
+                    Version::V4 => {
+                        let reply = opened.reply(response, FreshNonce([2; 24]));
+                        let Body::Bytes(reply) = reply.body else {
+                            panic!("a reply has its own bytes");
+                        };
+                        let end = reply.len() - REPLY_MARGINS.after;
+                        (reply[end - 100_000..].as_ptr(), reply)
+                    }
+                    Version::V3 => {
+                        let reply = v3_reply(response, 12);
+                        (reply[12..].as_ptr(), reply)
+                    }
+                };
+                assert_eq!(head == place, !is_cached, "{version:?}");
+                if version == Version::V4 {
+                    let opened = client.open(reply.to_vec()).expect("for this request");
+                    let (status, _, body) = client::read_v4_reply(&opened).expect("a reply");
+                    assert!(status == 200 && body == [3; 100_000]);
+                }
+                assert!(cached.is_none_or(|file| file[..] == [3; 100_000]));
+            }
+        }
+    }
 }
