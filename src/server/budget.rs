@@ -113,8 +113,11 @@ impl Drop for Reservation {
 
 impl Shared {
     fn give_back(&self, bytes: usize) {
-        *lock(&self.available) += bytes;
-        self.given_back.notify_all();
+        // Small requests have taken nothing, and spare the call to the system.
+        if bytes > 0 {
+            *lock(&self.available) += bytes;
+            self.given_back.notify_all();
+        }
     }
 }
 
