@@ -36,9 +36,12 @@ pub fn run(other: &str, only: &str, rounds: usize, seconds: f64) -> String {
          | --- | ---: | ---: | ---: | ---: | ---: |\n",
     );
     let mut cluster = Cluster::durable();
-    let start = format!("exec {other} \"$@\"");
     let builds = [
-        Build::start(cluster.database(), &["sh", "-c", &start]),
+        // Of the arguments, the first is this build's program.
+        Build::start(
+            cluster.database(),
+            &["sh", "-c", "shift; exec \"$0\" \"$@\"", other],
+        ),
         Build::start(cluster.database(), &["env"]),
     ];
     for row in ROWS.iter().filter(|row| row.name.contains(only)) {
@@ -79,7 +82,7 @@ impl Build {
 }
 
 fn measure(row: &Row, builds: &[Build; 2], rounds: usize, seconds: f64) -> [Did; 2] {
-    let ids = [&builds[0], &builds[1]].map(|build| row.fill(&build.plain));
+    let ids = [&builds[0], &builds[1]].map(|build| row.fill(&build.plain, &build.onion));
     let mut did = [Did::default(), Did::default()];
     for round in 0..rounds {
         // Who comes first changes from round to round.
@@ -95,9 +98,8 @@ fn measure(row: &Row, builds: &[Build; 2], rounds: usize, seconds: f64) -> [Did;
                 build.database.execute("TRUNCATE files; CHECKPOINT");
             }
             did[number].rates.push(outcome.rate());
-            let requests = outcome.done.max(1) as f64;
-            let processor = used.as_secs_f64() * 1000.0 / requests;
-            did[number].processor.push(processor);
+            did[number].processor.push(outcome.share_of(used));
+            assert_eq!(outcome.errors, 0, "{}: requests failed", row.name);
         }
     }
     did

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::client::{Client, head};
 use crate::common::{
@@ -69,14 +70,14 @@ struct Peer {
 struct Did {
     rates: Vec<f64>,
     total: Outcome,
-    /// The processor time of its processes, without the database's, seconds.
-    processor: f64,
+    /// The processor time of its processes, without the database's.
+    processor: Duration,
 }
 
 impl Did {
     /// The processor time per request, milliseconds.
     fn processor(&self) -> f64 {
-        self.processor * 1000.0 / self.total.done.max(1) as f64
+        self.total.share_of(self.processor)
     }
 }
 
@@ -163,7 +164,7 @@ fn measure(
                 }
             });
             let used = process::processor_time_of_all(&peer.processes) - before;
-            did.processor += used.as_secs_f64();
+            did.processor += used;
             did.rates.push(outcome.rate());
             did.total.add(outcome);
             if row.is_upload {

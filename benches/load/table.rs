@@ -76,21 +76,33 @@ impl Row {
         self.work == Work::Post
     }
 
-    /// Stores some tens of megabytes in files of the row's size, if it fetches any. Returns their
-    /// ids.
-    pub fn fill(&self, server: &Server) -> Vec<String> {
+    /// Stores some tens of megabytes in files of the row's size, if it fetches any, and fetches one
+    /// as the clients will. Returns their ids.
+    pub fn fill(&self, server: &Server, onion: &Transport) -> Vec<String> {
         if self.is_upload() {
             return Vec::new();
         }
         let (size, mut client) = (self.size, Client::new(&server.address, false));
         let count = (40 * MB / size).clamp(8, 1000);
-        (0..count)
+        let content = |number: usize| bytes((size + number) as u64, size);
+        let ids: Vec<String> = (0..count)
             .map(|number| {
-                let content = bytes((size + number) as u64, size);
-                let answer = Transport::Direct.post(&content).fetch(&mut client);
+                let answer = Transport::Direct.post(&content(number)).fetch(&mut client);
                 id_of(&answer.expect("stored"))
             })
-            .collect()
+            .collect();
+        let first = self.request(onion, &ids[0]).fetch(&mut client);
+        assert!(first.expect("a file") == content(0), "another file");
+        ids
+    }
+
+    /// The request for the file with that id.
+    fn request(&self, onion: &Transport, id: &str) -> Prepared {
+        let transport = match self.work {
+            Work::OnionGet => onion,
+            _ => &Transport::Direct,
+        };
+        transport.get(&format!("/file/{id}"))
     }
 
     /// One client's way to do the work of the row; `onion` is the server's transport.
@@ -120,16 +132,8 @@ impl Row {
             ids
         };
         let requests: Vec<Prepared> = (0..ids.len().max(32))
-            .map(|index| {
-                let path = format!("/file/{}", ids[index % ids.len()]);
-                match self.work {
-                    Work::OnionGet => onion.get(&path),
-                    _ => Transport::Direct.get(&path),
-                }
-            })
+            .map(|index| self.request(onion, &ids[index % ids.len()]))
             .collect();
-        let first = requests[0].fetch(&mut client).expect("a file");
-        assert!(first == bytes(size as u64, size), "another file");
         Box::new(move || requests[random.below(requests.len())].send(&mut client, size))
     }
 }
@@ -200,7 +204,7 @@ impl Bench {
     }
 
     fn measure(&self, row: &'static Row, rounds: usize, seconds: f64) -> Measured {
-        let ids = row.fill(&self.plain);
+        let ids = row.fill(&self.plain, &self.transport);
         let mut measured = Measured {
             row,
             floor: Vec::new(),
@@ -225,7 +229,7 @@ impl Bench {
             measured.total.add(outcome);
         }
         let used = process::processor_time(server.pid()) - before;
-        measured.processor = used.as_secs_f64() * 1000.0 / measured.total.done.max(1) as f64;
+        measured.processor = measured.total.share_of(used);
         measured
     }
 

@@ -21,12 +21,19 @@ pub struct Outcome {
     pub done: usize,
     /// The number of other requests.
     pub errors: usize,
+    /// The number of all requests, with those that connect and aren't measured.
+    pub sent: usize,
     pub elapsed: Duration,
     /// The latency of each request in `done`, microseconds, sorted.
     pub latencies: Vec<u32>,
 }
 
 impl Outcome {
+    /// The processor time of a request, milliseconds, if all together have taken that.
+    pub fn share_of(&self, processor: Duration) -> f64 {
+        processor.as_secs_f64() * 1000.0 / self.sent.max(1) as f64
+    }
+
     pub fn rate(&self) -> f64 {
         self.done as f64 / self.elapsed.as_secs_f64()
     }
@@ -43,6 +50,7 @@ impl Outcome {
     pub fn add(&mut self, other: Outcome) {
         self.done += other.done;
         self.errors += other.errors;
+        self.sent += other.sent;
         self.elapsed += other.elapsed;
         self.latencies.extend(other.latencies);
         self.latencies.sort_unstable();
@@ -104,6 +112,7 @@ fn run<'a>(
         let mut outcome = Outcome::default();
         // The first request connects, and isn't measured.
         let _ = step();
+        outcome.sent = 1;
         ready.wait();
         let started = Instant::now();
         drive(&mut step, started, &mut outcome);
@@ -130,6 +139,7 @@ fn run<'a>(
 }
 
 fn count(step: &mut Step, since: Instant, outcome: &mut Outcome) {
+    outcome.sent += 1;
     match step() {
         Ok(()) => {
             outcome.done += 1;

@@ -57,8 +57,8 @@ pub enum Wrapping {
 impl Wrapping {
     /// The most bytes that are in memory at once for an answer with a file: `fetched` bytes that
     /// were fetched for it, and `encoded` bytes of the same file in the encoding of old clients,
-    /// either of which may be 0: a file that becomes part of the reply where it lies isn't counted as
-    /// fetched. The answer has `body` bytes.
+    /// either of which may be 0. Nothing is fetched beside a reply for a file from the cache, and for one
+    /// that is wrapped where it lies. The answer has `body` bytes.
     pub fn most_at_once(self, fetched: usize, encoded: usize, body: usize) -> usize {
         // A file is dropped when it is encoded, and an answer when it is wrapped.
         let answer = if encoded > 0 { encoded } else { fetched };

@@ -4,7 +4,7 @@
 //! decrypts it, and [`sub_request`] reads the request inside. The caller's router answers that,
 //! at once or when it is asked again, and the response is encrypted here. The plaintext is used in
 //! the buffer that was received, and the reply is encrypted in the buffer that is sent. A body with
-//! [`REPLY_MARGINS`] that nobody else has isn't even copied into that.
+//! [`REPLY_MARGINS`] that nobody else has is encrypted where it lies, any other is copied once.
 
 pub mod bencode;
 pub mod cipher;
@@ -210,7 +210,9 @@ mod tests {
         let keys = ServerKeys::from_secrets(&[7; 32], None);
         for version in [Version::V4, Version::V3] {
             for is_cached in [false, true] {
-                let client = client::OnionRequest::new(keys.pairs()[0].public(), None, [9; 32]);
+                // The longer nonce.
+                let (key, enc_type) = (keys.pairs()[0].public(), Some("xchacha20"));
+                let client = client::OnionRequest::new(key, enc_type, [9; 32]);
                 let client = client.expect("a key");
                 let sealed = client.seal(b"l2:{}e", FreshNonce([1; 24])).expect("short");
                 let opened = Opened::open(version, &keys, sealed.into()).expect("ours");
@@ -220,7 +222,7 @@ mod tests {
                 let place = file.as_ptr();
                 let cached = is_cached.then(|| file.clone());
                 let response = Response::file(Body::Shared(file), SystemTime::now());
-                let (head, reply) = match version {
+                let (body, reply) = match version {
                     Version::V4 => {
                         let reply = opened.reply(response, FreshNonce([2; 24]));
                         let Body::Bytes(reply) = reply.body else {
@@ -230,11 +232,11 @@ mod tests {
                         (reply[end - 100_000..].as_ptr(), reply)
                     }
                     Version::V3 => {
-                        let reply = v3_reply(response, 12);
-                        (reply[12..].as_ptr(), reply)
+                        let reply = v3_reply(response, 24);
+                        (reply[24..].as_ptr(), reply)
                     }
                 };
-                assert_eq!(head == place, !is_cached, "{version:?}");
+                assert_eq!(body == place, !is_cached, "{version:?}");
                 if version == Version::V4 {
                     let opened = client.open(reply.to_vec()).expect("for this request");
                     let (status, _, body) = client::read_v4_reply(&opened).expect("a reply");
