@@ -178,11 +178,13 @@ fn an_interrupted_import_ends_at_once_and_can_be_repeated() {
     for id in 1..50 {
         std::fs::write(older.join(id.to_string()), bytes(id, 5000)).expect("writable");
     }
+    let said = folder.path().join("said");
     let import = || {
+        let errors = std::fs::File::create(&said).expect("writable");
         Command::new(BINARY)
             .args(["import", "directory", "."])
             .current_dir(folder.path())
-            .stderr(Stdio::null())
+            .stderr(errors)
             .stdout(Stdio::null())
             .spawn()
             .expect("the binary runs")
@@ -194,7 +196,8 @@ fn an_interrupted_import_ends_at_once_and_can_be_repeated() {
         eventually("it waits", || database.waiting_for_locks() >= 1);
         signal(interrupted.id(), name);
         let status = ended(&mut interrupted, Duration::from_secs(30));
-        assert_eq!(status.signal(), Some(number), "{status:?}");
+        let said = std::fs::read_to_string(&said);
+        assert_eq!(status.signal(), Some(number), "{status:?}: {said:?}");
     }
     lock.release();
     let status = ended(&mut import(), Duration::from_secs(60));
