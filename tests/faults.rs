@@ -95,10 +95,10 @@ fn too_few_connections_are_answered_503_until_there_are_enough() {
 }
 
 #[test]
-fn a_fail_over_to_a_stand_by_loses_nothing_and_needs_nobody() {
+fn a_fail_over_to_a_standby_loses_nothing_and_needs_nobody() {
     let mut first = Cluster::start();
     let database = first.database();
-    let second = first.stand_by();
+    let second = first.standby();
     // Both clusters are asked, and only the one that can be written to is used.
     let (one, other) = (first.folder().display(), second.folder().display());
     let url = format!(
@@ -107,7 +107,7 @@ fn a_fail_over_to_a_stand_by_loses_nothing_and_needs_nobody() {
     );
     let server = Server::try_with(&url, "").expect("started");
     let id = server.upload(b"before");
-    eventually("the stand-by has it", || {
+    eventually("the standby has it", || {
         let url = second.url(&database.name);
         let mut client = postgres::Client::connect(&url, postgres::NoTls).expect("it runs");
         client

@@ -4,12 +4,12 @@ mod common;
 
 use common::{Cluster, Database, Server, bytes, eventually};
 
-/// A primary, its stand-by, and a server on both that has connections to the primary alone. The
-/// stand-by stands first, so that a new connection goes there when it is promoted.
+/// A primary, its standby, and a server on both that has connections to the primary alone. The
+/// standby stands first, so that a new connection goes there when it is promoted.
 fn pair() -> (Cluster, Database, Cluster, Server) {
     let first = Cluster::start();
     let database = first.database();
-    let second = first.stand_by();
+    let second = first.standby();
     let (one, other) = (second.folder().display(), first.folder().display());
     let url = format!("host={one},{other} user=tester dbname={}", database.name);
     let settings = "workers = 4\nfiles.cleanup_interval = '1 h'";
@@ -135,10 +135,10 @@ fn what_a_frozen_primary_commits_when_it_thaws_is_not_acknowledged() {
 }
 
 #[test]
-fn a_frozen_stand_by_keeps_neither_commands_nor_uploads_waiting() {
+fn a_frozen_standby_keeps_neither_commands_nor_uploads_waiting() {
     let first = Cluster::start();
     let database = first.database();
-    let second = first.stand_by();
+    let second = first.standby();
     second.signal("STOP");
     for (one, other) in [(&first, &second), (&second, &first)] {
         let hosts = format!(

@@ -1,4 +1,4 @@
-//! Fail-overs by Patroni under load, with one server that reaches the primary through haproxy, and
+//! Failovers by Patroni under load, with one server that reaches the primary through haproxy, and
 //! one that has both nodes as its hosts.
 //!
 //! `scripts/test-patroni` starts what this needs, and runs it.
@@ -180,10 +180,7 @@ fn nothing_that_was_acknowledged_is_lost_when_patroni_fails_over() {
     for server in &servers {
         server.assert_no_500();
     }
-    assert!(
-        lost.is_empty(),
-        "lost with a synchronous stand-by: {lost:?}"
-    );
+    assert!(lost.is_empty(), "lost with a synchronous standby: {lost:?}");
 }
 
 /// Lets every fault happen, and looks after each for what was acknowledged. Returns what is missing.

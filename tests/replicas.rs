@@ -40,7 +40,7 @@ fn replicated() -> (Cluster, Database, Cluster, Server) {
     let primary = Cluster::start();
     let database = primary.database();
     drop(Server::start(&database));
-    let replica = primary.stand_by();
+    let replica = primary.standby();
     let server = Server::with(&database, &read_url(&database, &[&replica]));
     wait_until_used(&server);
     (primary, database, replica, server)
@@ -115,7 +115,7 @@ fn files_are_read_from_the_replica_and_without_the_primary() {
     let mut primary = Cluster::start();
     let database = primary.database();
     drop(Server::start(&database));
-    let replica = primary.stand_by();
+    let replica = primary.standby();
     let files = [bytes(1, 1_000), bytes(2, 300_000)];
     let ids = files
         .clone()
@@ -306,7 +306,7 @@ fn slow_clients_that_fill_the_memory_are_not_taken_for_a_slow_replica() {
     let primary = Cluster::start();
     let database = primary.database();
     drop(Server::start(&database));
-    let replica = primary.stand_by();
+    let replica = primary.standby();
     let others = "files.cache_size = 0";
     let config = Config::parse(others, Path::new("config.toml")).expect("valid");
     let memory = config.least_memory();
@@ -385,7 +385,7 @@ fn after_a_fail_over_the_new_primary_is_no_replica_of_itself() {
     let mut first = Cluster::start();
     let database = first.database();
     drop(Server::start(&database));
-    let second = first.stand_by();
+    let second = first.standby();
     let id = store_elsewhere(&database, &second, b"a file");
     let path = format!("/file/{id}");
     let settings = read_url(&database, &[&first, &second]);
@@ -395,7 +395,7 @@ fn after_a_fail_over_the_new_primary_is_no_replica_of_itself() {
     wait_until_used(&server);
     first.crash();
     for _ in 0..50 {
-        assert_eq!(server.get(&path).status, 200, "the stand-by has it");
+        assert_eq!(server.get(&path).status, 200, "the standby has it");
     }
     second.promote();
     eventually("the new primary is used", || {
@@ -426,7 +426,7 @@ fn a_user_without_privileges_can_have_replicas() {
         let server = Server::try_with(&url, "").expect("started");
         server.upload(b"a file")
     };
-    let replica = primary.stand_by();
+    let replica = primary.standby();
     let settings = as_plain(&read_url(&database, &[&replica]));
     let server = Server::try_with(&url, &settings).expect("started");
     wait_until_used(&server);
@@ -438,7 +438,7 @@ fn a_user_without_privileges_can_have_replicas() {
 fn the_server_starts_without_its_replica_and_status_says_so() {
     let primary = Cluster::start();
     let database = primary.database();
-    let mut replica = primary.stand_by();
+    let mut replica = primary.standby();
     replica.stop();
     let settings = read_url(&database, &[&replica, &primary]);
     let server = Server::with(&database, &settings);
@@ -472,7 +472,7 @@ fn the_workers_spread_over_the_replicas_and_go_on_with_those_that_are_left() {
     let primary = Cluster::start();
     let database = primary.database();
     drop(Server::start(&database));
-    let (mut one, other) = (primary.stand_by(), primary.stand_by());
+    let (mut one, other) = (primary.standby(), primary.standby());
     let id = store_elsewhere(&database, &one, b"a file");
     eventually("it is replicated", || has(&other, &database, &id));
     let server = Server::with(&database, &read_url(&database, &[&one, &other]));

@@ -1,4 +1,4 @@
-//! Stand-bys: what may be missing on a synchronous one, what a read-only one answers, and what
+//! Standbys: what may be missing on a synchronous one, what a read-only one answers, and what
 //! happens when one is promoted.
 
 mod common;
@@ -13,15 +13,15 @@ use common::{
 use postgres::{Client, NoTls};
 use session_file_server::protocol::onion::client::v4_plaintext;
 
-/// Waits until a statement waits for the stand-by, and cancels the wait.
+/// Waits until a statement waits for the standby, and cancels the wait.
 fn cancel_a_wait(database: &Database) {
     let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity \
                   WHERE wait_event = 'SyncRep' AND query !~ 'pg_cancel_backend'";
     eventually("a wait is cancelled", || database.number(cancel) > 0);
 }
 
-/// Makes commits wait for a stand-by of that name; for none if it is empty.
-fn want_stand_by(database: &Database, name: &str) {
+/// Makes commits wait for a standby of that name; for none if it is empty.
+fn want_standby(database: &Database, name: &str) {
     let mut client = database.client();
     for statement in [
         "SET synchronous_commit = local",
@@ -39,13 +39,13 @@ fn want_stand_by(database: &Database, name: &str) {
 }
 
 #[test]
-fn what_may_not_be_on_the_stand_by_is_not_acknowledged() {
+fn what_may_not_be_on_the_standby_is_not_acknowledged() {
     let cluster = Cluster::start();
     let database = cluster.database();
     let server = Server::with(&database, "workers = 2\nfiles.cleanup_interval = '1 h'");
     let file = bytes(1, 1_000);
     let id = server.upload(&file);
-    want_stand_by(&database, "nobody");
+    want_standby(&database, "nobody");
     let extend = format!("/file/{id}/extend");
     for (path, body) in [
         ("/file", bytes(2, 1_000)),
@@ -59,14 +59,10 @@ fn what_may_not_be_on_the_stand_by_is_not_acknowledged() {
             asking.join().expect("an answer").assert_error(503);
         });
     }
-    // Reading needs no stand-by.
+    // Reading needs no standby.
     assert_eq!(server.get(&format!("/file/{id}")).body, file);
-    assert!(
-        server
-            .log()
-            .contains("a synchronous stand-by was cancelled")
-    );
-    want_stand_by(&database, "");
+    assert!(server.log().contains("a synchronous standby was cancelled"));
+    want_standby(&database, "");
     for seed in [2, 3] {
         let size = if seed == 2 { 1_000 } else { 500_000 };
         let id = server.upload(&bytes(seed, size));
@@ -94,14 +90,14 @@ fn upload_at_once(server: &Server, count: u64, size: usize) -> Vec<(Response, Du
 }
 
 #[test]
-fn while_commits_wait_for_a_lost_stand_by_files_are_handed_out() {
+fn while_commits_wait_for_a_lost_standby_files_are_handed_out() {
     let cluster = Cluster::start();
     let database = cluster.database();
     let onion = Onion::on(&database, "files.cleanup_interval = '1 h'");
     let server = &onion.server;
     let file = bytes(99, 200_000);
     let path = format!("/file/{}", server.upload(&file));
-    want_stand_by(&database, "nobody");
+    want_standby(&database, "nobody");
     let is_over = AtomicBool::new(false);
     let uploads = std::thread::scope(|scope| {
         let uploads = scope.spawn(|| {
@@ -119,7 +115,7 @@ fn while_commits_wait_for_a_lost_stand_by_files_are_handed_out() {
     }
     server.get("/health?write").assert_error(503);
     assert_eq!(server.get("/health").json()["write"], false);
-    want_stand_by(&database, "");
+    want_standby(&database, "");
     eventually("files are taken", || {
         server.post("/file", b"another").status == 200
     });
@@ -132,14 +128,14 @@ fn while_commits_wait_for_a_lost_stand_by_files_are_handed_out() {
 }
 
 #[test]
-fn without_uploads_it_is_noticed_that_the_stand_by_is_back() {
+fn without_uploads_it_is_noticed_that_the_standby_is_back() {
     let cluster = Cluster::start();
     let database = cluster.database();
     let server = Server::start(&database);
-    want_stand_by(&database, "nobody");
+    want_standby(&database, "nobody");
     server.post("/file", b"a file").assert_error(503);
     server.get("/health?write").assert_error(503);
-    want_stand_by(&database, "");
+    want_standby(&database, "");
     eventually("uploads may come", || {
         server.get("/health?write").status == 200
     });
@@ -239,11 +235,11 @@ fn errors_of(cluster: &Cluster) -> usize {
 }
 
 #[test]
-fn a_stand_by_alone_hands_out_files_until_it_is_promoted() {
+fn a_standby_alone_hands_out_files_until_it_is_promoted() {
     let first = Cluster::start();
     let database = first.database();
     let id = Server::start(&database).upload(b"a file");
-    let second = first.stand_by();
+    let second = first.standby();
     let server = Server::try_with(
         &second.url(&database.name),
         "files.cleanup_interval = '1 s'\nversions.record_checks = true",
@@ -266,7 +262,7 @@ fn a_stand_by_alone_hands_out_files_until_it_is_promoted() {
     std::thread::sleep(Duration::from_secs(3));
     let log = server.log();
     assert_eq!(
-        log.matches("read-only, as a stand-by is").count(),
+        log.matches("read-only, as a standby is").count(),
         1,
         "{log}"
     );
@@ -289,10 +285,10 @@ fn a_stand_by_alone_hands_out_files_until_it_is_promoted() {
 }
 
 #[test]
-fn an_empty_stand_by_gets_its_tables_when_it_is_promoted() {
+fn an_empty_standby_gets_its_tables_when_it_is_promoted() {
     let first = Cluster::start();
     let database = first.database();
-    let second = first.stand_by();
+    let second = first.standby();
     let server = Server::try_with(&second.url(&database.name), "").expect("started");
     server.get("/health").assert_error(503);
     server.get("/file/abc").assert_error(503);
@@ -311,13 +307,13 @@ fn an_empty_stand_by_gets_its_tables_when_it_is_promoted() {
 fn an_old_primary_that_comes_back_is_refused() {
     let mut first = Cluster::start();
     let database = first.database();
-    let second = first.stand_by();
+    let second = first.standby();
     let (one, other) = (first.folder().display(), second.folder().display());
     let url = format!("host={one},{other} user=tester dbname={}", database.name);
     let server = Server::try_with(&url, "").expect("started");
     server.upload(b"before");
     let name = &database.name;
-    eventually("the stand-by has it", || {
+    eventually("the standby has it", || {
         let mut client = postgres::Client::connect(&second.url(name), postgres::NoTls);
         let rows = client
             .as_mut()

@@ -277,7 +277,7 @@ fn prepare_database(
     statistics: &Statistics,
 ) -> Result<bool, String> {
     let mut db = database.connection();
-    // Said before anything else is: a stand-by is served, too.
+    // Said before anything else is: a standby is served, too.
     let looked = db.look_whether_read_only();
     let prepared = looked.and_then(|_| db.prepare_schema()).and_then(|state| {
         // The limit must hold before the files are counted for the first time.

@@ -27,7 +27,7 @@ const SILENCE: Duration = Duration::from_secs(2);
 const SELECT_READ_ONLY: &str = "SELECT current_setting('transaction_read_only')::bool";
 /// Commits a transaction without any effect, which needs no privilege. The message gives the
 /// transaction an id and a WAL record. Without these its commit would wait neither for the disk nor
-/// for a stand-by.
+/// for a standby.
 const COMMIT_NOTHING: &str =
     "SELECT pg_logical_emit_message(true, 'session-file-server', ''::text)";
 
@@ -240,7 +240,7 @@ impl Connection {
     /// that repeats its request stores the same again.
     fn unreplicated(&mut self) -> Error {
         let error = Error::Unavailable(
-            "the wait for a synchronous stand-by was cancelled, so that what was stored may not \
+            "the wait for a synchronous standby was cancelled, so that what was stored may not \
              be there"
                 .into(),
         );
@@ -258,7 +258,7 @@ impl Connection {
         error
     }
 
-    /// Whether the database takes no writes: it is a stand-by, or set to be read-only. Unlike a
+    /// Whether the database takes no writes: it is a standby, or set to be read-only. Unlike a
     /// write, the question leaves no error in the database's log.
     fn is_read_only(&mut self) -> Result<bool, Error> {
         self.repeatable(|open| {
@@ -282,7 +282,7 @@ impl Connection {
     }
 
     /// Tries whether a database that took no writes takes them now, by a commit without effect,
-    /// which waits for the disk and the stand-by as any other does.
+    /// which waits for the disk and the standby as any other does.
     ///
     /// # Errors
     /// Those of the database.

@@ -151,7 +151,7 @@ impl Database {
         }
         if refusal == Refusal::ReadOnly {
             log::warn!(
-                "the database is read-only, as a stand-by is; files are handed out, and uploads \
+                "the database is read-only, as a standby is; files are handed out, and uploads \
                  are answered 503 until it takes writes"
             );
         } else {

@@ -1,9 +1,9 @@
 //! Deadlines for the database's answers.
 //!
 //! The database bounds its statements itself (`statement_timeout`), but not the wait for a
-//! synchronous stand-by, and a database that is frozen bounds nothing. The driver waits for ever.
+//! synchronous standby, and a database that is frozen bounds nothing. The driver waits for ever.
 //! So a thread looks at all connections: work that gets no answer is cancelled, which ends a wait
-//! for a stand-by, and if that doesn't help its connection is shut down.
+//! for a standby, and if that doesn't help its connection is shut down.
 
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -119,7 +119,7 @@ impl Remedy {
             return Remedy::Reconnect;
         }
         match cause.code().code() {
-            // Read-only transaction: a pooler or a fail-over has moved us to a standby.
+            // Read-only transaction: a pooler or a failover has moved us to a standby.
             "25006" => Remedy::Reconnect,
             // A column's type has changed; all prepared statements were deallocated; or a pooler
             // has switched to a connection with other prepared statements.

@@ -73,7 +73,7 @@ impl Settings {
         Ok(connected)
     }
 
-    /// Asks all hosts for their positions, stand-bys too, if there are several.
+    /// Asks all hosts for their positions, standbys too, if there are several.
     ///
     /// # Errors
     /// That of a password that can't be read.

@@ -1,9 +1,9 @@
 //! Which of several databases is the one that the others follow.
 //!
-//! After a fail-over the old primary may come back, writable, as the first host of `database.url`.
-//! What is written to it then is lost when it is made a stand-by. PostgreSQL numbers timelines: a
+//! After a failover the old primary may come back, writable, as the first host of `database.url`.
+//! What is written to it then is lost when it is made a standby. PostgreSQL numbers timelines: a
 //! promotion begins a new one. So the highest timeline that was seen is remembered, with the
-//! identifier that a cluster and its stand-bys share, and a primary of a lower one is refused. A
+//! identifier that a cluster and its standbys share, and a primary of a lower one is refused. A
 //! connection that was made before a higher timeline was seen is used no more: the old primary may
 //! have been frozen, or cut off from the others.
 
@@ -23,8 +23,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(600);
 /// For how long a host that has failed is tried after the others.
 const FAILED_FOR: Duration = Duration::from_secs(10);
 
-/// Selects the identifier of the cluster, its timeline, and whether it is a stand-by. On a primary
-/// the name of the current WAL file begins with the timeline. Of the two that a stand-by tells, the
+/// Selects the identifier of the cluster, its timeline, and whether it is a standby. On a primary
+/// the name of the current WAL file begins with the timeline. Of the two that a standby tells, the
 /// one of its last checkpoint may be old. Every user may ask this.
 const SELECT_LINEAGE: &str = "SELECT (SELECT system_identifier FROM pg_control_system()), \
      CASE WHEN pg_is_in_recovery() THEN \
@@ -38,9 +38,9 @@ const SELECT_LINEAGE: &str = "SELECT (SELECT system_identifier FROM pg_control_s
 pub(super) struct Position {
     system: i64,
     timeline: i64,
-    /// Whether the cluster is a stand-by. A stand-by may be on a lower timeline, and is no old
+    /// Whether the cluster is a standby. A standby may be on a lower timeline, and is no old
     /// primary.
-    is_stand_by: bool,
+    is_standby: bool,
 }
 
 impl Position {
@@ -55,7 +55,7 @@ impl Position {
             Ok(Some(Position {
                 system: row.try_get(0)?,
                 timeline: row.try_get(1)?,
-                is_stand_by: row.try_get(2)?,
+                is_standby: row.try_get(2)?,
             }))
         });
         match read {
@@ -176,13 +176,13 @@ impl Lineage {
         let Some(highest) = seen.highest.filter(is_elsewhere) else {
             return Ok(position.timeline);
         };
-        if position.is_stand_by && position.system == highest.system {
+        if position.is_standby && position.system == highest.system {
             return Ok(highest.timeline);
         }
         let reason = if position.system == highest.system {
             format!(
                 "the database on {host} is refused: it is on timeline {}, and timeline {} was \
-                 seen, so that it is an old primary; make it a stand-by of the new one",
+                 seen, so that it is an old primary; make it a standby of the new one",
                 position.timeline, highest.timeline
             )
         } else {
@@ -214,7 +214,7 @@ mod tests {
         let at = |system, timeline| Position {
             system,
             timeline,
-            is_stand_by: false,
+            is_standby: false,
         };
         assert!(lineage.is_unknown(now));
         assert!(lineage.admit("a", at(7, 1)).is_ok());
@@ -238,7 +238,7 @@ mod tests {
         assert!(lineage.admit("b", at(7, 3)).is_ok());
         assert!(lineage.admit("b", at(7, 4)).is_ok());
         let behind = Position {
-            is_stand_by: true,
+            is_standby: true,
             ..at(7, 1)
         };
         assert_eq!(lineage.admit("d", behind), Ok(4), "it follows");

@@ -47,7 +47,7 @@ impl Connection {
     /// Creates the tables in an empty database. Checks those of any other, without changing it.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if it is empty and read-only, as a stand-by is: requests are answered
+    /// [`Error::Unavailable`] if it is empty and read-only, as a standby is: requests are answered
     /// 503 from then on, until this has succeeded.
     /// [`Error::Layout`] if it holds tables that the server can't run on as they are.
     pub fn prepare_schema(&mut self) -> Result<SchemaState, Error> {

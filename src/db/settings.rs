@@ -88,7 +88,7 @@ impl Settings {
     /// # Errors
     /// The mistake. The text isn't repeated, because it may hold a password.
     pub fn parse(url: &str) -> Result<Settings, String> {
-        // Several hosts are a primary and its stand-bys.
+        // Several hosts are a primary and its standbys.
         Settings::parse_for(url, TargetSessionAttrs::ReadWrite)
     }
 

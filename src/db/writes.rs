@@ -1,7 +1,7 @@
 //! Whether the database takes writes, as all connections share it.
 //!
-//! A database may hand out files and store none: because it is a stand-by, because its disk is
-//! full, or because commits wait for a synchronous stand-by that is gone. From the first write that
+//! A database may hand out files and store none: because it is a standby, because its disk is
+//! full, or because commits wait for a synchronous standby that is gone. From the first write that
 //! fails for such a reason until the next one that succeeds, one write at a time is tried, and all
 //! others are refused at once, so that they hold neither workers nor the database's processes.
 
@@ -24,7 +24,7 @@ const FULL_FOR: Duration = Duration::from_secs(60);
 /// Why the database takes no writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// It is read-only, as a stand-by is.
+    /// It is read-only, as a standby is.
     ReadOnly,
     /// Its commits get no answer.
     NoAnswer,

@@ -97,12 +97,12 @@ impl Cluster {
     }
 
     /// A cluster that follows this one, read-only until it is promoted.
-    pub fn stand_by(&self) -> Cluster {
-        self.stand_by_with(false, &[])
+    pub fn standby(&self) -> Cluster {
+        self.standby_with(false, &[])
     }
 
     /// The same with settings of its own, each as `name=value`.
-    pub fn stand_by_with(&self, durable: bool, settings: &[&str]) -> Cluster {
+    pub fn standby_with(&self, durable: bool, settings: &[&str]) -> Cluster {
         let mut cluster = Cluster::in_new_folder();
         cluster.durable = durable;
         cluster.settings = settings.iter().map(ToString::to_string).collect();
@@ -111,7 +111,7 @@ impl Cluster {
         cluster
     }
 
-    /// Copies another cluster as a stand-by of it into this one's folder, which has no data.
+    /// Copies another cluster as a standby of it into this one's folder, which has no data.
     pub(super) fn copy(&self, primary: &Cluster) {
         let mut copy = as_owner(&tool("pg_basebackup"));
         copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync"]);
@@ -121,7 +121,7 @@ impl Cluster {
         succeed(&mut copy);
     }
 
-    /// Promotes a stand-by, so that it takes writes.
+    /// Promotes a standby, so that it takes writes.
     pub fn promote(&self) {
         let mut promote = as_owner(&tool("pg_ctl"));
         promote.args(["promote", "--pgdata"]).arg(self.data());

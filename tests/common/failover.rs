@@ -10,7 +10,7 @@ use super::{Cluster, signal, succeed};
 
 impl Cluster {
     /// A connection to its own database `postgres`, of a superuser whose commits wait for no
-    /// stand-by.
+    /// standby.
     pub fn superuser(&self) -> Client {
         let mut client = Client::connect(&self.url("postgres"), NoTls).expect("it runs");
         let local = client.batch_execute("SET synchronous_commit = local");
@@ -40,7 +40,7 @@ impl Cluster {
         self.crash();
     }
 
-    /// Lets a stand-by follow `primary`, or nobody, from now on.
+    /// Lets a standby follow `primary`, or nobody, from now on.
     pub fn follow(&self, primary: Option<&Cluster>) {
         let from = primary.map_or(String::new(), |primary| {
             format!("host={} user=tester", primary.folder().display())
@@ -61,7 +61,7 @@ impl Cluster {
         }
     }
 
-    /// The end of the WAL that a stand-by has, as a number of bytes. What was received is counted
+    /// The end of the WAL that a standby has, as a number of bytes. What was received is counted
     /// from the beginning of a segment after a restart, so that it may be less than what was
     /// replayed.
     pub fn received(&self) -> i64 {
@@ -70,7 +70,7 @@ impl Cluster {
         )
     }
 
-    /// Makes a stopped old primary a stand-by of `primary` by `pg_rewind`. Returns whether that was
+    /// Makes a stopped old primary a standby of `primary` by `pg_rewind`. Returns whether that was
     /// possible. It isn't started.
     pub fn rewind(&self, primary: &Cluster) -> bool {
         let mut rewind = as_owner(&tool("pg_rewind"));
@@ -85,7 +85,7 @@ impl Cluster {
         output.status.success()
     }
 
-    /// Makes a stopped cluster a stand-by of `primary` by copying everything. It isn't started.
+    /// Makes a stopped cluster a standby of `primary` by copying everything. It isn't started.
     pub fn copy_anew(&self, primary: &Cluster) {
         succeed(as_owner(Path::new("rm")).arg("-rf").arg(self.data()));
         self.copy(primary);

@@ -10,9 +10,9 @@ use crate::takes_uploads;
 
 /// How long an old primary is writable beside the new one, or frozen beside it.
 const BESIDE: Duration = Duration::from_secs(5);
-/// How long stand-bys are away: longer than an upload waits for them.
+/// How long standbys are away: longer than an upload waits for them.
 const AWAY: Duration = Duration::from_secs(12);
-/// How long the sender to a stand-by stalls before the primary is killed.
+/// How long the sender to a standby stalls before the primary is killed.
 const STALLED: Duration = Duration::from_secs(4);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +24,8 @@ pub enum Fault {
     FrozenAndBack,
     KilledWithOneBehind,
     KilledWithAllBehind,
-    StandByAway,
-    StandBysAway,
+    StandbyAway,
+    StandbysAway,
     ServerKilled,
     ServerRestarted,
 }
@@ -43,8 +43,8 @@ impl Fault {
         Fault::KilledWithOneBehind,
         Fault::KilledWithOneBehind,
         Fault::KilledWithAllBehind,
-        Fault::StandByAway,
-        Fault::StandBysAway,
+        Fault::StandbyAway,
+        Fault::StandbysAway,
         Fault::ServerKilled,
         Fault::ServerRestarted,
     ];
@@ -56,10 +56,10 @@ impl Fault {
             Fault::StoppedInOrder => "primary stopped in order",
             Fault::Frozen => "primary frozen",
             Fault::FrozenAndBack => "primary frozen, and back as a primary",
-            Fault::KilledWithOneBehind => "primary killed, one stand-by behind",
-            Fault::KilledWithAllBehind => "primary killed, all stand-bys behind",
-            Fault::StandByAway => "one stand-by frozen",
-            Fault::StandBysAway => "all stand-bys frozen",
+            Fault::KilledWithOneBehind => "primary killed, one standby behind",
+            Fault::KilledWithAllBehind => "primary killed, all standbys behind",
+            Fault::StandbyAway => "one standby frozen",
+            Fault::StandbysAway => "all standbys frozen",
             Fault::ServerKilled => "server killed",
             Fault::ServerRestarted => "server restarted",
         }
@@ -141,14 +141,14 @@ impl Soak {
                 std::thread::sleep(STALLED);
                 self.group.nodes[primary].kill();
             }
-            Fault::StandByAway => return self.freeze_stand_bys(1),
-            Fault::StandBysAway => return self.freeze_stand_bys(2),
+            Fault::StandbyAway => return self.freeze_standbys(1),
+            Fault::StandbysAway => return self.freeze_standbys(2),
             Fault::ServerKilled | Fault::ServerRestarted => return self.end_server(fault),
         }
         self.fail_over(fault)
     }
 
-    /// Waits until the stand-bys follow and both servers take uploads.
+    /// Waits until the standbys follow and both servers take uploads.
     pub fn wait_until_well(&self) {
         self.group.wait_until_followed();
         for server in &self.servers {
@@ -199,18 +199,18 @@ impl Soak {
         format!("the old one was writable and took {more} files")
     }
 
-    /// That many of the stand-bys.
-    fn some_stand_bys(&mut self, count: usize) -> Vec<usize> {
-        let mut stand_bys = self.group.stand_bys();
-        let first = self.number(stand_bys.len());
-        stand_bys.rotate_left(first);
-        stand_bys.truncate(count);
-        stand_bys
+    /// That many of the standbys.
+    fn some_standbys(&mut self, count: usize) -> Vec<usize> {
+        let mut standbys = self.group.standbys();
+        let first = self.number(standbys.len());
+        standbys.rotate_left(first);
+        standbys.truncate(count);
+        standbys
     }
 
-    /// Freezes the processes that send to so many stand-bys.
+    /// Freezes the processes that send to so many standbys.
     fn stall_senders(&mut self, count: usize) {
-        for number in self.some_stand_bys(count) {
+        for number in self.some_standbys(count) {
             let name = NAMES[number];
             let select = format!(
                 "SELECT pid::int8 FROM pg_stat_replication WHERE application_name = '{name}'"
@@ -220,16 +220,16 @@ impl Soak {
         }
     }
 
-    fn freeze_stand_bys(&mut self, count: usize) -> String {
-        let stand_bys = self.some_stand_bys(count);
-        for number in &stand_bys {
+    fn freeze_standbys(&mut self, count: usize) -> String {
+        let standbys = self.some_standbys(count);
+        for number in &standbys {
             self.group.nodes[*number].signal("STOP");
         }
         std::thread::sleep(AWAY);
-        for number in &stand_bys {
+        for number in &standbys {
             self.group.nodes[*number].signal("CONT");
         }
-        format!("{stand_bys:?} came back")
+        format!("{standbys:?} came back")
     }
 
     fn end_server(&mut self, fault: Fault) -> String {

@@ -1,10 +1,10 @@
-//! A primary and its stand-bys, and what an operator does when the primary is lost.
+//! A primary and its standbys, and what an operator does when the primary is lost.
 
 use crate::common::{Cluster, eventually};
 
-/// The names of the nodes, under which stand-bys are known to their primary.
+/// The names of the nodes, under which standbys are known to their primary.
 pub const NAMES: [&str; 3] = ["a", "b", "c"];
-/// The value of `synchronous_standby_names`. The primary itself is never among its stand-bys.
+/// The value of `synchronous_standby_names`. The primary itself is never among its standbys.
 const ANY: &str = "ANY 1 (a, b, c)";
 
 /// Clusters of which one is the primary, and the others follow it.
@@ -36,7 +36,7 @@ impl Drop for Group {
 }
 
 impl Group {
-    /// A primary and two stand-bys.
+    /// A primary and two standbys.
     pub fn start(is_synchronous: bool) -> Group {
         let name = |number: usize| format!("cluster_name={}", NAMES[number]);
         let mut first = Cluster::with(true, &[&name(0)]);
@@ -46,9 +46,9 @@ impl Group {
         first.stop();
         first.resume();
         let database = first.database().name;
-        let stand_bys = (1..NAMES.len()).map(|number| first.stand_by_with(true, &[&name(number)]));
-        let stand_bys: Vec<Cluster> = stand_bys.collect();
-        let nodes: Vec<Cluster> = std::iter::once(first).chain(stand_bys).collect();
+        let standbys = (1..NAMES.len()).map(|number| first.standby_with(true, &[&name(number)]));
+        let standbys: Vec<Cluster> = standbys.collect();
+        let nodes: Vec<Cluster> = std::iter::once(first).chain(standbys).collect();
         let group = Group {
             nodes,
             primary: 0,
@@ -88,12 +88,12 @@ impl Group {
     }
 
     /// The numbers of the nodes that aren't the primary.
-    pub fn stand_bys(&self) -> Vec<usize> {
+    pub fn standbys(&self) -> Vec<usize> {
         let all = 0..self.nodes.len();
         all.filter(|number| *number != self.primary).collect()
     }
 
-    /// Waits until both stand-bys have all that the primary has written by now.
+    /// Waits until both standbys have all that the primary has written by now.
     pub fn wait_until_followed(&self) {
         let now = self
             .primary()
@@ -103,39 +103,39 @@ impl Group {
             "SELECT count(*) FROM pg_stat_replication \
              WHERE state = 'streaming' AND replay_lsn - '0/0' >= {now}"
         );
-        eventually("the stand-bys follow", || {
+        eventually("the standbys follow", || {
             self.primary().number(&follow) == number
         });
     }
 
-    /// Makes the most advanced stand-by the primary. The old one must not be a primary that others
+    /// Makes the most advanced standby the primary. The old one must not be a primary that others
     /// follow any more, so that none of them receives anything when they are compared: what it
-    /// commits from then on has no stand-by. Returns the number of the old one.
+    /// commits from then on has no standby. Returns the number of the old one.
     pub fn promote(&mut self) -> usize {
-        let (old, stand_bys) = (self.primary, self.stand_bys());
-        for number in &stand_bys {
+        let (old, standbys) = (self.primary, self.standbys());
+        for number in &standbys {
             self.nodes[*number].follow(None);
         }
         let receive = "SELECT count(*) FROM pg_stat_wal_receiver";
-        for number in &stand_bys {
+        for number in &standbys {
             eventually("nothing is received", || {
                 self.nodes[*number].number(receive) == 0
             });
         }
-        let advanced = stand_bys.iter().copied();
+        let advanced = standbys.iter().copied();
         let advanced = advanced.max_by_key(|number| self.nodes[*number].received());
         self.primary = advanced.expect("there are some");
         self.primary().promote();
         // pg_rewind reads the timeline from the last checkpoint.
         let checkpoint = self.primary().superuser().batch_execute("CHECKPOINT");
         checkpoint.expect("allowed");
-        for number in stand_bys.into_iter().filter(|it| *it != self.primary) {
+        for number in standbys.into_iter().filter(|it| *it != self.primary) {
             self.nodes[number].follow(Some(self.primary()));
         }
         old
     }
 
-    /// Makes an old primary that has ended a stand-by: by `pg_rewind` if wanted, else by a copy.
+    /// Makes an old primary that has ended a standby: by `pg_rewind` if wanted, else by a copy.
     /// Returns the way.
     pub fn bring_back(&mut self, old: usize, by_rewind: bool) -> &'static str {
         let is_rewound = by_rewind && self.nodes[old].rewind(self.primary());

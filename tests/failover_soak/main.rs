@@ -3,7 +3,7 @@
 //!
 //! `cargo test --release --test failover_soak -- --ignored --nocapture`, for `SOAK_SECONDS`, or for
 //! twenty minutes. The faults are drawn by `SOAK_SEED`, which is printed. With `SOAK_ASYNC=1` no
-//! stand-by is waited for: what is lost is counted.
+//! standby is waited for: what is lost is counted.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -108,7 +108,7 @@ fn run(soak: &mut Soak, site: &Site, is_synchronous: bool, deadline: Instant) ->
 fn report(soak: &Soak, site: &Site, lost: usize) {
     let seen = site.seen.lock().expect("no panic");
     println!(
-        "{} files of {} MB were acknowledged, {} times one was extended; {} fail-overs; {lost} lost",
+        "{} files of {} MB were acknowledged, {} times one was extended; {} failovers; {lost} lost",
         seen.stored.len() + lost,
         seen.bytes / 1_000_000,
         seen.extended,

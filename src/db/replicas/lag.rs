@@ -18,9 +18,9 @@ const MAX_LAG: Duration = Duration::from_secs(10);
 const PRIMARY_KNOWN_FOR: Duration = Duration::from_secs(6);
 
 /// Selects what tells databases apart and how far a database's WAL goes: the identifier that a
-/// cluster and its stand-bys share, the number that all of them have for this database, the
-/// timeline, whether it is a stand-by, when it was started, and the end of what it has written or,
-/// on a stand-by, replayed. Of the two timelines that a stand-by tells, the one of its last
+/// cluster and its standbys share, the number that all of them have for this database, the
+/// timeline, whether it is a standby, when it was started, and the end of what it has written or,
+/// on a standby, replayed. Of the two timelines that a standby tells, the one of its last
 /// checkpoint may be old. Every user may ask this.
 const SELECT_FACTS: &str = "SELECT (SELECT system_identifier FROM pg_control_system()), \
      (SELECT oid::int8 FROM pg_database WHERE datname = current_database()), \
@@ -40,7 +40,7 @@ pub(super) struct Facts {
     /// The number of the database within its cluster.
     database: i64,
     timeline: i64,
-    is_stand_by: bool,
+    is_standby: bool,
     /// When its server was started, which tells two servers of one cluster apart.
     started: SystemTime,
     /// The end of its WAL, as a number of bytes.
@@ -55,7 +55,7 @@ impl Facts {
             system: row.try_get(0)?,
             database: row.try_get(1)?,
             timeline: row.try_get(2)?,
-            is_stand_by: row.try_get(3)?,
+            is_standby: row.try_get(3)?,
             started: row.try_get(4)?,
             wal: row.try_get(5)?,
         })
@@ -132,7 +132,7 @@ impl Primary {
         if is_primary && !is_away {
             return Verdict::IsPrimary;
         }
-        let follows = replica.is_stand_by && replica.timeline <= primary.timeline;
+        let follows = replica.is_standby && replica.timeline <= primary.timeline;
         if !follows && !is_away {
             return Verdict::Promoted { primary_told: at };
         }
@@ -157,7 +157,7 @@ fn misfit(replica: &Facts, primary: &Facts) -> Option<&'static str> {
     if replica.system != primary.system {
         Some(
             "it belongs to another cluster than the primary; correct database.read_url, or make it \
-             a stand-by",
+             a standby",
         )
     } else if replica.database != primary.database {
         Some("it is another database of the cluster; correct dbname in database.read_url")
@@ -172,12 +172,12 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn facts(server: u64, timeline: i64, is_stand_by: bool, wal: i64) -> Facts {
+    fn facts(server: u64, timeline: i64, is_standby: bool, wal: i64) -> Facts {
         Facts {
             system: 7,
             database: 5,
             timeline,
-            is_stand_by,
+            is_standby,
             started: SystemTime::UNIX_EPOCH + server as u32 * SECOND,
             wal,
         }

@@ -1,4 +1,4 @@
-//! Replicas: stand-bys of the primary, from which files are read.
+//! Replicas: standbys of the primary, from which files are read.
 //!
 //! One thread asks the primary each second how far its log goes, and one for each replica whether
 //! that has followed ([`watch`], [`lag`]). What they find, and failures of requests, decide whether a

@@ -37,7 +37,7 @@ pub(super) enum Verdict {
 
 /// Why a replica that was promoted can't be used.
 pub(super) const PROMOTED: &str = "it doesn't follow the primary, but was promoted or follows one that was; \
-     make it a stand-by of the primary again";
+     make it a standby of the primary again";
 
 /// What the operator must be told about a replica.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,7 +183,7 @@ impl Standing {
         }
     }
 
-    /// The verdict on a replica that was promoted: in a fail-over it becomes the primary, so that
+    /// The verdict on a replica that was promoted: in a failover it becomes the primary, so that
     /// the primary must tell of itself once more before the replica is left out.
     fn resolved(&mut self, verdict: Verdict, now: Instant) -> Verdict {
         let Verdict::Promoted { primary_told } = verdict else {
