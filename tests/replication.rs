@@ -141,6 +141,24 @@ fn without_uploads_it_is_noticed_that_the_standby_is_back() {
     });
 }
 
+#[test]
+fn what_writes_nothing_does_not_show_that_the_standby_is_back() {
+    let cluster = Cluster::start();
+    let database = cluster.database();
+    let server = Server::with(&database, "files.cleanup_interval = '1 h'");
+    let absent = format!("/file/{}/extend", server.upload(b"a file"));
+    database.execute("DELETE FROM files");
+    want_standby(&database, "nobody");
+    server.post("/file", b"another").assert_error(503);
+    // While another write is tried, this is refused like any.
+    eventually("it is looked for", || {
+        server.post(&absent, b"").status == 404
+    });
+    assert_eq!(server.get("/health").json()["write"], false);
+    let log = server.log();
+    assert!(!log.contains("takes writes again"), "{log}");
+}
+
 /// Sends more uploads at once than there are workers: small ones, large ones, and onion requests.
 fn upload_by_all_ways(onion: &Onion) -> Vec<(Response, Duration)> {
     std::thread::scope(|scope| {

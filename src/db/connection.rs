@@ -100,10 +100,12 @@ impl Connection {
 
     /// Runs `work`, which writes, as [`repeatable`](Self::repeatable) does. While the database
     /// takes no writes and another one is being tried, it returns an error at once, without running
-    /// `work`.
+    /// `work`. Work that has found nothing to write, as `has_written` tells, waits for no standby and
+    /// needs no space: it doesn't show that the database takes writes.
     pub(super) fn writing<T>(
         &mut self,
         work: impl Fn(&mut OpenConnection) -> Result<T, postgres::Error>,
+        has_written: impl Fn(&T) -> bool,
     ) -> Result<T, Error> {
         let database = self.database.clone();
         let Some(trial) = database.writes.begin(Instant::now()) else {
@@ -119,6 +121,7 @@ impl Connection {
         self.refusal = None;
         let done = self.repeatable(|open| open.writing(&work));
         match (&done, self.refusal.take()) {
+            (Ok(done), _) if !has_written(done) => {}
             (Ok(_), _) => database.took_write(),
             // Others have succeeded meanwhile: this write alone waits for something, perhaps for
             // another upload of the same file.
@@ -293,7 +296,8 @@ impl Connection {
             ));
         }
         let patience = std::mem::replace(&mut self.patience, Patience::Probe);
-        let tried = self.writing(|open| open.query_one(COMMIT_NOTHING, &[]).map(drop));
+        let commit = |open: &mut OpenConnection| open.query_one(COMMIT_NOTHING, &[]).map(drop);
+        let tried = self.writing(commit, |()| true);
         self.patience = patience;
         tried
     }

@@ -203,7 +203,7 @@ impl Connection {
         ttl: Duration,
     ) -> Result<Option<FileInfo>, Error> {
         self.note_write(id);
-        self.writing(|open| {
+        let store = |open: &mut OpenConnection| {
             if data.len() > INLINE_UPLOAD_MAX {
                 return refresh_or_send(open, id, data, ttl);
             }
@@ -214,7 +214,8 @@ impl Connection {
                 open.query_one(SELECT_BLOCKED, &[&id])?;
             }
             info(row)
-        })
+        };
+        self.writing(store, Option::is_some)
     }
 
     /// Refreshes a file that is stored already, as [`store`](Self::store) does.
@@ -223,9 +224,12 @@ impl Connection {
     /// Those of the database.
     pub fn refresh(&mut self, id: &FileId, ttl: Duration) -> Result<Refreshed, Error> {
         self.note_write(id);
-        self.writing(|open| {
+        let refresh = |open: &mut OpenConnection| {
             let row = open.query_one(REFRESH_FILE, &[&id.as_str(), &ttl.as_secs_f64()])?;
             read_refreshed(&row)
+        };
+        self.writing(refresh, |refreshed| {
+            matches!(refreshed, Refreshed::Stored(_))
         })
     }
 
@@ -241,7 +245,7 @@ impl Connection {
     ) -> Result<Option<FileInfo>, Error> {
         // Repeating is safe: if the first try has stored the file although its answer was lost,
         // the id is taken, and the caller chooses another one.
-        self.writing(|open| {
+        let store = |open: &mut OpenConnection| {
             if data.len() <= INLINE_UPLOAD_MAX {
                 let row = open.query_opt(INSERT_NEW, &[&id.as_str(), &data, &ttl.as_secs_f64()])?;
                 return info(row);
@@ -263,7 +267,8 @@ impl Connection {
                 }
                 Err(error) => Err(error),
             }
-        })
+        };
+        self.writing(store, Option::is_some)
     }
 
     /// Extends the lifetime of a file that has not expired to `ttl` from now, unless it is longer
@@ -273,7 +278,10 @@ impl Connection {
     /// Those of the database.
     pub fn extend(&mut self, id: &FileId, ttl: Duration) -> Result<Option<FileInfo>, Error> {
         self.note_write(id);
-        self.writing(|open| info(open.query_opt(EXTEND_FILE, &[&id.as_str(), &ttl.as_secs_f64()])?))
+        let extend = |open: &mut OpenConnection| {
+            info(open.query_opt(EXTEND_FILE, &[&id.as_str(), &ttl.as_secs_f64()])?)
+        };
+        self.writing(extend, Option::is_some)
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use postgres::Transaction;
 use postgres::types::ToSql;
 
-use super::connection::Connection;
+use super::connection::{Connection, OpenConnection};
 use super::error::Error;
 use super::text::TextForm;
 use crate::protocol::auth::BlindedId;
@@ -207,9 +207,10 @@ impl Connection {
         channel: Channel,
     ) -> Result<(), Error> {
         let (signer, channel) = (signer.to_string(), channel.as_str());
-        self.writing(|open| {
+        let record = |open: &mut OpenConnection| {
             open.execute(RECORD_CHECK, &[&signer, &platform, &channel, &MAX_CHECKS])
-        })?;
+        };
+        self.writing(record, |rows| *rows > 0)?;
         Ok(())
     }
 
