@@ -474,8 +474,8 @@ fn files_of_every_size_are_stored_as_they_are_and_refreshed_when_they_come_again
     let server = Server::start(&database);
     // Sizes around those from which on files go to the database, or come from it, in another way.
     let sizes = [
-        65_535, 65_536, 65_537, 131_072, 131_073, 196_588, 196_589, 196_590, 262_144, 327_642,
-        327_643, 1_000_000, 10_223_616,
+        65_535, 65_536, 65_537, 129_999, 130_000, 130_001, 131_072, 131_073, 259_999, 260_000,
+        260_001, 390_001, 1_000_000, 10_223_616,
     ];
     for size in sizes {
         let file = bytes(size as u64, size);

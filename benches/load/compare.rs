@@ -4,18 +4,25 @@
 use std::fmt::Write;
 
 use crate::common::{Cluster, Database, Server};
+use crate::door::{Door, Open};
 use crate::process;
-use crate::table::{DEFAULT_CACHE, ROWS, Row, median, rounded};
+use crate::table::{DEFAULT_CACHE, ENCRYPTING, ROWS, Row, median, rounded};
 use crate::work::{CLIENTS, Transport, closed_loop};
 
 /// A build of the server, with a database of its own: each may know another schema.
 struct Build {
     database: Database,
     /// Without a cache.
-    plain: Server,
+    plain: Behind,
     /// With the default cache.
-    caching: Server,
+    caching: Behind,
     onion: Transport,
+}
+
+/// A server and the way to it.
+struct Behind {
+    server: Server,
+    door: Open,
 }
 
 /// What a build did of one kind of work in each round.
@@ -28,8 +35,8 @@ struct Did {
 }
 
 /// Measures the rows whose name contains `only`, for the program `other` and for this build, each
-/// in `rounds` of that many seconds. Returns the table as Markdown.
-pub fn run(other: &str, only: &str, rounds: usize, seconds: f64) -> String {
+/// in `rounds` of that many seconds. The clients come through `door`. Returns the table as Markdown.
+pub fn run(other: &str, door: Door, only: &str, rounds: usize, seconds: f64) -> String {
     let mut text = String::from(
         "| work | the other, /s | this, /s | the other, processor, ms | this, processor, ms | \
          this / the other |\n\
@@ -40,11 +47,13 @@ pub fn run(other: &str, only: &str, rounds: usize, seconds: f64) -> String {
         // Of the arguments, the first is this build's program.
         Build::start(
             cluster.database(),
+            door,
             &["sh", "-c", "shift; exec \"$0\" \"$@\"", other],
         ),
-        Build::start(cluster.database(), &["env"]),
+        Build::start(cluster.database(), door, &["env"]),
     ];
-    for row in ROWS.iter().filter(|row| row.name.contains(only)) {
+    let rows = ROWS.iter().chain(ENCRYPTING);
+    for row in rows.filter(|row| row.name.contains(only)) {
         let [before, now] = measure(row, &builds, rounds, seconds);
         let ratios = now.processor.iter().zip(&before.processor);
         let ratio = median(ratios.map(|(now, before)| now / before).collect());
@@ -66,14 +75,17 @@ pub fn run(other: &str, only: &str, rounds: usize, seconds: f64) -> String {
 
 impl Build {
     /// Starts the program to which that wrapper leads.
-    fn start(database: Database, wrapper: &[&str]) -> Build {
-        let start = |settings| {
-            let started = Server::within(&database, settings, wrapper);
-            started.unwrap_or_else(|log| panic!("the server did not start: {log}"))
+    fn start(database: Database, door: Door, wrapper: &[&str]) -> Build {
+        let start = |cache| {
+            let settings = format!("{cache}\n{}", door.settings());
+            let started = Server::within(&database, &settings, wrapper);
+            let server = started.unwrap_or_else(|log| panic!("the server did not start: {log}"));
+            let door = door.open(&server);
+            Behind { server, door }
         };
         let plain = start("files.cache_size = 0");
         Build {
-            onion: Transport::Onion(process::x25519_key(&plain)),
+            onion: Transport::Onion(process::x25519_key(&plain.server)),
             caching: start(DEFAULT_CACHE),
             plain,
             database,
@@ -82,16 +94,16 @@ impl Build {
 }
 
 fn measure(row: &Row, builds: &[Build; 2], rounds: usize, seconds: f64) -> [Did; 2] {
-    let ids = [&builds[0], &builds[1]].map(|build| row.fill(&build.plain, &build.onion));
+    let ids = [&builds[0], &builds[1]].map(|build| row.fill(&build.plain.server, &build.onion));
     let mut did = [Did::default(), Did::default()];
     for round in 0..rounds {
         // Who comes first changes from round to round.
         for number in [round % 2, 1 - round % 2] {
             let build = &builds[number];
-            let server = row.server(&build.plain, &build.caching);
+            let Behind { server, door } = row.server(&build.plain, &build.caching);
             let before = process::processor_time(server.pid());
             let outcome = closed_loop(CLIENTS, seconds, |client| {
-                row.step(server, &build.onion, &ids[number], client)
+                row.step(&door.address, &build.onion, &ids[number], client)
             });
             let used = process::processor_time(server.pid()) - before;
             if row.is_upload() {

@@ -6,6 +6,7 @@ mod client;
 mod common;
 mod compare;
 mod disk;
+mod door;
 mod floor;
 mod growth;
 mod limits;
@@ -22,6 +23,8 @@ use std::ffi::OsString;
 
 use lexopt::{Arg, ValueExt};
 
+use door::Door;
+
 const HELP: &str = "\
 cargo bench --bench load -- [table] [OPTION...]
     What the server does of each kind of work, beside what the database alone does.
@@ -29,9 +32,11 @@ cargo bench --bench load -- [table] [OPTION...]
     --rounds N        rounds of which the median counts (5)
     --seconds N       of each measurement (2)
     --chart FILE      also measure the memory, and draw both
-cargo bench --bench load -- compare --with PROGRAM [--only TEXT] [--rounds N] [--seconds N]
-    Another build of the server beside this one: what they do of the table's work, in turn, and
-    the processor time that a request costs.
+cargo bench --bench load -- compare --with PROGRAM [OPTION...]
+    Another build of the server beside this one: what they do of the table's work and of uploads
+    by onion requests, in turn, and the processor time that a request costs the server.
+    --via DOOR        tcp, unix or nginx (tcp)
+    --only, --rounds, --seconds (1)
 cargo bench --bench load -- mix [OPTION...]
     Avatars, pictures and files, as clients upload and fetch them.
     --clients N       connections (8)
@@ -78,7 +83,7 @@ fn arguments() -> Result<Option<Asked>, Box<dyn Error>> {
         clients: 8,
         seconds: 20.0,
         rate: None,
-        via: "tcp".into(),
+        via: Door::Tcp,
         direct: false,
         reconnects: false,
         settings: String::new(),
@@ -107,7 +112,7 @@ fn arguments() -> Result<Option<Asked>, Box<dyn Error>> {
             Arg::Long("files") => asked.files = arguments.value()?.parse()?,
             Arg::Long("clients") => asked.mix.clients = arguments.value()?.parse()?,
             Arg::Long("rate") => asked.mix.rate = Some(arguments.value()?.parse()?),
-            Arg::Long("via") => asked.mix.via = arguments.value()?.string()?,
+            Arg::Long("via") => asked.mix.via = arguments.value()?.parse()?,
             Arg::Long("direct") => asked.mix.direct = true,
             Arg::Long("reconnect") => asked.mix.reconnects = true,
             Arg::Long("set") => asked.mix.settings += &(arguments.value()?.string()? + "\n"),
@@ -163,7 +168,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "compare" => {
             let with = asked.with.ok_or("compare needs --with PROGRAM")?;
             let seconds = seconds.unwrap_or(1.0);
-            let table = compare::run(&with, &asked.only, asked.rounds, seconds);
+            let table = compare::run(&with, asked.mix.via, &asked.only, asked.rounds, seconds);
             print!("{}\n\n{table}", process::machine());
         }
         "rows" => print!("{}", growth::rows(seconds.unwrap_or(3.0))),

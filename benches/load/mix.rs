@@ -6,9 +6,10 @@ use std::sync::Mutex;
 
 use crate::client::Client;
 use crate::common::{Cluster, Server, bytes};
+use crate::door::Door;
+use crate::process;
 use crate::table::DEFAULT_CACHE;
 use crate::work::{Random, Step, Transport, closed_loop, id_of, open_loop};
-use crate::{process, web};
 
 /// The number of avatars in a hundred uploads.
 const AVATARS: usize = 70;
@@ -24,8 +25,7 @@ pub struct Options {
     pub seconds: f64,
     /// Requests per second; `None` for a closed loop.
     pub rate: Option<f64>,
-    /// `tcp`, `unix` or `nginx`.
-    pub via: String,
+    pub via: Door,
     pub direct: bool,
     pub reconnects: bool,
     /// Further settings of the server, TOML.
@@ -48,12 +48,10 @@ pub fn run(options: &Options) -> String {
     if !settings.contains("files.cache_size") {
         settings += DEFAULT_CACHE;
     }
-    if options.via != "tcp" {
-        settings += "\nlisten = 'unix:http.sock'\nsocket_mode = '666'";
-    }
+    settings += "\n";
+    settings += options.via.settings();
     let server = Server::with(&database, &settings);
-    let web = (options.via == "nginx").then(|| web::Nginx::before(&server));
-    let address = web.as_ref().map_or(&server.address, |web| &web.address);
+    let door = options.via.open(&server);
     let transport = if options.direct {
         Transport::Direct
     } else {
@@ -63,7 +61,7 @@ pub fn run(options: &Options) -> String {
     let before = process::processor_time(server.pid());
     let client = |number| {
         step(
-            Client::new(address, options.reconnects),
+            Client::new(&door.address, options.reconnects),
             &transport,
             &wanted,
             number,
@@ -87,7 +85,7 @@ pub fn run(options: &Options) -> String {
         process::most_memory(server.pid()) / 1_000_000,
         server.memory() / 1_000_000,
     );
-    drop((web, server));
+    drop((door, server));
     cluster.stop();
     text
 }

@@ -14,7 +14,7 @@ use crate::common::{
     Cluster, Connection, Database, Server, bytes, eventually, free_port, open_to_all, signal,
 };
 use crate::table::{DEFAULT_CACHE, median, rounded};
-use crate::work::{CLIENTS, Outcome, Random, Step, Transport, closed_loop, id_of};
+use crate::work::{CLIENTS, Outcome, Random, Step, Transport, closed_loop, id_of, stamp};
 use crate::{process, web};
 
 /// The processes of the Python server, as many as its sample configuration has.
@@ -212,8 +212,7 @@ fn uploads<'a>(peer: &'a Peer, row: &Row, number: usize) -> Step<'a> {
     Box::new(move || {
         // Each upload is a different file. The folder keeps as many as there are names.
         count += 1;
-        content[1..5].copy_from_slice(&count.to_le_bytes());
-        content[0] = number as u8;
+        stamp(&mut content, number, count);
         let name = format!("new-{number}-{}", count % FILES as u32);
         store(peer, &mut client, &name, &content).map(drop)
     })

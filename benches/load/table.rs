@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::client::Client;
 use crate::common::{Cluster, Database, Server, bytes};
-use crate::work::{CLIENTS, Outcome, Prepared, Random, Step, Transport, closed_loop, id_of};
+use crate::work::{CLIENTS, Outcome, Prepared, Random, Step, Transport, closed_loop, id_of, stamp};
 use crate::{floor, process};
 
 /// The setting for the default cache, because servers of the test fixture have none.
@@ -30,6 +30,7 @@ enum Work {
     OnionGet,
     Cached,
     Post,
+    OnionPost,
 }
 
 const fn row(name: &'static str, work: Work, size: usize, original: f64, target: f64) -> Row {
@@ -62,9 +63,17 @@ pub const ROWS: &[Row] = &[
     row("POST 10 MB",             Work::Post,     10 * MB, 0.9,  0.9),
 ];
 
+/// Rows of which the server's processor time says something, but not the throughput: the clients
+/// encrypt each upload before they send it. They have no ratios.
+pub const ENCRYPTING: &[Row] = &[
+    row("onion POST 1 KB", Work::OnionPost, KB, 0.0, 0.0),
+    row("onion POST 1 MB", Work::OnionPost, MB, 0.0, 0.0),
+    row("onion POST 10 MB", Work::OnionPost, 10 * MB, 0.0, 0.0),
+];
+
 impl Row {
     /// The row's server, of one without a cache and one with it.
-    pub fn server<'a>(&self, plain: &'a Server, caching: &'a Server) -> &'a Server {
+    pub fn server<'a, S>(&self, plain: &'a S, caching: &'a S) -> &'a S {
         match self.work {
             Work::Cached => caching,
             _ => plain,
@@ -73,7 +82,7 @@ impl Row {
 
     /// Whether the row stores files.
     pub fn is_upload(&self) -> bool {
-        self.work == Work::Post
+        matches!(self.work, Work::Post | Work::OnionPost)
     }
 
     /// Stores some tens of megabytes in files of the row's size, if it fetches any, and fetches one
@@ -105,24 +114,32 @@ impl Row {
         transport.get(&format!("/file/{id}"))
     }
 
-    /// One client's way to do the work of the row; `onion` is the server's transport.
+    /// One client's way to do the work of the row at the server's `address`; `onion` is its transport.
     pub fn step<'a>(
         &self,
-        server: &Server,
+        address: &str,
         onion: &Transport,
         ids: &[String],
         number: usize,
     ) -> Step<'a> {
-        let (size, mut client) = (self.size, Client::new(&server.address, false));
+        let (size, mut client) = (self.size, Client::new(address, false));
         let mut random = Random::new(number);
-        if self.is_upload() {
+        // Each upload is a different file, also in the next round.
+        let mut count = 0;
+        if self.work == Work::Post {
             let mut request = Transport::Direct.post(&bytes(number as u64, size));
-            let mut count = 0;
             return Box::new(move || {
-                // Each upload is a different file, also in the next round.
                 count += 1;
                 request.stamp(size, number, count);
                 request.fetch(&mut client).map(drop)
+            });
+        }
+        if self.work == Work::OnionPost {
+            let (onion, mut content) = (onion.clone(), bytes(number as u64, size));
+            return Box::new(move || {
+                count += 1;
+                stamp(&mut content, number, count);
+                onion.post(&content).fetch(&mut client).map(drop)
             });
         }
         // All clients fetch the same file, so that it comes from the cache.
@@ -221,7 +238,7 @@ impl Bench {
             };
             self.empty_if(row.is_upload());
             let outcome = closed_loop(CLIENTS, seconds, |number| {
-                row.step(server, &self.transport, &ids, number)
+                row.step(&server.address, &self.transport, &ids, number)
             });
             self.empty_if(row.is_upload());
             measured.floor.push(floor.rate());

@@ -212,8 +212,7 @@ impl Prepared {
     /// Changes the content of a direct upload of `size` bytes.
     pub fn stamp(&mut self, size: usize, client: usize, count: u32) {
         let start = self.bytes.len() - size;
-        self.bytes[start] = client as u8;
-        self.bytes[start + 1..start + 5].copy_from_slice(&count.to_le_bytes());
+        stamp(&mut self.bytes[start..], client, count);
     }
 
     /// Sends the request. The answer's body must have that length before its encryption.
@@ -247,6 +246,12 @@ impl Prepared {
             (status, _) => Err(io::Error::other(format!("status {status}"))),
         }
     }
+}
+
+/// Changes the first bytes of a client's file, so that each upload is another one.
+pub fn stamp(content: &mut [u8], client: usize, count: u32) {
+    content[0] = client as u8;
+    content[1..5].copy_from_slice(&count.to_le_bytes());
 }
 
 /// The id in the answer to an upload.
