@@ -66,6 +66,14 @@ impl Buffer {
         }
     }
 
+    /// A copy of these parts, one after the other, with room for `after` more bytes.
+    pub fn copy_of(parts: &[&[u8]], after: usize) -> Buffer {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let mut copy = Buffer::with_capacity(length + after);
+        parts.iter().for_each(|part| copy.extend_from_slice(part));
+        copy
+    }
+
     /// A buffer of that length, whose content is unspecified and must be overwritten by the
     /// caller. Zeroed pages that are never touched take no memory.
     pub fn to_overwrite(length: usize) -> Buffer {
@@ -104,7 +112,7 @@ impl Buffer {
 
     /// Cuts the content to that length, if it is longer.
     pub fn truncate(&mut self, length: usize) {
-        self.bytes.truncate(self.start + length);
+        self.bytes.truncate(self.start.saturating_add(length));
     }
 }
 
@@ -241,8 +249,11 @@ mod tests {
                 before: 1,
                 after: 0
             }));
+            buffer.truncate(usize::MAX);
+            assert_eq!(buffer.len(), content.len() + 8);
             buffer.truncate(6);
             assert_eq!(buffer.len(), 6);
+            assert_eq!(&Buffer::copy_of(&[b"tit", b"le"], 9)[..], b"title");
         }
     }
 

@@ -95,7 +95,7 @@ fn too_few_connections_are_answered_503_until_there_are_enough() {
 }
 
 #[test]
-fn a_fail_over_to_a_standby_loses_nothing_and_needs_nobody() {
+fn a_failover_to_a_standby_loses_nothing_and_needs_nobody() {
     let mut first = Cluster::start();
     let database = first.database();
     let second = first.standby();

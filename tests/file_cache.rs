@@ -12,7 +12,8 @@ use session_file_server::cache::files::FileCache;
 use session_file_server::cache::releases::ReleaseCache;
 use session_file_server::config::Config;
 use session_file_server::db::{self, Probe, Settings};
-use session_file_server::protocol::http::{Headers, Method, Request, Response};
+use session_file_server::protocol::http::{Body, Headers, Method, Request, Response};
+use session_file_server::protocol::onion::REPLY_MARGINS;
 use session_file_server::server::{AnswerMemory, Room};
 use session_file_server::statistics::Statistics;
 
@@ -121,52 +122,103 @@ fn path_of(answer: &Response) -> String {
     format!("/file/{}", answer["id"].as_str().expect("an id"))
 }
 
-#[test]
-fn what_was_deleted_by_hand_is_noticed_when_it_is_confirmed() {
-    let database = Database::new();
-    drop(Server::start(&database));
+/// Calls `work` with what the endpoints need beside a request, as a worker has it: in a new process,
+/// whose cache has that many bytes, and takes a file for fresh for so long. It also gets the memory
+/// of which answers take theirs.
+fn as_worker(
+    database: &Database,
+    cache: usize,
+    fresh: Duration,
+    work: impl FnOnce(&mut Context, &AnswerMemory),
+) {
     let folder = tempfile::tempdir().expect("a folder");
     let mut config = Config::default();
     config.keys.ed25519 = folder.path().join("key");
     config.keys.x25519 = folder.path().join("none");
     let shared = db::Database::new(Settings::parse(&database.url).expect("valid"));
-    let fresh = Duration::from_millis(300);
     let (statistics, cached) = (Statistics::default(), Arc::<ReleaseCache>::default());
+    let memory = Arc::new(AnswerMemory::new(10_000_000, 1));
     let mut context = Context {
         config: &config,
         db: &mut shared.connection(),
-        room: &mut Room::new(&Arc::new(AnswerMemory::new(1_000_000, 1))),
+        room: &mut Room::new(&memory),
         wrapping: Wrapping::None,
         may_write: &mut || true,
         probe: &Probe::start(&shared).expect("a thread"),
         keys: &config.keys.load_or_create().expect("a key"),
-        cache: &FileCache::new(1_000_000, fresh),
+        cache: &FileCache::new(cache, fresh),
         versions: &cached,
         statistics: &statistics,
         count: statistics.requests.begin(Instant::now()),
     };
-    let mut ask = |method, target: &str, body: &[u8]| -> Response {
-        let headers = Headers::default();
-        let request = Request {
-            method,
-            target,
-            headers: &headers,
-            body,
-        };
-        routes::dispatch(&request, &mut context).expect("it may write")
+    work(&mut context, &memory);
+}
+
+fn ask(context: &mut Context, method: Method, target: &str, body: &[u8]) -> Response {
+    let headers = Headers::default();
+    let request = Request {
+        method,
+        target,
+        headers: &headers,
+        body,
     };
-    let path = path_of(&ask(Method::Post, "/file", b"a file"));
-    database.execute("UPDATE files SET expiry = expiry + interval '1 day'");
-    let mut get = || ask(Method::Get, &path, b"");
-    let before = get();
-    std::thread::sleep(fresh);
-    let confirmed = get();
-    assert_eq!(confirmed.body.as_slice(), b"a file");
-    assert_ne!(confirmed.headers, before.headers, "it lives longer");
-    database.execute("DELETE FROM files");
-    assert_eq!(get().status, 200);
-    std::thread::sleep(fresh);
-    assert_eq!(get().status, 404);
-    let counts = statistics.counts();
-    assert_eq!((counts.downloads, counts.cache_hits), (4, 4));
+    routes::dispatch(&request, context).expect("it may write")
+}
+
+#[test]
+fn what_was_deleted_by_hand_is_noticed_when_it_is_confirmed() {
+    let database = Database::new();
+    drop(Server::start(&database));
+    let fresh = Duration::from_millis(300);
+    as_worker(&database, 1_000_000, fresh, |context, _| {
+        let path = path_of(&ask(context, Method::Post, "/file", b"a file"));
+        database.execute("UPDATE files SET expiry = expiry + interval '1 day'");
+        let mut get = || ask(context, Method::Get, &path, b"");
+        let before = get();
+        std::thread::sleep(fresh);
+        let confirmed = get();
+        assert_eq!(confirmed.body.as_slice(), b"a file");
+        assert_ne!(confirmed.headers, before.headers, "it lives longer");
+        database.execute("DELETE FROM files");
+        assert_eq!(get().status, 200);
+        std::thread::sleep(fresh);
+        assert_eq!(get().status, 404);
+        let counts = context.statistics.counts();
+        assert_eq!((counts.downloads, counts.cache_hits), (4, 4));
+    });
+}
+
+#[test]
+fn a_file_that_no_cache_keeps_is_fetched_into_the_buffer_of_its_reply() {
+    const MB: usize = 1_000_000;
+    let database = Database::new();
+    let id = Server::start(&database).upload(&bytes(1, MB));
+    for (cache, wrapping, has_margins, megabytes) in [
+        (0, Wrapping::None, false, 1.0),
+        (16 * MB, Wrapping::None, false, 1.0),
+        // The file and its copy in the reply, if there is one.
+        (0, Wrapping::V4, true, 1.0),
+        (16 * MB, Wrapping::V4, false, 2.0),
+        // The reply and its base64.
+        (0, Wrapping::V3, true, 1.0 + 4.0 / 3.0),
+        (16 * MB, Wrapping::V3, false, 1.0 + 4.0 / 3.0),
+    ] {
+        as_worker(
+            &database,
+            cache,
+            Duration::from_secs(60),
+            |context, memory| {
+                context.wrapping = wrapping;
+                let answer = ask(context, Method::Get, &format!("/file/{id}"), b"");
+                let Body::Shared(file) = answer.body else {
+                    panic!("a file may be shared with the cache");
+                };
+                assert!(file[..] == bytes(1, MB));
+                assert_eq!(file.has(REPLY_MARGINS), has_margins, "{cache} {wrapping:?}");
+                let taken = memory.taken() as f64 / MB as f64;
+                let difference = (taken - megabytes).abs();
+                assert!(difference < 0.1, "{cache} {wrapping:?}: {taken} MB");
+            },
+        );
+    }
 }

@@ -15,8 +15,8 @@ const SIZE: usize = 10_000_000;
 /// keeps.
 const BESIDE: u64 = 40_000_000;
 
-/// A server with a cache of that many bytes and the least memory that its other settings admit, which
-/// is returned too.
+/// A server with a cache of that many bytes and the least memory that its other settings admit,
+/// which is returned too.
 fn small_server(cache: usize) -> (Onion, u64) {
     let others = &format!("files.cache_size = {cache}");
     let config = Config::parse(others, Path::new("config.toml")).expect("valid");
@@ -83,7 +83,7 @@ fn ask_for_many_large_files(cache: usize) {
     });
     let paths = paths.into_inner().expect("no panic");
     assert!(!paths.is_empty());
-    // The clients ask for different files, and in each way in which a client may ask.
+    // The clients ask for different files, in several ways.
     at_once(40, |client| {
         let path = &paths[client as usize % paths.len()];
         match client % 8 {

@@ -381,7 +381,7 @@ fn what_is_no_replica_is_left_out_with_a_sentence() {
 }
 
 #[test]
-fn after_a_fail_over_the_new_primary_is_no_replica_of_itself() {
+fn after_a_failover_the_new_primary_is_no_replica_of_itself() {
     let mut first = Cluster::start();
     let database = first.database();
     drop(Server::start(&database));

@@ -146,15 +146,24 @@ fn what_writes_nothing_does_not_show_that_the_standby_is_back() {
     let cluster = Cluster::start();
     let database = cluster.database();
     let server = Server::with(&database, "files.cleanup_interval = '1 h'");
-    let absent = format!("/file/{}/extend", server.upload(b"a file"));
+    let blocked = [1_000, 500_000].map(|size| bytes(size as u64, size));
+    let ids = blocked.each_ref().map(|file| server.upload(file));
+    for id in &ids {
+        database.execute(&format!("INSERT INTO blocked_files (id) VALUES ('{id}')"));
+    }
     database.execute("DELETE FROM files");
     want_standby(&database, "nobody");
     server.post("/file", b"another").assert_error(503);
-    // While another write is tried, this is refused like any.
-    eventually("it is looked for", || {
-        server.post(&absent, b"").status == 404
-    });
-    assert_eq!(server.get("/health").json()["write"], false);
+    let extend = format!("/file/{}/extend", ids[0]);
+    for (path, body) in [
+        ("/file", &blocked[0]),
+        ("/file", &blocked[1]),
+        (&extend, &Vec::new()),
+    ] {
+        // While another write is tried, this is refused like any.
+        eventually("it is looked for", || server.post(path, body).status == 404);
+        assert_eq!(server.get("/health").json()["write"], false);
+    }
     let log = server.log();
     assert!(!log.contains("takes writes again"), "{log}");
 }

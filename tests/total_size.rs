@@ -1,4 +1,4 @@
-//! `files.max_total_size`: what counts, and that nothing goes beyond.
+//! `files.max_total_size`: what counts, and that nothing goes beyond; and a disk that is full.
 
 mod common;
 
@@ -142,4 +142,33 @@ fn servers_on_one_database_share_the_bound() {
     }
     assert_eq!(stored(&database), 4_500_000);
     servers[0].upload(&bytes(20, 400_000));
+}
+
+#[test]
+fn what_needs_no_space_does_not_show_that_a_full_disk_has_some_again() {
+    let database = Database::new();
+    let server = Server::start(&database);
+    let file = bytes(1, 500_000);
+    let extend = format!("/file/{}/extend", server.upload(&file));
+    // What PostgreSQL says when it can't make a file larger (53100, disk_full).
+    database.execute(
+        "CREATE FUNCTION be_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             RAISE EXCEPTION 'no space left' USING ERRCODE = '53100'; END $$; \
+         CREATE TRIGGER full_disk BEFORE INSERT ON files \
+         FOR EACH ROW EXECUTE FUNCTION be_full()",
+    );
+    for size in [1_000, 500_000] {
+        server.post("/file", &bytes(2, size)).assert_error(503);
+    }
+    // A file that is there needs no space, nor does its lifetime.
+    for (path, body) in [("/file", &file), (&extend, &Vec::new())] {
+        assert_eq!(server.post(path, body).status, 200, "{path}");
+        assert_eq!(server.get("/health").json()["write"], false, "{path}");
+    }
+    database.execute("DROP TRIGGER full_disk ON files");
+    assert_eq!(server.post("/file", &bytes(3, 500_000)).status, 200);
+    assert_eq!(server.get("/health").json()["write"], true);
+    let log = server.log();
+    assert_eq!(log.matches("takes no writes").count(), 1, "{log}");
+    assert_eq!(log.matches("takes writes again").count(), 1, "{log}");
 }

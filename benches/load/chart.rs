@@ -1,4 +1,4 @@
-//! The table as an SVG chart.
+//! The tables as SVG charts.
 
 use std::fmt::{self, Write};
 
@@ -16,10 +16,10 @@ const ROW: f64 = 40.0;
 /// The height of a bar, pixels.
 const BAR: f64 = 13.0;
 
-/// The colour of this server's bars.
-const OURS: &str = "#2f6fdb";
-/// The colour of the bars of another server.
-const ORIGINAL: &str = "#b9bec7";
+/// The colours of bars: this server's, and those of the server that it replaces.
+const SERVERS: [&str; 2] = ["#2f6fdb", "#b9bec7"];
+/// The colours of bars for each of the two peers.
+const PEERS: [&str; 2] = ["#2a9d78", "#d9902f"];
 /// The colour of text.
 const INK: &str = "#24292f";
 /// The colour of numbers and notes.
@@ -30,7 +30,7 @@ const ORIGINAL_MEMORY: f64 = 380.0;
 
 /// Draws the throughput relative to the database alone, and the memory below it.
 pub fn draw(measured: &[Measured], memory: &Memory) -> String {
-    let mut svg = Svg::default();
+    let mut svg = Svg::with(SERVERS);
     let bottom = svg.throughput(28.0, measured);
     let bottom = svg.memory(bottom + 56.0, memory);
     svg.finish(bottom + 4.0)
@@ -38,7 +38,7 @@ pub fn draw(measured: &[Measured], memory: &Memory) -> String {
 
 /// Draws this server's requests and its processor time relative to those of each peer.
 pub fn draw_peers(compared: &[Compared]) -> String {
-    let mut svg = Svg::default();
+    let mut svg = Svg::with(PEERS);
     let note = "more than 1: this server is ahead";
     let requests = "Requests in a second, times as many as the peer answers";
     svg.legend(54.0, [peers::NAMES[1], peers::NAMES[2]], note);
@@ -128,22 +128,31 @@ impl Svg {
         self.text(16.0, y, "start", INK, 16.0, text);
     }
 
-    /// A row: a bar of our colour, and one of the other below.
+    /// A row: a bar of the first colour, and one of the second below.
     fn pair(&mut self, y: f64, name: &str, lengths: [f64; 2], labels: [String; 2]) {
         self.text(LEFT - 10.0, y + BAR + 5.0, "end", INK, 13.0, name);
-        self.bar(y, lengths[0], OURS, &labels[0]);
-        self.bar(y + BAR + 2.0, lengths[1], ORIGINAL, &labels[1]);
+        self.bar(y, lengths[0], self.colors[0], &labels[0]);
+        self.bar(y + BAR + 2.0, lengths[1], self.colors[1], &labels[1]);
     }
 }
 
-#[derive(Default)]
-struct Svg(String);
+/// A chart that is being drawn.
+struct Svg {
+    elements: String,
+    /// The colours of the two kinds of bars.
+    colors: [&'static str; 2],
+}
 
 impl Svg {
+    fn with(colors: [&'static str; 2]) -> Svg {
+        let elements = String::new();
+        Svg { elements, colors }
+    }
+
     fn put(&mut self, element: fmt::Arguments) {
         // Writing to a string never fails.
-        let _ = self.0.write_fmt(element);
-        self.0.push('\n');
+        let _ = self.elements.write_fmt(element);
+        self.elements.push('\n');
     }
 
     fn text(&mut self, x: f64, y: f64, anchor: &str, color: &str, size: f64, text: &str) {
@@ -175,7 +184,7 @@ impl Svg {
 
     fn legend(&mut self, y: f64, names: [&str; 2], note: &str) {
         let mut x = 16.0;
-        for (color, name) in [OURS, ORIGINAL].into_iter().zip(names) {
+        for (color, name) in self.colors.into_iter().zip(names) {
             let top = y - 10.0;
             self.put(format_args!(
                 r#"<rect x="{x}" y="{top}" width="12" height="12" rx="2" fill="{color}"/>"#
@@ -193,7 +202,7 @@ impl Svg {
 <rect width="100%" height="100%" rx="8" fill="#ffffff"/>
 {}</svg>
 "##,
-            self.0
+            self.elements
         )
     }
 }

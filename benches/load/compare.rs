@@ -52,8 +52,7 @@ pub fn run(other: &str, door: Door, only: &str, rounds: usize, seconds: f64) -> 
         ),
         Build::start(cluster.database(), door, &["env"]),
     ];
-    let rows = ROWS.iter().chain(ENCRYPTING);
-    for row in rows.filter(|row| row.name.contains(only)) {
+    for row in rows().filter(|row| row.name.contains(only)) {
         let [before, now] = measure(row, &builds, rounds, seconds);
         let ratios = now.processor.iter().zip(&before.processor);
         let ratio = median(ratios.map(|(now, before)| now / before).collect());
@@ -71,6 +70,11 @@ pub fn run(other: &str, door: Door, only: &str, rounds: usize, seconds: f64) -> 
     drop(builds);
     cluster.stop();
     text
+}
+
+/// The rows that two builds are compared by.
+pub fn rows() -> impl Iterator<Item = &'static Row> {
+    ROWS.iter().chain(ENCRYPTING)
 }
 
 impl Build {

@@ -16,8 +16,8 @@ const SIZE: usize = 1_000_000;
 const STEPS: usize = 400;
 
 /// One way to run the database.
-struct Way {
-    name: &'static str,
+pub struct Way {
+    pub name: &'static str,
     settings: &'static [&'static str],
     /// Steps between two checkpoints.
     checkpoint: usize,
@@ -36,7 +36,7 @@ const USUAL: Way = Way {
 };
 
 /// The ways that are compared. A vacuum every fiftieth of the files is what `schema.pgsql` sets.
-const WAYS: [Way; 9] = [
+pub const WAYS: [Way; 9] = [
     Way {
         name: "vacuum after a fiftieth, as schema.pgsql has it",
         ..USUAL

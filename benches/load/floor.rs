@@ -9,17 +9,17 @@ use std::time::SystemTime;
 use postgres::{Client, NoTls, Statement};
 
 use crate::common::{Database, bytes, tool};
-use crate::work::{CLIENTS, Outcome, Random, Step, closed_loop};
+use crate::work::{CLIENTS, Outcome, Random, Step, closed_loop, stamp};
 
-/// Fetches a file, as the server does.
+/// Fetches a file as one value; the server fetches it in pieces.
 const SELECT: &str = "SELECT data, expiry FROM files WHERE id = $1 AND expiry > now()";
 
 /// Stores a file.
 const INSERT: &str = "INSERT INTO files (id, data, expiry) \
      VALUES ($1, $2, now() + interval '1 day') RETURNING length(data), uploaded, expiry";
 
-/// Fetches files of those ids by the `postgres` crate, the driver that the server has, and by
-/// pgbench, which has libpq. Returns the outcome of the faster one. pgbench gets bytes as
+/// Fetches files of those ids by the `postgres` crate, the driver that the server has, and the first
+/// of them by pgbench, which has libpq. Returns the outcome of the faster one. pgbench gets bytes as
 /// hexadecimal digits, so that with large files it is the slower one.
 pub fn get(database: &Database, ids: &[String], seconds: f64) -> Outcome {
     let by_driver = closed_loop(CLIENTS, seconds, |number| {
@@ -49,7 +49,7 @@ fn insert<'a>(database: &Database, size: usize, number: usize) -> Step<'a> {
     let mut count = 0u32;
     Box::new(move || {
         count += 1;
-        content[..4].copy_from_slice(&count.to_le_bytes());
+        stamp(&mut content, number, count);
         let id = format!("floor-{number}-{count}");
         let stored = client.query_one(&statement, &[&id, &content]);
         stored.map(drop).map_err(io::Error::other)

@@ -9,7 +9,9 @@ use postgres::types::ToSql;
 
 use crate::client::Client;
 use crate::common::{Cluster, Database, Server, bytes, eventually};
-use crate::work::{Outcome, Prepared, Random, Step, Transport, closed_loop, id_of};
+use crate::work::{
+    CLIENTS, Outcome, Prepared, Random, Step, Transport, closed_loop, id_of, uploads,
+};
 
 /// The settings of a server without a cache, which deletes expired files every second.
 const NO_CACHE: &str = "files.cache_size = 0\nfiles.cleanup_interval = '1 s'";
@@ -19,6 +21,10 @@ const KB: usize = 1000;
 const FILLER: &str = "INSERT INTO files (id, data, expiry) \
      SELECT 'filler-' || n, decode(repeat('07', 300), 'hex'), now() + n * interval '1 s' \
      FROM generate_series($1::int8 + 1, $2) n";
+
+/// Removes the files of clients but for those.
+const REMOVE_UPLOADS: &str =
+    "DELETE FROM files WHERE NOT (id LIKE 'filler-%' OR id = ANY ($1::text[]))";
 
 /// Measures GET and POST of 1 KB in tables of 100 to 1,000,000 rows.
 pub fn rows(seconds: f64) -> String {
@@ -36,8 +42,11 @@ pub fn rows(seconds: f64) -> String {
             .batch_execute("ANALYZE files; CHECKPOINT")
             .expect("analyzed");
         there = wanted;
-        let get = closed_loop(4, seconds, |number| getter(&server, &ids, KB, number));
-        let post = closed_loop(4, seconds, |number| poster(&server, KB, number, wanted));
+        let get = closed_loop(CLIENTS, seconds, |number| getter(&server, &ids, KB, number));
+        let post = closed_loop(CLIENTS, seconds, |number| {
+            uploads(&server.address, KB, number)
+        });
+        client.execute(REMOVE_UPLOADS, &[&ids]).expect("removed");
         let _ = writeln!(
             text,
             "| {} | {:.0} | {:.2} | {:.0} | {:.2} |",
@@ -103,7 +112,8 @@ pub fn days(files: usize, only: &str) -> String {
     text
 }
 
-fn settings(ours: bool) -> &'static str {
+/// Whose settings for vacuuming the table.
+pub fn settings(ours: bool) -> &'static str {
     if ours { "ours" } else { "PostgreSQL's" }
 }
 
@@ -213,16 +223,4 @@ fn getter<'a>(server: &Server, ids: &[String], size: usize, number: usize) -> St
         .map(|id| Transport::Direct.get(&format!("/file/{id}")))
         .collect();
     Box::new(move || requests[random.below(requests.len())].send(&mut client, size))
-}
-
-fn poster<'a>(server: &Server, size: usize, number: usize, series: i64) -> Step<'a> {
-    let mut client = Client::new(&server.address, false);
-    let seed = number as u64 + (series as u64) * 100;
-    let mut request = Transport::Direct.post(&bytes(seed, size));
-    let mut count = 0;
-    Box::new(move || {
-        count += 1;
-        request.stamp(size, number, count);
-        request.fetch(&mut client).map(drop)
-    })
 }

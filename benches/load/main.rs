@@ -1,5 +1,6 @@
-//! The load generator: `cargo bench --bench load -- [OPTION…]`. See [`HELP`].
+//! The load generator: `cargo bench --bench load -- [OPTION…]`. See [`arguments::HELP`].
 
+mod arguments;
 mod chart;
 mod client;
 #[path = "../../tests/common/mod.rs"]
@@ -19,109 +20,8 @@ mod web;
 mod work;
 
 use std::error::Error;
-use std::ffi::OsString;
 
-use lexopt::{Arg, ValueExt};
-
-use door::Door;
-
-const HELP: &str = "\
-cargo bench --bench load -- [table] [OPTION...]
-    What the server does of each kind of work, beside what the database alone does.
-    --only TEXT       only rows whose name contains this
-    --rounds N        rounds of which the median counts (5)
-    --seconds N       of each measurement (2)
-    --chart FILE      also measure the memory, and draw both
-cargo bench --bench load -- compare --with PROGRAM [OPTION...]
-    Another build of the server beside this one: what they do of the table's work and of uploads
-    by onion requests, in turn, and the processor time that a request costs the server.
-    --via DOOR        tcp, unix or nginx (tcp)
-    --only, --rounds, --seconds (1)
-cargo bench --bench load -- mix [OPTION...]
-    Avatars, pictures and files, as clients upload and fetch them.
-    --clients N       connections (8)
-    --rate N          an open loop: requests in a second, however long they take
-    --seconds N       (20)
-    --via DOOR        tcp, unix or nginx (tcp)
-    --direct          plain HTTP instead of onion requests
-    --reconnect       a connection for each request
-    --set LINE        a line of config.toml; may be given again
-cargo bench --bench load -- peers [--only TEXT] [--rounds N] [--seconds N] [--chart FILE]
-    The server through nginx, beside a Python server through nginx and nginx's own files. Needs
-    nginx, uwsgi-plugin-python3, python3-flask and python3-psycopg.
-cargo bench --bench load -- limits [--rounds N] [--seconds N]
-    The library that speaks HTTP and the ciphers of onion requests, each alone, beside the server.
-cargo bench --bench load -- rows|connections [--seconds N]
-    The same work in tables of 100 to 1,000,000 rows, and by 1 to 64 clients.
-cargo bench --bench load -- days [--files N] [--only ours]
-    Days on which a tenth of N files (5,000, of 100 KB) expire and as many come: the size of
-    the table with PostgreSQL's settings for vacuuming it, and with those of schema.pgsql.
-cargo bench --bench load -- disk [--files N] [--only TEXT]
-    What N files (5,000, of 1 MB) that are stored and expire cost in WAL, writes and space, with
-    several settings of PostgreSQL.
-cargo bench --bench load -- small [--seconds N]
-    Everything but the clients in one core and 512 MB, through nginx. For root, on a machine
-    with control groups; as the package has it and with larger settings.
-Each starts a PostgreSQL of its own, which waits for the disk, and the server.
-";
-
-/// What the command line asks for.
-struct Asked {
-    mode: String,
-    only: String,
-    chart: Option<OsString>,
-    with: Option<String>,
-    rounds: usize,
-    seconds: Option<f64>,
-    files: usize,
-    mix: mix::Options,
-}
-
-/// Reads the command line; `None` if it asks for help.
-fn arguments() -> Result<Option<Asked>, Box<dyn Error>> {
-    let mix = mix::Options {
-        clients: 8,
-        seconds: 20.0,
-        rate: None,
-        via: Door::Tcp,
-        direct: false,
-        reconnects: false,
-        settings: String::new(),
-    };
-    let mut asked = Asked {
-        mode: "table".into(),
-        only: String::new(),
-        chart: None,
-        with: None,
-        rounds: 5,
-        seconds: None,
-        files: 5_000,
-        mix,
-    };
-    let mut arguments = lexopt::Parser::from_env();
-    while let Some(argument) = arguments.next()? {
-        match argument {
-            // Cargo adds this option.
-            Arg::Long("bench") => {}
-            Arg::Value(value) => asked.mode = value.string()?,
-            Arg::Long("only") => asked.only = arguments.value()?.string()?,
-            Arg::Long("rounds") => asked.rounds = arguments.value()?.parse()?,
-            Arg::Long("seconds") => asked.seconds = Some(arguments.value()?.parse()?),
-            Arg::Long("chart") => asked.chart = Some(arguments.value()?),
-            Arg::Long("with") => asked.with = Some(arguments.value()?.string()?),
-            Arg::Long("files") => asked.files = arguments.value()?.parse()?,
-            Arg::Long("clients") => asked.mix.clients = arguments.value()?.parse()?,
-            Arg::Long("rate") => asked.mix.rate = Some(arguments.value()?.parse()?),
-            Arg::Long("via") => asked.mix.via = arguments.value()?.parse()?,
-            Arg::Long("direct") => asked.mix.direct = true,
-            Arg::Long("reconnect") => asked.mix.reconnects = true,
-            Arg::Long("set") => asked.mix.settings += &(arguments.value()?.string()? + "\n"),
-            Arg::Long("help") => return Ok(None),
-            other => return Err(other.unexpected().into()),
-        }
-    }
-    Ok(Some(asked))
-}
+use arguments::Asked;
 
 /// Measures the table, and draws it into a file if one is named.
 fn table(asked: &Asked) -> Result<(), Box<dyn Error>> {
@@ -152,25 +52,43 @@ fn peers(asked: &Asked) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Compares two builds, and prints the table.
+fn compare(asked: &Asked) -> Result<(), Box<dyn Error>> {
+    let with = asked.with.as_ref().ok_or("compare needs --with PROGRAM")?;
+    let seconds = asked.seconds.unwrap_or(1.0);
+    let table = compare::run(with, asked.via, &asked.only, asked.rounds, seconds);
+    print!("{}\n\n{table}", process::machine());
+    Ok(())
+}
+
+/// Refuses a part of a name that no row of the mode has.
+fn check_only(asked: &Asked) -> Result<(), String> {
+    let names: Vec<&str> = match asked.mode.as_str() {
+        "table" => table::ROWS.iter().map(|row| row.name).collect(),
+        "compare" => compare::rows().map(|row| row.name).collect(),
+        "peers" => peers::ROWS.iter().map(|row| row.name).collect(),
+        "disk" => disk::WAYS.iter().map(|way| way.name).collect(),
+        "days" => [false, true].map(growth::settings).to_vec(),
+        _ => return Ok(()),
+    };
+    let is_one_meant = names.iter().any(|name| name.contains(&asked.only));
+    is_one_meant
+        .then_some(())
+        .ok_or_else(|| format!("no row is named so; there are: {}", names.join("; ")))
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
-    let Some(mut asked) = arguments()? else {
-        print!("{HELP}");
+    let Some(asked) = arguments::read()? else {
+        print!("{}", arguments::HELP);
         return Ok(());
     };
-    let seconds = asked.seconds;
+    check_only(&asked)?;
+    let (seconds, files) = (asked.seconds, asked.files);
     match asked.mode.as_str() {
         "table" => table(&asked)?,
-        "mix" => {
-            asked.mix.seconds = seconds.unwrap_or(asked.mix.seconds);
-            print!("{}", mix::run(&asked.mix));
-        }
+        "mix" => print!("{}", mix::run(&asked, seconds.unwrap_or(20.0))),
         "peers" => peers(&asked)?,
-        "compare" => {
-            let with = asked.with.ok_or("compare needs --with PROGRAM")?;
-            let seconds = seconds.unwrap_or(1.0);
-            let table = compare::run(&with, asked.mix.via, &asked.only, asked.rounds, seconds);
-            print!("{}\n\n{table}", process::machine());
-        }
+        "compare" => compare(&asked)?,
         "rows" => print!("{}", growth::rows(seconds.unwrap_or(3.0))),
         "connections" => print!("{}", growth::connections(seconds.unwrap_or(2.0))),
         "small" => {
@@ -182,9 +100,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             process::machine(),
             limits::run(asked.rounds, seconds.unwrap_or(2.0))
         ),
-        "disk" => print!("{}", disk::run(asked.files, &asked.only)),
-        "days" => print!("{}", growth::days(asked.files, &asked.only)),
-        other => return Err(format!("there is no {other}; see --help").into()),
+        "disk" => print!("{}", disk::run(files.unwrap_or(4800), &asked.only)),
+        "days" => print!("{}", growth::days(files.unwrap_or(5000), &asked.only)),
+        other => unreachable!("{other} is none of the modes"),
     }
     Ok(())
 }

@@ -4,12 +4,12 @@
 use std::io;
 use std::sync::Mutex;
 
+use crate::arguments::Asked;
 use crate::client::Client;
 use crate::common::{Cluster, Server, bytes};
-use crate::door::Door;
 use crate::process;
 use crate::table::DEFAULT_CACHE;
-use crate::work::{Random, Step, Transport, closed_loop, id_of, open_loop};
+use crate::work::{Random, Step, Transport, closed_loop, id_of, open_loop, stamp};
 
 /// The number of avatars in a hundred uploads.
 const AVATARS: usize = 70;
@@ -19,19 +19,6 @@ const PICTURES: usize = 27;
 /// The number of uploads with recipients to come, below which clients upload further ones.
 const MIN_WANTED: usize = 16;
 
-/// How the mix is brought to the server.
-pub struct Options {
-    pub clients: usize,
-    pub seconds: f64,
-    /// Requests per second; `None` for a closed loop.
-    pub rate: Option<f64>,
-    pub via: Door,
-    pub direct: bool,
-    pub reconnects: bool,
-    /// Further settings of the server, TOML.
-    pub settings: String,
-}
-
 /// An uploaded file that further recipients will fetch.
 pub struct Wanted {
     id: String,
@@ -40,19 +27,19 @@ pub struct Wanted {
     recipients: usize,
 }
 
-/// Runs the mix, and returns the result as a line of text.
-pub fn run(options: &Options) -> String {
+/// Runs the mix as it was asked for, and returns the result as a line of text.
+pub fn run(asked: &Asked, seconds: f64) -> String {
     let mut cluster = Cluster::durable();
     let database = cluster.database();
-    let mut settings = options.settings.clone();
+    let mut settings = asked.settings.clone();
     if !settings.contains("files.cache_size") {
         settings += DEFAULT_CACHE;
     }
     settings += "\n";
-    settings += options.via.settings();
+    settings += asked.via.settings();
     let server = Server::with(&database, &settings);
-    let door = options.via.open(&server);
-    let transport = if options.direct {
+    let door = asked.via.open(&server);
+    let transport = if asked.direct {
         Transport::Direct
     } else {
         Transport::Onion(process::x25519_key(&server))
@@ -61,15 +48,15 @@ pub fn run(options: &Options) -> String {
     let before = process::processor_time(server.pid());
     let client = |number| {
         step(
-            Client::new(&door.address, options.reconnects),
+            Client::new(&door.address, asked.reconnects),
             &transport,
             &wanted,
             number,
         )
     };
-    let outcome = match options.rate {
-        Some(rate) => open_loop(options.clients, options.seconds, rate, client),
-        None => closed_loop(options.clients, options.seconds, client),
+    let outcome = match asked.rate {
+        Some(rate) => open_loop(asked.clients, seconds, rate, client),
+        None => closed_loop(asked.clients, seconds, client),
     };
     let used = process::processor_time(server.pid()) - before;
     let text = format!(
@@ -106,7 +93,7 @@ pub fn step<'a>(
             .send(&mut client, size),
         None => {
             count += 1;
-            content[..4].copy_from_slice(&count.to_le_bytes());
+            stamp(&mut content, number, count);
             let size = size(&mut random);
             let answer = transport.post(&content[..size]).fetch(&mut client)?;
             let entry = Wanted {

@@ -13,6 +13,7 @@ use crate::client::{Client, head};
 use crate::common::{
     Cluster, Connection, Database, Server, bytes, eventually, free_port, open_to_all, signal,
 };
+use crate::door::Door;
 use crate::table::{DEFAULT_CACHE, median, rounded};
 use crate::work::{CLIENTS, Outcome, Random, Step, Transport, closed_loop, id_of, stamp};
 use crate::{process, web};
@@ -41,7 +42,7 @@ const fn row(name: &'static str, size: usize, is_upload: bool, is_onion: bool) -
 }
 
 /// The rows of the table.
-const ROWS: &[Row] = &[
+pub const ROWS: &[Row] = &[
     row("GET 1 KB", 1_000, false, false),
     row("GET 1 MB", 1_000_000, false, false),
     row("GET 10 MB", 10_000_000, false, false),
@@ -54,14 +55,18 @@ const ROWS: &[Row] = &[
 ];
 
 /// What is compared, in the order of the columns.
-pub const NAMES: [&str; 3] = ["this server", "Python server", "nginx, files in a folder"];
+pub const NAMES: [&str; 3] = [
+    "this server",
+    "sample in Python",
+    "nginx, files in a folder",
+];
 
 /// A way to store and fetch files.
 struct Peer {
     address: String,
     /// Whether it is nginx alone, which stores what is PUT under a name that the client chooses.
     is_folder: bool,
-    /// The first of its processes; the others descend from it.
+    /// The first of its processes; those that descend from them count too.
     processes: Vec<u32>,
 }
 
@@ -106,7 +111,7 @@ impl Compared {
 pub fn measure_all(only: &str, rounds: usize, seconds: f64) -> Vec<Compared> {
     let mut cluster = Cluster::durable();
     let (ours, theirs) = (cluster.database(), cluster.database());
-    let settings = format!("{DEFAULT_CACHE}\nlisten = 'unix:http.sock'\nsocket_mode = '666'");
+    let settings = format!("{DEFAULT_CACHE}\n{}", Door::Nginx.settings());
     let server = Server::with(&ours, &settings);
     let nginx = web::Nginx::before(&server);
     // The first start of a server makes the tables.

@@ -8,7 +8,7 @@ use crate::common::{BINARY, Server};
 /// The processor time that a process has used.
 pub fn processor_time(pid: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, in brackets, may have spaces; after it come the state and eleven numbers
+    // The name, in brackets, may have spaces; after it come the state and ten numbers
     // before the two times, in hundredths of a second (man 5 proc).
     let rest = stat.rsplit(')').next().unwrap_or_default();
     let ticks = rest.split_whitespace().skip(11).take(2);

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use crate::client::Client;
 use crate::common::{Cluster, Database, Server, bytes};
-use crate::work::{Transport, id_of, open_loop};
+use crate::door::Door;
+use crate::table::DEFAULT_CACHE;
+use crate::work::{Transport, id_of, open_loop, stamp};
 use crate::{mix, process, web};
 
 /// The memory of the machine, bytes.
@@ -60,7 +62,7 @@ pub fn run(seconds: f64) -> io::Result<String> {
         ] {
             let row = measure(postgresql, settings, work, seconds)?;
             let row = format!("| {name} | {} | {row} |\n", work.name());
-            print!("{row}");
+            eprint!("{row}");
             table += &row;
         }
     }
@@ -227,6 +229,21 @@ struct Answers {
     other: AtomicUsize,
 }
 
+impl Answers {
+    /// Counts an answer.
+    fn count<T>(&self, answer: &io::Result<T>) {
+        let counter = match answer {
+            Ok(_) => &self.good,
+            Err(error) if error.to_string() == "status 503" => &self.unavailable,
+            Err(error) => {
+                eprintln!("failed: {error}");
+                &self.other
+            }
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// Starts everything, lets the clients work, and returns a row of the table.
 fn measure(postgresql: &str, settings: &str, work: Work, seconds: f64) -> io::Result<String> {
     let machine = Machine::new()?;
@@ -264,8 +281,8 @@ fn measure(postgresql: &str, settings: &str, work: Work, seconds: f64) -> io::Re
 }
 
 fn start(database: &Database, settings: &str) -> Server {
-    let listen = "listen = 'unix:http.sock'\nsocket_mode = '666'\nfiles.cache_size = 16_000_000";
-    Server::with(database, &format!("{listen}\n{settings}"))
+    let door = Door::Nginx.settings();
+    Server::with(database, &format!("{DEFAULT_CACHE}\n{door}\n{settings}"))
 }
 
 /// The memory of the programs at the moment when their sum was largest, bytes, until `is_over`.
@@ -286,10 +303,14 @@ fn clients(work: Work, address: &str, key: &Transport, seconds: f64, answers: &A
         Work::Idle => std::thread::sleep(Duration::from_secs_f64(seconds / 4.0)),
         Work::Mix => {
             let wanted = Mutex::new(Vec::new());
-            let client = |number| mix::step(Client::new(address, false), key, &wanted, number);
-            let outcome = open_loop(16, seconds, 20.0, client);
-            answers.good.store(outcome.done, Ordering::Relaxed);
-            answers.other.store(outcome.errors, Ordering::Relaxed);
+            open_loop(16, seconds, 20.0, |number| {
+                let mut step = mix::step(Client::new(address, false), key, &wanted, number);
+                Box::new(move || {
+                    let answer = step();
+                    answers.count(&answer);
+                    answer
+                })
+            });
         }
         Work::LargeFiles(clients) => std::thread::scope(|scope| {
             for number in 0..clients {
@@ -309,20 +330,12 @@ fn large_files(number: usize, address: &str, key: &Transport, seconds: f64, answ
             Some(id) => key.get(&format!("/file/{id}")),
             None => {
                 count += 1;
-                content[..4].copy_from_slice(&count.to_le_bytes());
+                stamp(&mut content, number, count);
                 key.post(&content)
             }
         };
         let answer = request.fetch(&mut client);
-        let counter = match &answer {
-            Ok(_) => &answers.good,
-            Err(error) if error.to_string() == "status 503" => &answers.unavailable,
-            Err(error) => {
-                eprintln!("failed: {error}");
-                &answers.other
-            }
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+        answers.count(&answer);
         match answer {
             Ok(answer) if stored.is_none() => stored = Some(id_of(&answer)),
             Ok(_) => stored = None,

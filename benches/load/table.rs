@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use crate::client::Client;
 use crate::common::{Cluster, Database, Server, bytes};
-use crate::work::{CLIENTS, Outcome, Prepared, Random, Step, Transport, closed_loop, id_of, stamp};
+use crate::work::{
+    CLIENTS, Outcome, Prepared, Random, Step, Transport, closed_loop, id_of, stamp, uploads,
+};
 use crate::{floor, process};
 
 /// The setting for the default cache, because servers of the test fixture have none.
@@ -85,8 +87,8 @@ impl Row {
         matches!(self.work, Work::Post | Work::OnionPost)
     }
 
-    /// Stores some tens of megabytes in files of the row's size, if it fetches any, and fetches one
-    /// as the clients will. Returns their ids.
+    /// Stores between 1 and 80 MB in files of the row's size, if it fetches any, and fetches one of
+    /// them by the row's kind of request, both at the server itself. Returns their ids.
     pub fn fill(&self, server: &Server, onion: &Transport) -> Vec<String> {
         if self.is_upload() {
             return Vec::new();
@@ -124,18 +126,12 @@ impl Row {
     ) -> Step<'a> {
         let (size, mut client) = (self.size, Client::new(address, false));
         let mut random = Random::new(number);
-        // Each upload is a different file, also in the next round.
-        let mut count = 0;
         if self.work == Work::Post {
-            let mut request = Transport::Direct.post(&bytes(number as u64, size));
-            return Box::new(move || {
-                count += 1;
-                request.stamp(size, number, count);
-                request.fetch(&mut client).map(drop)
-            });
+            return uploads(address, size, number);
         }
         if self.work == Work::OnionPost {
             let (onion, mut content) = (onion.clone(), bytes(number as u64, size));
+            let mut count = 0;
             return Box::new(move || {
                 count += 1;
                 stamp(&mut content, number, count);
@@ -232,9 +228,10 @@ impl Bench {
         let server = row.server(&self.plain, &self.caching);
         let before = process::processor_time(server.pid());
         for _ in 0..rounds {
-            let floor = match row.work {
-                Work::Post => floor::post(&self.database, row.size, seconds),
-                _ => floor::get(&self.database, &ids, seconds),
+            let floor = if row.is_upload() {
+                floor::post(&self.database, row.size, seconds)
+            } else {
+                floor::get(&self.database, &ids, seconds)
             };
             self.empty_if(row.is_upload());
             let outcome = closed_loop(CLIENTS, seconds, |number| {
@@ -290,18 +287,12 @@ pub fn memory(seconds: f64) -> Memory {
     let size = 10 * MB;
     let id = server.upload(&bytes(1, size));
     closed_loop(CLIENTS, seconds, |number| {
-        let mut client = Client::new(&address, false);
-        if number % 2 == 0 {
-            let request = Transport::Direct.get(&format!("/file/{id}"));
-            return Box::new(move || request.send(&mut client, size));
+        if number % 2 == 1 {
+            return uploads(&address, size, number);
         }
-        let mut request = Transport::Direct.post(&bytes(number as u64, size));
-        let mut count = 0;
-        Box::new(move || {
-            count += 1;
-            request.stamp(size, number, count);
-            request.fetch(&mut client).map(drop)
-        })
+        let mut client = Client::new(&address, false);
+        let request = Transport::Direct.get(&format!("/file/{id}"));
+        Box::new(move || request.send(&mut client, size))
     });
     let busy = process::most_memory(server.pid());
     std::thread::sleep(Duration::from_secs(30));

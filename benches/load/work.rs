@@ -208,13 +208,20 @@ fn onion(key: &[u8; 32], method: &str, path: &str, body: Option<&[u8]>) -> Prepa
     }
 }
 
-impl Prepared {
-    /// Changes the content of a direct upload of `size` bytes.
-    pub fn stamp(&mut self, size: usize, client: usize, count: u32) {
-        let start = self.bytes.len() - size;
-        stamp(&mut self.bytes[start..], client, count);
-    }
+/// A client that uploads files of `size` bytes directly, each another one.
+pub fn uploads<'a>(address: &str, size: usize, number: usize) -> Step<'a> {
+    let mut client = Client::new(address, false);
+    let mut request = Transport::Direct.post(&bytes(number as u64, size));
+    let start = request.bytes.len() - size;
+    let mut count = 0;
+    Box::new(move || {
+        count += 1;
+        stamp(&mut request.bytes[start..], number, count);
+        request.fetch(&mut client).map(drop)
+    })
+}
 
+impl Prepared {
     /// Sends the request. The answer's body must have that length before its encryption.
     pub fn send(&self, client: &mut Client, length: usize) -> io::Result<()> {
         let answer = client.ask(&[&self.bytes])?;

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::db;
 use crate::protocol::http::{Request, Response, base64_length};
 use crate::protocol::keys::ServerKeys;
+use crate::protocol::onion::REPLY_MARGINS;
 use crate::request_counts::RequestCount;
 use crate::server::Room;
 use crate::statistics::Statistics;
@@ -39,9 +40,8 @@ pub struct Context<'a> {
     pub count: RequestCount<'a>,
 }
 
-/// What a reply has around an answer at most, bytes: status and header fields as JSON, and what the
-/// encryption adds.
-const REPLY_FRAME: usize = 1024;
+/// What a reply has around a file at most, bytes.
+const REPLY_FRAME: usize = REPLY_MARGINS.before + REPLY_MARGINS.after;
 
 /// What becomes of an answer before it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +57,8 @@ pub enum Wrapping {
 impl Wrapping {
     /// The most bytes that are in memory at once for an answer with a file: `fetched` bytes that
     /// were fetched for it, and `encoded` bytes of the same file in the encoding of old clients,
-    /// either of which may be 0. Nothing is fetched beside a reply for a file from the cache, and for one
-    /// that is wrapped where it lies. The answer has `body` bytes.
+    /// either of which may be 0. Nothing is fetched beside a reply for a file from the cache, and
+    /// for one that is wrapped where it lies. The answer has `body` bytes.
     pub fn most_at_once(self, fetched: usize, encoded: usize, body: usize) -> usize {
         // A file is dropped when it is encoded, and an answer when it is wrapped.
         let answer = if encoded > 0 { encoded } else { fetched };
@@ -100,6 +100,7 @@ mod tests {
             (Wrapping::V4, 90, 0, 90, 180),
             (Wrapping::V4, 0, 0, 90, 90),
             (Wrapping::V3, 90, 0, 90, 210),
+            (Wrapping::V3, 0, 0, 90, 210),
             (Wrapping::None, 90, 120, 120, 210),
             (Wrapping::V4, 90, 120, 120, 240),
             (Wrapping::V3, 0, 120, 120, 280),

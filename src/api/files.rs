@@ -181,10 +181,8 @@ pub fn deprecated_download(request: &Request, context: &mut Context) -> Response
 /// memory for the copy before the cache has made space.
 fn remember(id: &FileId, data: &[u8], info: &FileInfo, context: &mut Context) {
     if context.cache.takes(data.len()) && context.room.try_take(data.len()) {
-        let mut bytes = Buffer::with_capacity(data.len());
-        bytes.extend_from_slice(data);
         let file = File {
-            bytes: Arc::new(bytes),
+            bytes: Arc::new(Buffer::copy_of(&[data], 0)),
             expires: info.expires,
             remaining: info.remaining,
         };

@@ -101,13 +101,13 @@ fn fetch(id: &FileId, context: &mut Context, encoding: Encoding) -> Result<Found
     let take_room_once = |length| {
         // A file that is kept in the cache, or encoded, is copied into its reply.
         let is_only_wrapped = encoding == Encoding::None && !cache.takes(length);
-        let (margins, copied) = match wrapping {
+        let (margins, fetched) = match wrapping {
             Wrapping::V4 | Wrapping::V3 if is_only_wrapped => (REPLY_MARGINS, 0),
             _ => (Margins::default(), length),
         };
         if !is_taken.get() {
             let room = &mut room.borrow_mut();
-            is_taken.set(take_room(room, wrapping, encoding, copied, length));
+            is_taken.set(take_room(room, wrapping, encoding, fetched, length));
         }
         is_taken.get().then_some(margins)
     };
@@ -126,8 +126,8 @@ fn fetch(id: &FileId, context: &mut Context, encoding: Encoding) -> Result<Found
     }
 }
 
-/// Takes the memory for an answer with a file of `length` bytes, beside which `fetched` bytes lie
-/// that came from the database.
+/// Takes the memory for an answer with a file of `length` bytes. `fetched` bytes came from the
+/// database and lie in a buffer of their own; 0 if that becomes the reply.
 fn take_room(
     room: &mut Room,
     wrapping: Wrapping,

@@ -11,7 +11,7 @@ use super::pooling;
 use super::replicas::Reader;
 use super::retry::RetryState;
 use super::settings::{NO_TIMELINE, Settings};
-use super::writes::Refusal;
+use super::writes::{Refusal, Trial, Wrote};
 
 pub(super) use super::database::Database;
 pub(super) use super::open::OpenConnection;
@@ -100,17 +100,24 @@ impl Connection {
 
     /// Runs `work`, which writes, as [`repeatable`](Self::repeatable) does. While the database
     /// takes no writes and another one is being tried, it returns an error at once, without running
-    /// `work`. Work that has found nothing to write, as `has_written` tells, waits for no standby and
-    /// needs no space: it doesn't show that the database takes writes.
+    /// `work`. That tells what it has written.
     pub(super) fn writing<T>(
         &mut self,
-        work: impl Fn(&mut OpenConnection) -> Result<T, postgres::Error>,
-        has_written: impl Fn(&T) -> bool,
+        work: impl Fn(&mut OpenConnection) -> Result<(T, Wrote), postgres::Error>,
     ) -> Result<T, Error> {
         let database = self.database.clone();
         let Some(trial) = database.writes.begin(Instant::now()) else {
             return Err(Error::Unavailable("the database takes no writes".into()));
         };
+        self.try_work(&trial, work)
+    }
+
+    fn try_work<T>(
+        &mut self,
+        trial: &Trial,
+        work: impl Fn(&mut OpenConnection) -> Result<(T, Wrote), postgres::Error>,
+    ) -> Result<T, Error> {
+        let database = self.database.clone();
         if trial.refusal.is_some() && self.is_read_only()? {
             // A new connection may lead to another database, which takes writes.
             self.open = None;
@@ -121,15 +128,14 @@ impl Connection {
         self.refusal = None;
         let done = self.repeatable(|open| open.writing(&work));
         match (&done, self.refusal.take()) {
-            (Ok(done), _) if !has_written(done) => {}
-            (Ok(_), _) => database.took_write(),
+            (Ok((_, wrote)), _) => database.took_write(*wrote),
             // Others have succeeded meanwhile: this write alone waits for something, perhaps for
             // another upload of the same file.
             (Err(_), Some(Refusal::NoAnswer)) if database.writes.have_succeeded_since(began) => {}
             (Err(error), Some(refusal)) => database.refused(refusal, error),
             (Err(_), None) => {}
         }
-        done
+        done.map(|(done, _)| done)
     }
 
     /// Runs `work`, and tries again as [`Remedy`] says. `work` must be idempotent: if the
@@ -290,14 +296,15 @@ impl Connection {
     /// # Errors
     /// Those of the database.
     pub fn try_to_write(&mut self) -> Result<(), Error> {
-        if !self.database.writes.may_be_tried() {
-            return Err(Error::Unavailable(
-                "only an upload shows whether there is space".into(),
-            ));
-        }
+        let database = self.database.clone();
+        let Some(trial) = database.writes.begin_probe(Instant::now()) else {
+            return Err(Error::Unavailable("the database takes no writes".into()));
+        };
         let patience = std::mem::replace(&mut self.patience, Patience::Probe);
-        let commit = |open: &mut OpenConnection| open.query_one(COMMIT_NOTHING, &[]).map(drop);
-        let tried = self.writing(commit, |()| true);
+        let tried = self.try_work(&trial, |open| {
+            open.query_one(COMMIT_NOTHING, &[])?;
+            Ok(((), Wrote::Little))
+        });
         self.patience = patience;
         tried
     }

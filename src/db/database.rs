@@ -2,21 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::deadline::{Deadlines, Patience};
 use super::error::Error;
-use super::examination::{Examination, Turn};
+use super::examination::{Examination, Seen, Turn};
 use super::lineage::Lineage;
 use super::open::OpenConnection;
 use super::outage::Outage;
 use super::replicas::Replicas;
 use super::session::{self, SessionSettings};
 use super::settings::Settings;
-use super::writes::{Refusal, Writes};
-
-/// An attempt to connect that failed within this time may be repeated at once.
-const SOON: Duration = Duration::from_secs(2);
+use super::writes::{Refusal, Writes, Wrote};
 
 /// The database, as all connections of the program share it.
 #[derive(Debug)]
@@ -137,9 +134,9 @@ impl Database {
         self.writes.is_full()
     }
 
-    /// Notes that a write has succeeded.
-    pub(super) fn took_write(&self) {
-        if self.writes.succeeded(Instant::now()) {
+    /// Notes that work has succeeded, and what it has written.
+    pub(super) fn took_write(&self, wrote: Wrote) {
+        if self.writes.succeeded(wrote, Instant::now()) {
             log::info!("the database takes writes again");
         }
     }
@@ -189,15 +186,7 @@ impl Database {
             }
             return Err(error);
         }
-        let is_examined = turn == Turn::Examined;
-        let began = Instant::now();
-        let mut opened = self.open(is_examined);
-        let has_failed = matches!(opened, Err(Error::Unavailable(_)));
-        if is_examined && has_failed && began.elapsed() < SOON {
-            // While the second connection was made, a time limit for idle sessions may have ended
-            // the first one.
-            opened = self.open(false);
-        }
+        let opened = self.open(turn == Turn::Examined);
         match &opened {
             Ok(_) => {
                 if self.outage.ended() {
@@ -209,8 +198,12 @@ impl Database {
                 self.lost(error);
             }
         }
-        if is_examined {
-            self.examination.end(opened.is_ok());
+        if turn == Turn::Examined {
+            self.examination.end(match &opened {
+                Ok(open) if open.is_examined => Seen::OwnSession,
+                Ok(_) => Seen::Nothing,
+                Err(_) => Seen::Failed,
+            });
         }
         opened
     }

@@ -1,6 +1,6 @@
-//! Which connections are examined together with a second one: the first one, and the next one after
-//! a lost one. Others wait for what that one shows, so that none is used beside it that a pooler
-//! spoils.
+//! Which connections are examined together with a second one: the first one, one that is made some
+//! time after a loss, and one that is made after an error that a pooler may cause. Others wait for
+//! what that one shows, so that none is used beside it that a pooler spoils.
 
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -28,13 +28,17 @@ enum State {
     #[default]
     Due,
     /// One is being examined.
-    Running,
-    /// The last one that was examined has a session of its own.
-    Done {
-        /// When it was examined.
-        at: Instant,
-        /// Whether a connection was lost since.
+    Running {
+        /// Whether a connection was lost since it began.
         has_lost: bool,
+    },
+    /// Connections are used.
+    Done {
+        /// When one was examined last.
+        at: Instant,
+        /// Whether one must be examined later: a connection was lost since, or that examination
+        /// has shown nothing.
+        must_repeat: bool,
     },
 }
 
@@ -43,8 +47,8 @@ impl State {
     fn is_due(self, now: Instant) -> bool {
         match self {
             State::Due => true,
-            State::Running => false,
-            State::Done { at, has_lost } => has_lost && now >= at + PAUSE,
+            State::Running { .. } => false,
+            State::Done { at, must_repeat } => must_repeat && now >= at + PAUSE,
         }
     }
 }
@@ -60,6 +64,17 @@ pub(super) enum Turn {
     Fails,
 }
 
+/// How an examination has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// The connection has a session of its own.
+    OwnSession,
+    /// There is a connection, but it could not be examined.
+    Nothing,
+    /// There is no connection.
+    Failed,
+}
+
 impl Examination {
     /// What a connection is to do that is about to be made. Waits while another one is examined.
     pub(super) fn begin(&self) -> Turn {
@@ -68,47 +83,55 @@ impl Examination {
 
     fn begin_within(&self, longest: Duration) -> Turn {
         let state = lock(&self.state);
-        if *state == State::Running {
-            let is_running = |state: &mut State| *state == State::Running;
+        if matches!(*state, State::Running { .. }) {
+            let is_running = |state: &mut State| matches!(state, State::Running { .. });
             let waited = self.ended.wait_timeout_while(state, longest, is_running);
             return match *unpoisoned(waited).0 {
                 State::Due => Turn::Fails,
                 State::Done { .. } => Turn::Plain,
                 // It takes so long that this one is examined as well.
-                State::Running => Turn::Examined,
+                State::Running { .. } => Turn::Examined,
             };
         }
         let mut state = state;
         if !state.is_due(Instant::now()) {
             return Turn::Plain;
         }
-        *state = State::Running;
+        *state = State::Running { has_lost: false };
         Turn::Examined
     }
 
-    /// Notes that the examined connection is ready, or has failed.
-    pub(super) fn end(&self, is_ready: bool) {
+    /// Notes what the examination of a connection has shown.
+    pub(super) fn end(&self, seen: Seen) {
+        let mut state = lock(&self.state);
+        let has_lost = matches!(*state, State::Running { has_lost: true });
         let done = State::Done {
             at: Instant::now(),
-            has_lost: false,
+            must_repeat: has_lost || seen == Seen::Nothing,
         };
-        *lock(&self.state) = if is_ready { done } else { State::Due };
+        *state = match seen {
+            Seen::Failed => State::Due,
+            Seen::OwnSession | Seen::Nothing => done,
+        };
+        drop(state);
         self.ended.notify_all();
     }
 
     /// Has the next connection examined, unless one is being examined.
     pub(super) fn again(&self) {
         let mut state = lock(&self.state);
-        if *state != State::Running {
+        if !matches!(*state, State::Running { .. }) {
             *state = State::Due;
         }
     }
 
-    /// Notes that a connection was lost: a pooler may have come between. A later connection is
-    /// examined.
+    /// Notes that a connection was lost: a pooler may have come between. A connection that is made
+    /// later is examined.
     pub(super) fn lost_one(&self) {
-        if let State::Done { has_lost, .. } = &mut *lock(&self.state) {
-            *has_lost = true;
+        match &mut *lock(&self.state) {
+            State::Due => {}
+            State::Running { has_lost } => *has_lost = true,
+            State::Done { must_repeat, .. } => *must_repeat = true,
         }
     }
 }
@@ -119,7 +142,11 @@ mod tests {
 
     #[test]
     fn others_wait_and_get_the_result_of_the_one_that_is_examined() {
-        for (is_ready, expected) in [(true, Turn::Plain), (false, Turn::Fails)] {
+        for (seen, expected) in [
+            (Seen::OwnSession, Turn::Plain),
+            (Seen::Nothing, Turn::Plain),
+            (Seen::Failed, Turn::Fails),
+        ] {
             let examination = Examination::default();
             assert_eq!(examination.begin(), Turn::Examined);
             std::thread::scope(|scope| {
@@ -129,7 +156,7 @@ mod tests {
                 // Another connection was lost meanwhile.
                 examination.again();
                 assert!(others.iter().all(|other| !other.is_finished()));
-                examination.end(is_ready);
+                examination.end(seen);
                 for other in others {
                     assert_eq!(other.join().expect("no panic"), expected);
                 }
@@ -142,13 +169,34 @@ mod tests {
         let examination = Examination::default();
         assert_eq!(examination.begin(), Turn::Examined);
         assert_eq!(examination.begin_within(Duration::ZERO), Turn::Examined);
-        examination.end(true);
+        examination.end(Seen::OwnSession);
         assert_eq!(examination.begin(), Turn::Plain);
+        assert!(!is_due_later(&examination));
         examination.lost_one();
         assert_eq!(examination.begin(), Turn::Plain, "it was examined just now");
-        let state = *lock(&examination.state);
-        assert!(!state.is_due(Instant::now()) && state.is_due(Instant::now() + PAUSE));
+        assert!(is_due_later(&examination));
         examination.again();
         assert_eq!(examination.begin(), Turn::Examined);
+    }
+
+    #[test]
+    fn one_is_examined_later_if_nothing_was_seen_or_one_was_lost_meanwhile() {
+        for (has_lost, seen) in [(false, Seen::Nothing), (true, Seen::OwnSession)] {
+            let examination = Examination::default();
+            assert_eq!(examination.begin(), Turn::Examined);
+            if has_lost {
+                examination.lost_one();
+            }
+            examination.end(seen);
+            assert_eq!(examination.begin(), Turn::Plain);
+            assert!(is_due_later(&examination), "{seen:?}");
+        }
+    }
+
+    /// Whether a connection is examined that is made after the pause.
+    fn is_due_later(examination: &Examination) -> bool {
+        let (state, now) = (*lock(&examination.state), Instant::now());
+        assert!(!state.is_due(now));
+        state.is_due(now + PAUSE)
     }
 }

@@ -19,6 +19,7 @@ use postgres::fallible_iterator::FallibleIterator;
 use super::connection::{Connection, OpenConnection};
 use super::error::Error;
 use super::file_copy::{NewRow, copy_absent_file, copy_file};
+use super::writes::Wrote;
 use crate::buffer::{Buffer, Margins};
 use crate::protocol::file_id::FileId;
 
@@ -140,9 +141,9 @@ const EXTEND_FILE: &str = "WITH extended AS (UPDATE files \
      SELECT extended.*, now() FROM extended";
 
 impl Connection {
-    /// Reads a file that has not expired. `take_room` is called with its length before memory is
-    /// taken for it, and again if it must be read again; it returns the margins around the file,
-    /// and the file isn't read if it returns none.
+    /// Reads a file that has not expired. `take_room` is called with its length when its beginning
+    /// is there, and again if it must be read again; it returns the margins around the file. If it
+    /// returns none, no memory is taken for the file, and nothing more is read of it.
     ///
     /// # Errors
     /// Those of the database.
@@ -160,13 +161,15 @@ impl Connection {
             let Some(margins) = watched.aside(|| take_room(length)) else {
                 return Ok(Fetched::NoRoom);
             };
+            let expires = row.try_get(2)?;
+            let remaining = until(expires, row.try_get(3)?);
             let mut bytes = Buffer::with_margins(length, margins);
             bytes.extend_from_slice(row.try_get(0)?);
+            // The row holds the driver's buffer, in which the rest may come.
+            drop(row);
             if bytes.len() < length {
                 read_rest(open, id, &mut bytes)?;
             }
-            let expires = row.try_get(2)?;
-            let remaining = until(expires, row.try_get(3)?);
             // A file that was deleted before its rest was read counts as absent. If its id were
             // a random one that was given to another file of the same length meanwhile, the bytes
             // would be mixed; within a millisecond this is practically impossible.
@@ -214,9 +217,11 @@ impl Connection {
                 // If the id isn't blocked, a trigger has suppressed the row: this is an error then.
                 open.query_one(SELECT_BLOCKED, &[&id])?;
             }
-            info(row)
+            // It isn't known whether the row is new. Small uploads may be all that come, so that
+            // any of them counts.
+            written(info(row)?, Wrote::File)
         };
-        self.writing(store, Option::is_some)
+        self.writing(store)
     }
 
     /// Refreshes a file that is stored already, as [`store`](Self::store) does.
@@ -227,11 +232,14 @@ impl Connection {
         self.note_write(id);
         let refresh = |open: &mut OpenConnection| {
             let row = open.query_one(REFRESH_FILE, &[&id.as_str(), &ttl.as_secs_f64()])?;
-            read_refreshed(&row)
+            let refreshed = read_refreshed(&row)?;
+            let wrote = match refreshed {
+                Refreshed::Stored(_) => Wrote::Little,
+                Refreshed::Absent | Refreshed::Blocked => Wrote::Nothing,
+            };
+            Ok((refreshed, wrote))
         };
-        self.writing(refresh, |refreshed| {
-            matches!(refreshed, Refreshed::Stored(_))
-        })
+        self.writing(refresh)
     }
 
     /// Stores a file under a new id. `None` if the id is taken or blocked.
@@ -249,27 +257,27 @@ impl Connection {
         let store = |open: &mut OpenConnection| {
             if data.len() <= INLINE_UPLOAD_MAX {
                 let row = open.query_opt(INSERT_NEW, &[&id.as_str(), &data, &ttl.as_secs_f64()])?;
-                return info(row);
+                return written(info(row)?, Wrote::File);
             }
             let row = open.query_one(SELECT_NOW, &[&id.as_str()])?;
             let now: SystemTime = row.try_get(0)?;
             if row.try_get(1)? {
-                return Ok(None);
+                return Ok((None, Wrote::Nothing));
             }
             let row = new_row(id, data, now, ttl);
             match copy_file(open, row) {
-                Ok(()) => Ok(Some(row.info())),
+                Ok(()) => Ok((Some(row.info()), Wrote::File)),
                 Err(error) if may_be_taken(open, &error) => {
                     let taken = open.query_one(SELECT_IS_TAKEN, &[&id.as_str()])?;
                     if taken.try_get(0)? {
-                        return Ok(None);
+                        return Ok((None, Wrote::Nothing));
                     }
                     Err(error)
                 }
                 Err(error) => Err(error),
             }
         };
-        self.writing(store, Option::is_some)
+        self.writing(store)
     }
 
     /// Extends the lifetime of a file that has not expired to `ttl` from now, unless it is longer
@@ -280,10 +288,21 @@ impl Connection {
     pub fn extend(&mut self, id: &FileId, ttl: Duration) -> Result<Option<FileInfo>, Error> {
         self.note_write(id);
         let extend = |open: &mut OpenConnection| {
-            info(open.query_opt(EXTEND_FILE, &[&id.as_str(), &ttl.as_secs_f64()])?)
+            let row = open.query_opt(EXTEND_FILE, &[&id.as_str(), &ttl.as_secs_f64()])?;
+            written(info(row)?, Wrote::Little)
         };
-        self.writing(extend, Option::is_some)
+        self.writing(extend)
     }
+}
+
+/// What was found, with what it has written if there was something.
+fn written<T>(found: Option<T>, wrote: Wrote) -> Result<(Option<T>, Wrote), postgres::Error> {
+    let wrote = if found.is_some() {
+        wrote
+    } else {
+        Wrote::Nothing
+    };
+    Ok((found, wrote))
 }
 
 fn info(row: Option<Row>) -> Result<Option<FileInfo>, postgres::Error> {
@@ -334,19 +353,19 @@ fn read_rest(
 }
 
 /// Stores a large file, or refreshes it if it is there, without sending its bytes. `None` if its id
-/// is blocked.
+/// is blocked. Also returns what was written.
 fn refresh_or_send(
     open: &mut OpenConnection,
     id: &FileId,
     data: &[u8],
     ttl: Duration,
-) -> Result<Option<FileInfo>, postgres::Error> {
+) -> Result<(Option<FileInfo>, Wrote), postgres::Error> {
     let (mut was_there, mut failed) = (false, None);
     loop {
         let row = open.query_one(REFRESH_FILE, &[&id.as_str(), &ttl.as_secs_f64()])?;
         match read_refreshed(&row)? {
-            Refreshed::Stored(info) => return Ok(Some(info)),
-            Refreshed::Blocked => return Ok(None),
+            Refreshed::Stored(info) => return Ok((Some(info), Wrote::Little)),
+            Refreshed::Blocked => return Ok((None, Wrote::Nothing)),
             Refreshed::Absent => {}
         }
         if let Some(error) = failed {
@@ -361,7 +380,7 @@ fn refresh_or_send(
             copy_absent_file(open, row)
         };
         match stored {
-            Ok(Some(row)) => return Ok(Some(row.info())),
+            Ok(Some(row)) => return Ok((Some(row.info()), Wrote::File)),
             Ok(None) => was_there = true,
             Err(error) if may_be_taken(open, &error) => failed = Some(error),
             Err(error) => return Err(error),

@@ -149,7 +149,7 @@ impl Settings {
         move || {
             let begin = Begin {
                 session: &[],
-                with_second: false,
+                with_second: Cell::new(false),
                 watched: deadlines.watch(Patience::Request),
                 deadlines,
                 notice: Arc::new(|_| ()),

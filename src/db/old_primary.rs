@@ -57,7 +57,7 @@ impl Database {
         let look = || {
             let begin = Begin {
                 session: &[],
-                with_second: false,
+                with_second: Cell::new(false),
                 watched: Arc::new(Watched::new(Patience::Unlimited)),
                 deadlines: self.deadlines.clone(),
                 notice: Arc::new(|_| ()),

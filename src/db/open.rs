@@ -65,6 +65,8 @@ pub(super) struct OpenConnection {
     pub(super) watched: Arc<Watched>,
     /// The highest timeline that was seen when the connection was made.
     pub(super) timeline: i64,
+    /// Whether it was examined beside a second one.
+    pub(super) is_examined: bool,
 }
 
 impl OpenConnection {
@@ -84,7 +86,7 @@ impl OpenConnection {
         let watched = deadlines.watch(patience);
         let begin = Begin {
             session,
-            with_second,
+            with_second: Cell::new(with_second),
             watched: watched.clone(),
             deadlines: deadlines.clone(),
             notice: Arc::new(move |notice| {
@@ -110,6 +112,7 @@ impl OpenConnection {
             is_unreplicated,
             watched,
             timeline: begin.timeline.get(),
+            is_examined: begin.with_second.get(),
         })
     }
 

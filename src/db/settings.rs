@@ -37,6 +37,8 @@ const DEFAULT_TCP_USER_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a connection is idle before the system probes its other end, unless the URL sets
 /// `keepalives_idle`.
 const DEFAULT_KEEPALIVES_IDLE: Duration = Duration::from_secs(30);
+/// An examination that failed within this time is followed by a connection without one.
+const EXAMINED_SOON: Duration = Duration::from_secs(2);
 /// The longest folder of a socket, bytes. A Unix socket's address holds 107 bytes (unix(7)), of
 /// which the socket's name, `/.s.PGSQL.65535`, takes 15.
 const MAX_SOCKET_FOLDER: usize = 107 - 15;
@@ -59,7 +61,8 @@ pub(super) struct Begin {
     /// Further session settings.
     pub(super) session: SessionSettings,
     /// Whether a second connection is opened for a moment, to see whether a pooler shares sessions.
-    pub(super) with_second: bool,
+    /// Becomes false if nothing was to be seen that way.
+    pub(super) with_second: Cell<bool>,
     /// Who is told when the database is there.
     pub(super) watched: Arc<Watched>,
     /// What watches further connections that are made for this one.
@@ -181,7 +184,7 @@ impl Settings {
     pub(super) fn connect(&self) -> Result<Client, Error> {
         let begin = Begin {
             session: &[],
-            with_second: true,
+            with_second: Cell::new(true),
             watched: Arc::new(Watched::new(Patience::Unlimited)),
             deadlines: Arc::default(),
             notice: Arc::new(|_| ()),
@@ -218,11 +221,43 @@ impl Settings {
             driver.ssl_mode(SslMode::Disable);
             connected = open(&driver, connector()?)?;
         }
-        let mut client = connected.map_err(|error| Error::of_connecting(&error))?;
-        let second = begin.with_second.then(|| {
+        let client = connected.map_err(|error| Error::of_connecting(&error))?;
+        let examined = match self.examined(client, &driver, begin, began) {
+            // While the second connection was made, a time limit for idle sessions may have ended
+            // the first one.
+            Err(Error::Unavailable(_))
+                if begin.with_second.get() && began.elapsed() < EXAMINED_SOON =>
+            {
+                begin.with_second.set(false);
+                let began = Instant::now();
+                let client = open(&driver, connector()?)?;
+                let client = client.map_err(|error| Error::of_connecting(&error))?;
+                self.examined(client, &driver, begin, began)
+            }
+            examined => examined,
+        };
+        let (mut client, pooling) = examined?;
+        begin.watched.asks_further();
+        if let Pooling::Own { .. } = pooling {
+            let set = client.batch_execute(&session::statements(begin.session));
+            set.map_err(|error| Error::of_connecting(&error))?;
+        }
+        Ok((client, pooling))
+    }
+
+    /// Finds out whose the session is behind a connection that began to be made at `began`.
+    fn examined(
+        &self,
+        mut client: Client,
+        driver: &postgres::Config,
+        begin: &Begin,
+        began: Instant,
+    ) -> Result<(Client, Pooling), Error> {
+        let second = begin.with_second.get().then(|| {
             let watched = begin.watched.another();
             let connector = self.connector();
             let connector = connector.map(|connector| connector.watched_by(watched.clone()));
+            let driver = driver.clone();
             let open = move || open(&driver, connector.ok()?).ok()?.ok();
             Second { open, watched }
         });
@@ -232,11 +267,6 @@ impl Settings {
             began,
         };
         let pooling = pooling::examine(first, second)?;
-        begin.watched.asks_further();
-        if let Pooling::Own { .. } = pooling {
-            let set = client.batch_execute(&session::statements(begin.session));
-            set.map_err(|error| Error::of_connecting(&error))?;
-        }
         Ok((client, pooling))
     }
 

@@ -12,6 +12,7 @@ use postgres::types::ToSql;
 use super::connection::{Connection, OpenConnection};
 use super::error::Error;
 use super::text::TextForm;
+use super::writes::Wrote;
 use crate::protocol::auth::BlindedId;
 use crate::protocol::releases::{Asset, Channel, NewestRelease};
 
@@ -208,10 +209,17 @@ impl Connection {
     ) -> Result<(), Error> {
         let (signer, channel) = (signer.to_string(), channel.as_str());
         let record = |open: &mut OpenConnection| {
-            open.execute(RECORD_CHECK, &[&signer, &platform, &channel, &MAX_CHECKS])
+            let rows = open.execute(RECORD_CHECK, &[&signer, &platform, &channel, &MAX_CHECKS])?;
+            Ok((
+                (),
+                if rows > 0 {
+                    Wrote::Little
+                } else {
+                    Wrote::Nothing
+                },
+            ))
         };
-        self.writing(record, |rows| *rows > 0)?;
-        Ok(())
+        self.writing(record)
     }
 
     /// Deletes version checks older than [`CHECK_LIFETIME`], in batches. Returns how many.

@@ -4,6 +4,7 @@
 //! full, or because commits wait for a synchronous standby that is gone. From the first write that
 //! fails for such a reason until the next one that succeeds, one write at a time is tried, and all
 //! others are refused at once, so that they hold neither workers nor the database's processes.
+//! What shows that the database takes writes again depends on what was wrong ([`Wrote`]).
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -47,6 +48,17 @@ impl Refusal {
     }
 }
 
+/// What work that succeeded has written, and so has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wrote {
+    /// Nothing: it has waited for no standby.
+    Nothing,
+    /// At most a row without a file's bytes, for which a full disk nearly always has space.
+    Little,
+    /// A file.
+    File,
+}
+
 /// Whether the database takes writes.
 #[derive(Debug, Default)]
 pub(super) struct Writes {
@@ -57,7 +69,7 @@ pub(super) struct Writes {
 struct State {
     /// Why writes are refused, and when one was last refused.
     refused: Option<(Refusal, Instant)>,
-    /// Whether a write is being tried while they are refused.
+    /// Whether a client's write is being tried while they are refused.
     is_trying: bool,
     /// Writes that have begun and not ended.
     in_flight: usize,
@@ -71,6 +83,8 @@ struct State {
 /// it calls neither, the next write is tried in the same way.
 pub(super) struct Trial<'a> {
     writes: &'a Writes,
+    /// Whether others are refused until it ends.
+    is_alone: bool,
     /// Why writes were refused when this one began; `None` if they were not.
     pub(super) refusal: Option<Refusal>,
 }
@@ -96,36 +110,58 @@ impl Writes {
         self.lock().succeeded.is_some_and(|at| at >= then)
     }
 
-    /// Whether a commit without effect can show that writes work. It can't after a lack of space,
-    /// because it needs none.
-    pub(super) fn may_be_tried(&self) -> bool {
-        !self.is_full()
-    }
-
     /// Returns the permission for a write. `None` if writes are refused, and another one is being
     /// tried, or was tried just now.
     pub(super) fn begin(&self, now: Instant) -> Option<Trial<'_>> {
         let mut state = self.lock();
-        match state.refused {
-            Some((Refusal::ReadOnly, at)) if now < at + READ_ONLY_PAUSE => return None,
-            Some(_) if state.is_trying => return None,
-            Some(_) => state.is_trying = true,
-            None => {}
+        if state.refused.is_some() && state.is_trying {
+            return None;
         }
+        self.permit(&mut state, true, now)
+    }
+
+    /// Returns the permission for a commit without effect, whatever clients are trying: what they
+    /// try may turn out to write nothing. `None` if the database was found read-only just now, or
+    /// lacks space, of which such a commit shows nothing.
+    pub(super) fn begin_probe(&self, now: Instant) -> Option<Trial<'_>> {
+        let mut state = self.lock();
+        match state.refused {
+            Some((Refusal::Full, _)) => None,
+            _ => self.permit(&mut state, false, now),
+        }
+    }
+
+    fn permit(&self, state: &mut State, is_alone: bool, now: Instant) -> Option<Trial<'_>> {
+        let refusal = match state.refused {
+            Some((Refusal::ReadOnly, at)) if now < at + READ_ONLY_PAUSE => return None,
+            Some((refusal, _)) => Some(refusal),
+            None => None,
+        };
+        let is_alone = is_alone && refusal.is_some();
+        state.is_trying |= is_alone;
         if state.in_flight == 0 {
             state.moved = Some(now);
         }
         state.in_flight += 1;
         Some(Trial {
             writes: self,
-            refusal: state.refused.map(|(refusal, _)| refusal),
+            is_alone,
+            refusal,
         })
     }
 
-    /// Notes that a write has succeeded. Returns whether writes were refused before.
-    pub(super) fn succeeded(&self, now: Instant) -> bool {
+    /// Notes that work has succeeded, and what it has written. Returns whether writes were refused
+    /// before and are not any more.
+    pub(super) fn succeeded(&self, wrote: Wrote, now: Instant) -> bool {
         let mut state = self.lock();
+        if wrote == Wrote::Nothing {
+            return false;
+        }
         state.succeeded = Some(now);
+        let is_full = matches!(state.refused, Some((Refusal::Full, _)));
+        if is_full && wrote != Wrote::File {
+            return false;
+        }
         state.refused.take().is_some()
     }
 
@@ -145,7 +181,7 @@ impl Drop for Trial<'_> {
         let mut state = self.writes.lock();
         state.in_flight -= 1;
         state.moved = Some(Instant::now());
-        if self.refusal.is_some() {
+        if self.is_alone {
             state.is_trying = false;
         }
     }
@@ -171,9 +207,43 @@ mod tests {
         let trial = writes.begin(now);
         assert!(trial.is_some_and(|trial| trial.refusal == Some(Refusal::NoAnswer)));
         assert!(!writes.have_succeeded_since(now));
-        assert!(writes.succeeded(now));
-        assert!(!writes.succeeded(now) && writes.have_succeeded_since(now));
+        assert!(writes.succeeded(Wrote::Little, now));
+        assert!(!writes.succeeded(Wrote::Little, now) && writes.have_succeeded_since(now));
         assert!(writes.work(now) && writes.begin(now).is_some());
+    }
+
+    #[test]
+    fn whether_writes_work_is_asked_beside_what_a_client_tries() {
+        let (writes, now) = (Writes::default(), Instant::now());
+        writes.refused(Refusal::NoAnswer, now);
+        let client = writes.begin(now);
+        let probe = writes.begin_probe(now);
+        assert!(client.is_some() && probe.is_some());
+        drop(probe);
+        assert!(writes.begin(now).is_none(), "the client is trying still");
+        writes.refused(Refusal::ReadOnly, now);
+        assert!(writes.begin_probe(now).is_none());
+        assert!(writes.begin_probe(now + READ_ONLY_PAUSE).is_some());
+        writes.refused(Refusal::Full, now);
+        assert!(writes.begin_probe(now).is_none());
+    }
+
+    #[test]
+    fn work_shows_what_it_has_written() {
+        let (writes, now) = (Writes::default(), Instant::now());
+        for (refusal, enough) in [
+            (Refusal::ReadOnly, Wrote::Little),
+            (Refusal::NoAnswer, Wrote::Little),
+            (Refusal::Full, Wrote::File),
+        ] {
+            for wrote in [Wrote::Nothing, Wrote::Little, Wrote::File] {
+                writes.refused(refusal, now);
+                let shows = writes.succeeded(wrote, now);
+                let expected = wrote == enough || wrote == Wrote::File;
+                assert_eq!(shows, expected, "{refusal:?} {wrote:?}");
+                assert_eq!(writes.work(now), expected);
+            }
+        }
     }
 
     #[test]

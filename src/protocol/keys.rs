@@ -105,9 +105,9 @@ impl KeyPair {
 
 /// X25519 by way of the Edwards curve, to which the curve of RFC 7748 is birationally equivalent
 /// (4.1): curve25519-dalek multiplies there with the processor's vectors. Measured: two thirds to
-/// three quarters of the time of its own X25519 with AVX2, an eighth more without. `None` if `theirs`
-/// is no point of the curve but of its twist, which X25519 takes as well. Both points with that
-/// coordinate lead to the same result.
+/// three quarters of the time of its own X25519 with AVX2, an eighth more without. `None` if
+/// `theirs` is no point of the curve but of its twist, which X25519 takes as well. Both points with
+/// that coordinate lead to the same result.
 fn on_edwards_curve(secret: &[u8; 32], theirs: &[u8; 32]) -> Option<Zeroizing<[u8; 32]>> {
     let point = MontgomeryPoint(*theirs).to_edwards(0)?;
     // Clamped as X25519 wants it (RFC 7748, 5), in a time that doesn't depend on the secret.

@@ -1,8 +1,8 @@
 //! The memory that answers may take, and what one request has taken of it.
 //!
 //! A worker takes the bytes of a large answer before it makes the answer, together with what lies
-//! beside it meanwhile: a file that is copied for its encryption, or its encoding. So what the workers
-//! hold counts, too.
+//! beside it meanwhile: a file that is copied for its encryption, or its encoding. So what the
+//! workers hold counts, too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

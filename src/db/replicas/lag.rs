@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_fail_over_the_new_primary_counts() {
+    fn after_a_failover_the_new_primary_counts() {
         let (mut primary, now) = (Primary::default(), Instant::now());
         primary.told(facts(1, 1, false, 500), now);
         primary.told(facts(2, 2, false, 400), now + SECOND);

@@ -155,7 +155,14 @@ impl Replicas {
             &self.lineage,
             Patience::Replica,
         );
-        connected.inspect_err(|_| replica.is_examined.store(false, Ordering::SeqCst))
+        let must_repeat = match &connected {
+            Ok(open) => with_second && !open.is_examined,
+            Err(_) => true,
+        };
+        if must_repeat {
+            replica.is_examined.store(false, Ordering::SeqCst);
+        }
+        connected
     }
 
     /// Whether a replica may be asked how it is.

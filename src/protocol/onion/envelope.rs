@@ -59,7 +59,7 @@ impl Envelope {
         let mut pairs = keys.pairs().iter().peekable();
         let cipher = loop {
             let ours = pairs.next()?;
-            let copy = pairs.peek().map(|_| copied(ciphertext));
+            let copy = pairs.peek().map(|_| Buffer::copy_of(&[ciphertext], 0));
             let cipher = Cipher::agree(self.enc_type, ours, &self.ephemeral_key);
             let opened = cipher.filter(|cipher| cipher.open(ciphertext).is_some());
             match (opened, copy) {
@@ -72,12 +72,6 @@ impl Envelope {
         let end = self.ciphertext.end - TAG_LENGTH;
         Some((cipher, start..end))
     }
-}
-
-fn copied(bytes: &[u8]) -> Buffer {
-    let mut copy = Buffer::with_capacity(bytes.len());
-    copy.extend_from_slice(bytes);
-    copy
 }
 
 /// The fields of the JSON that concern us. All others are ignored.

@@ -4,7 +4,8 @@
 //! decrypts it, and [`sub_request`] reads the request inside. The caller's router answers that,
 //! at once or when it is asked again, and the response is encrypted here. The plaintext is used in
 //! the buffer that was received, and the reply is encrypted in the buffer that is sent. A body with
-//! [`REPLY_MARGINS`] that nobody else has is encrypted where it lies, any other is copied once.
+//! [`REPLY_MARGINS`] that nobody else has is encrypted where it lies, any other is copied once. A v3
+//! reply is encoded in base64 then, in a buffer of its own.
 
 pub mod bencode;
 pub mod cipher;
@@ -154,7 +155,7 @@ fn v4_reply(response: Response, nonce_length: usize) -> Buffer {
     let meta = json!({ "code": response.status, "headers": headers }).to_string();
     let mut head = vec![0; nonce_length];
     bencode::write_head(&mut head, meta.as_bytes(), response.body.as_slice().len());
-    let mut reply = within(&head, response.body, 1 + TAG_LENGTH);
+    let mut reply = framed(&head, response.body, 1 + TAG_LENGTH);
     reply.extend_from_slice(b"e");
     reply
 }
@@ -166,12 +167,12 @@ fn v3_reply(response: Response, nonce_length: usize) -> Buffer {
         200 => response,
         other => Response::error(other),
     };
-    within(&vec![0; nonce_length], response.body, TAG_LENGTH)
+    framed(&vec![0; nonce_length], response.body, TAG_LENGTH)
 }
 
 /// The body behind a head, with capacity for `after` bytes behind it: in its own buffer if nobody
 /// else has that and its margins suffice, else in a new one.
-fn within(head: &[u8], body: Body, after: usize) -> Buffer {
+fn framed(head: &[u8], body: Body, after: usize) -> Buffer {
     let body = match body {
         Body::Bytes(own) => Arc::new(own),
         Body::Shared(shared) => shared,
@@ -187,17 +188,10 @@ fn within(head: &[u8], body: Body, after: usize) -> Buffer {
                 return own;
             }
             // The body is dropped before the encryption, so that others can reuse its buffer.
-            copied(head, &own, after)
+            Buffer::copy_of(&[head, &own], after)
         }
-        Err(shared) => copied(head, &shared, after),
+        Err(shared) => Buffer::copy_of(&[head, &shared], after),
     }
-}
-
-fn copied(head: &[u8], body: &[u8], after: usize) -> Buffer {
-    let mut copy = Buffer::with_capacity(head.len() + body.len() + after);
-    copy.extend_from_slice(head);
-    copy.extend_from_slice(body);
-    copy
 }
 
 #[cfg(test)]
