@@ -112,6 +112,7 @@ impl Connection {
         self.try_work(&trial, work)
     }
 
+    /// Runs `work` with the permission for it, and notes what that shows.
     fn try_work<T>(
         &mut self,
         trial: &Trial,
