@@ -18,7 +18,7 @@ use crate::table::{DEFAULT_CACHE, median, rounded};
 use crate::work::{CLIENTS, Outcome, Random, Step, Transport, closed_loop, id_of, stamp};
 use crate::{process, web};
 
-/// The processes of the Python server, as many as its sample configuration has.
+/// The processes of the sample in Python, as many as the server that this one replaces has.
 const PYTHON_PROCESSES: &str = "4";
 /// How many files of each size are fetched, at random.
 const FILES: usize = 16;

@@ -32,7 +32,7 @@ enum State {
         /// Whether a connection was lost since it began.
         has_lost: bool,
     },
-    /// Connections are used.
+    /// There is a connection, and others are made without an examination.
     Done {
         /// When one was examined last.
         at: Instant,
